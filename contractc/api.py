@@ -1,0 +1,388 @@
+"""The calls: contract, einsum, einsum_path, compile, plan. Each is a few lines over the stages."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from contractc.backends import backend_named
+from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.errors import EinsumError, OperandError, UnsupportedError, pointed
+from contractc.executable import MISS, Executable
+from contractc.machine import Target
+from contractc.network import ellipsis_left_out
+from contractc.notation import Einsum, numpy_refuses, parse, parse_interleaved, written
+from contractc.operands import Operand, describe, is_shape, is_torch, library_of, shape_of
+from contractc.options import Options, conjugated, frozen
+from contractc.plans import Plan
+
+MOST_CACHED = 512
+"""Executables kept by the cache of `contract` and `einsum`; the least recently used goes first."""
+
+_latest: dict[str, tuple[int, Callable[..., Any]]] = {}
+_latest_einsum: dict[str, tuple[int, Callable[..., Any]]] = {}
+_executables: OrderedDict[object, Executable] = OrderedDict()
+_lock = threading.Lock()
+
+
+def contract(
+    expression: Any,
+    *operands: Any,
+    optimize: Any = None,
+    memory_limit: int | str | None = None,
+    out: Any = None,
+    dtype: Any = None,
+    order: str = "K",
+    casting: str = "safe",
+    semiring: str = "sum_product",
+    conj: int | Iterable[int] = (),
+    preferred_element_type: Any = None,
+    strip_exponent: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Return the contraction of `operands` that `expression` denotes.
+
+    The expression is planned and compiled at the first call with these shapes and dtypes; later calls find
+    the code in a cache. Beyond np.einsum an output may repeat a mode (`"i->ii"`), an ellipsis left out of the
+    output is summed, and several outputs (`"ij,jk->ik,i"`) give a tuple.
+
+    Args:
+        expression: text such as `"ij,jkl->ikl"`, an Einsum, or the first operand of the interleaved form
+            (`x, [0, 1], y, [1, 2], [0, 2]` with any hashable labels).
+        operands: NumPy arrays, torch tensors, or arrays with an array-API namespace, all of one library; lists
+            and numbers become arrays. One list of all operands is accepted as torch.einsum does.
+        optimize: how the order is found; see `contractc.search.search`.
+        memory_limit: bytes of all tensors alive at once, operands included; "max_input" for the operands and
+            once more the largest; None or -1 for none. Kept by looping over slices.
+        out: array for the result, which is returned; it may overlap the operands.
+        dtype: dtype to compute in, checked by `casting` as np.einsum does.
+        order: memory order of the result, "C", "F", "A" or "K" (free).
+        casting: what conversions `dtype` and `out` may imply, as in np.can_cast.
+        semiring: "sum_product", "max_plus", "min_plus", "max_times" (values not negative), "or_and" or
+            "log_sum_exp".
+        conj: numbers of the operands whose conjugate is meant.
+        preferred_element_type: dtype of the result.
+        strip_exponent: return (mantissa, exponent), value = mantissa * 2**exponent with a Python int, however
+            large or small the value is.
+        backend: the library that must run this; None or "auto" for that of the operands.
+
+    Returns:
+        An array of the operands' library. Without axes it is a NumPy scalar, or a 0-d tensor.
+
+    Raises:
+        EinsumError, OperandError: what is wrong, with a caret under it.
+        ResourceLimitError: the memory limit, or the machine's memory, does not suffice; nothing was allocated.
+        UnsupportedError: the backend or the semiring cannot do it.
+
+    >>> import numpy as np
+    >>> contract("ij,jk->ik", np.eye(2), [[1.0, 2.0], [3.0, 4.0]])
+    array([[1., 2.],
+           [3., 4.]])
+    """
+    if (
+        type(expression) is str
+        and optimize is None
+        and memory_limit is None
+        and out is None
+        and dtype is None
+        and order == "K"
+        and semiring == "sum_product"
+        and conj == ()
+        and preferred_element_type is None
+        and not strip_exponent
+        and backend is None
+    ):
+        entry = _latest.get(expression)
+        if entry is not None and entry[0] == len(operands):
+            result = entry[1](*operands)
+            if result is not MISS:
+                return result
+    einsum_, arrays, target = _read(expression, operands, semiring, backend)
+    options = Options(
+        frozen(optimize),
+        memory_limit,
+        semiring,
+        conjugated(conj, len(arrays)),
+        strip_exponent,
+        _dtype_name(dtype),
+        _dtype_name(preferred_element_type),
+    )
+    options = _cast_checked(arrays, options, target, out, casting)
+    executable = _cached(einsum_, arrays, target, options)
+    if type(expression) is str and options == _DEFAULT:
+        _latest[expression] = len(arrays), executable.run
+    return _delivered(executable(*arrays), arrays, out, order)
+
+
+def einsum(
+    subscripts: Any,
+    *operands: Any,
+    out: Any = None,
+    optimize: Any = None,
+    dtype: Any = None,
+    order: str = "K",
+    casting: str = "safe",
+) -> Any:
+    """Return what np.einsum returns for these arguments, computed by contractc.
+
+    Expressions that np.einsum refuses by default are refused: a repeated output mode, several outputs, an
+    ellipsis left out of the output. `contract` accepts them.
+
+    Args:
+        subscripts, operands, out, dtype, order, casting: as in np.einsum.
+        optimize: as in `contract`; the value does not depend on it.
+    """
+    if type(subscripts) is str and out is None and optimize is None and dtype is None and order == "K":
+        entry = _latest_einsum.get(subscripts)
+        if entry is not None and entry[0] == len(operands):
+            result = entry[1](*operands)
+            if result is not MISS:
+                return result
+    expression, arrays, target = _read(subscripts, operands, "sum_product", None)
+    reason = numpy_refuses(expression)
+    if reason is not None:
+        raise EinsumError(reason)
+    options = _cast_checked(arrays, Options(frozen(optimize), dtype=_dtype_name(dtype)), target, out, casting)
+    executable = _cached(expression, arrays, target, options)
+    if ellipsis_left_out(expression, [describe(x) for x in arrays]):
+        message = "the output has no ellipsis for the axes that one covers; contract sums them"
+        raise EinsumError(pointed(message, written(expression).text, ()))
+    if type(subscripts) is str and options == _DEFAULT:
+        _latest_einsum[subscripts] = len(arrays), executable.run
+    return _delivered(executable(*arrays), arrays, out, order)
+
+
+def einsum_path(subscripts: Any, *operands: Any, optimize: Any = "greedy") -> tuple[list[Any], str]:
+    """Return the order of contraction as np.einsum_path does, and the plan as text.
+
+    The first item is `["einsum_path", (0, 1), ...]`, which `optimize=` accepts here and in NumPy.
+    """
+    found = plan(subscripts, *operands, optimize=optimize)
+    return ["einsum_path", *found.linear_path()], str(found)
+
+
+def compile(
+    expression: Any,
+    *operands: Any,
+    dtype: Any = "float64",
+    constants: Iterable[int] = (),
+    dynamic: Iterable[str] = (),
+    target: str | Target | None = None,
+    optimize: Any = None,
+    memory_limit: int | str | None = None,
+    semiring: str = "sum_product",
+    conj: int | Iterable[int] = (),
+    preferred_element_type: Any = None,
+    strip_exponent: bool = False,
+) -> Executable:
+    """Return `expression` planned and compiled ahead of time.
+
+    Args:
+        expression: as in `contract`.
+        operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
+        dtype: of the operands given by their shape.
+        constants: numbers of the operands (given as arrays) that are the same at every call. They are copied,
+            steps that need nothing else run now, and the executable is called without them.
+        dynamic: labels of the modes whose extent varies from call to call; the one given here is for planning.
+        target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
+        optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent: as in `contract`.
+
+    >>> chain = compile("ij,jk,kl->il", (3, 4), (4, 5), (5, 6))
+    >>> print(chain.program)
+    program (%0: f64[i=3, j=4], %1: f64[j=4, k=5], %2: f64[k=5, l=6])
+      %3: f64[i=3, k=5] = contract %0 %1 over j  # gemm
+      %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
+      return %4
+    """
+    einsum_, given, chosen = _read_ahead(expression, operands, semiring, target)
+    fixed = sorted(set(constants))
+    options = Options(
+        frozen(optimize),
+        memory_limit,
+        semiring,
+        conjugated(conj, len(given)),
+        strip_exponent,
+        None,
+        _dtype_name(preferred_element_type),
+    )
+    described = conj_and_constant(_described(given, _dtype_name(dtype) or "float64"), options.conj, fixed)
+    for k in fixed:
+        if is_shape(given[k]):
+            raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
+    network = network_of(einsum_, described, chosen, options, dynamic)
+    return build(plan_of(network, options), chosen, options, [given[k] for k in fixed])
+
+
+def plan(
+    expression: Any,
+    *operands: Any,
+    dtype: Any = "float64",
+    dynamic: Iterable[str] = (),
+    optimize: Any = None,
+    memory_limit: int | str | None = None,
+    semiring: str = "sum_product",
+    conj: int | Iterable[int] = (),
+) -> Plan:
+    """Return the order in which `expression` would be contracted, with its predicted costs; runs nothing.
+
+    Args:
+        operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
+        dtype, dynamic, optimize, memory_limit, semiring, conj: as in `compile`.
+
+    >>> print(plan("ij,jk->ik", (3, 4), (4, 5)))
+    plan by optimal: 1 step, sum_product, float64
+      step        einsum     result         flops
+      %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
+    120 flops, 376 bytes traffic, 376 bytes peak, 1.03 us predicted
+    """
+    einsum_, given, chosen = _read_ahead(expression, operands, semiring, None)
+    options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
+    described = conj_and_constant(_described(given, _dtype_name(dtype) or "float64"), options.conj, ())
+    return plan_of(network_of(einsum_, described, chosen, options, dynamic), options)
+
+
+_DEFAULT = Options()
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str, semiring: str) -> Einsum:
+    return parse(text, semiring)
+
+
+def _split(expression: Any, operands: Sequence[Any], semiring: str) -> tuple[Einsum, list[Any]]:
+    """Return the expression and the operands of a call in any of its forms."""
+    if isinstance(expression, Einsum):
+        return replace(expression, semiring=semiring), list(operands)
+    if isinstance(expression, str):
+        found = _parsed(expression, semiring) if len(expression) < 4096 else parse(expression, semiring)
+        if len(operands) == 1 and isinstance(operands[0], list | tuple):
+            packed = operands[0]
+            if len(found.inputs) != 1 or (len(packed) == 1 and is_torch(packed[0])):
+                return found, list(packed)
+        return found, list(operands)
+    items = (expression, *operands)
+    if len(items) < 2:
+        raise EinsumError("no expression was given: einsum takes a text first, or operands with their labels")
+    pairs = len(items) // 2
+    output = items[-1] if len(items) % 2 else None
+    return parse_interleaved(items[1 : 2 * pairs : 2], output, semiring), list(items[: 2 * pairs : 2])
+
+
+def _read(
+    expression: Any, operands: Sequence[Any], semiring: str, backend: str | None
+) -> tuple[Einsum, list[Any], Target]:
+    """Return the expression, the operands as arrays of one library, and where they run."""
+    found, given = _split(expression, operands, semiring)
+    library = library_of(given)
+    if backend not in (None, "auto", library):
+        raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
+    module = backend_named(library)
+    like = next((x for x in given if hasattr(x, "dtype")), None)
+    arrays = [module.as_array(x, k, like) for k, x in enumerate(given)]
+    return found, arrays, Target(library, _device(like))
+
+
+def _read_ahead(
+    expression: Any, operands: Sequence[Any], semiring: str, target: str | Target | None
+) -> tuple[Einsum, list[Any], Target]:
+    """Return the same for operands some of which are shapes."""
+    found, given = _split(expression, operands, semiring)
+    library = library_of([x for x in given if not is_shape(x)])
+    if isinstance(target, Target):
+        chosen = target
+    else:
+        like = next((x for x in given if hasattr(x, "dtype")), None)
+        name, _, device = (target or library).partition(":")
+        chosen = Target(name, device or _device(like))
+    module = backend_named(chosen.backend)
+    like = next((x for x in given if hasattr(x, "dtype")), None)
+    items = [shape_of(x, k) if is_shape(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
+    return found, items, chosen
+
+
+def _device(like: Any) -> str:
+    """Return the kind of device an array is on."""
+    device = getattr(like, "device", "cpu")
+    return str(getattr(device, "type", "cpu"))
+
+
+def _described(given: Sequence[Any], dtype: str) -> list[Operand]:
+    return [Operand(x, dtype) if is_shape(x) else describe(x) for x in given]
+
+
+def _dtype_name(dtype: Any) -> str | None:
+    """Return the name of a dtype given as name, NumPy dtype or type, or torch dtype."""
+    if dtype is None:
+        return None
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text[len("torch.") :]
+    return text if text == "bfloat16" else np.dtype(dtype).name
+
+
+def _cast_checked(arrays: Sequence[Any], options: Options, target: Target, out: Any, casting: str) -> Options:
+    """Return `options` with the dtype to compute in, after checking what np.einsum checks.
+
+    Raises:
+        TypeError: `casting` forbids converting an operand to `dtype`, or the result to that of `out`.
+    """
+    if target.backend != "numpy" or (options.dtype is None and out is None):
+        return options
+    if out is not None and not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, not {type(out).__name__}")
+    dtypes = [x.dtype for x in arrays] + ([] if out is None else [out.dtype])
+    dtype = np.dtype(options.dtype) if options.dtype else np.result_type(*dtypes)
+    for k, x in enumerate(arrays):
+        if not np.can_cast(x.dtype, dtype, casting):  # type: ignore[arg-type]
+            raise TypeError(f"cannot cast operand {k} from {x.dtype} to {dtype} by the rule '{casting}'")
+    if out is not None and not np.can_cast(dtype, out.dtype, casting):  # type: ignore[arg-type]
+        raise TypeError(f"cannot cast the result from {dtype} to {out.dtype} by the rule '{casting}'")
+    return replace(options, dtype=dtype.name)
+
+
+def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
+    """Return the executable for arrays like these, from the cache if it has been built before."""
+    operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
+    key = (expression, tuple(operands), target, options)
+    try:
+        with _lock:
+            found = _executables.get(key)
+            if found is not None:
+                _executables.move_to_end(key)
+                return found
+    except TypeError:  # an unhashable path optimizer: nothing to look up, nothing to keep
+        key = None  # type: ignore[assignment]
+    network = network_of(expression, operands, target, options)
+    executable = build(plan_of(network, options), target, options)
+    if key is not None:
+        with _lock:
+            _executables[key] = executable
+            while len(_executables) > MOST_CACHED:
+                _executables.popitem(last=False)
+                _latest.clear()
+                _latest_einsum.clear()
+    return executable
+
+
+def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str) -> Any:
+    """Return `result` in the memory order asked for, or written into `out`."""
+    if order not in ("K", "C", "F", "A"):
+        raise ValueError(f"order must be 'C', 'F', 'A' or 'K', not {order!r}")
+    if out is not None:
+        if isinstance(result, tuple):
+            raise OperandError("out= takes one result; this expression has several")
+        if tuple(out.shape) != tuple(result.shape):
+            raise OperandError(f"out has shape {tuple(out.shape)}, the result {tuple(result.shape)}")
+        out[...] = result
+        return out
+    if order == "K" or not isinstance(result, np.ndarray):
+        return result
+    if order == "A":
+        order = "F" if all(x.flags.f_contiguous for x in arrays) else "C"
+    return np.asarray(result, order=order)  # type: ignore[call-overload]

@@ -1,0 +1,228 @@
+"""The NumPy backend: one program is one straight-line Python function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from contractc.backends import Compiled
+from contractc.backends.blocked import contract_blocked, spread
+from contractc.backends.emit import emit
+from contractc.dtypes import promote as promoted, to_numpy, wide
+from contractc.notation import Term
+from contractc.operands import Operand, as_numpy
+from contractc.programs import OPERATIONS, Loop, Program, Value
+from contractc.semirings import SEMIRINGS
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MOST_AXES = 64
+"""The rank that NumPy 2 allows."""
+
+
+def as_array(x: Any, number: int, like: Any = None) -> np.ndarray:
+    """Return operand `number` as a NumPy array in native byte order."""
+    return as_numpy(x, number)
+
+
+def refuses(program: Program) -> str | None:
+    """Return why `program` cannot run on NumPy, or None when it can."""
+    values = program.values().values()
+    if program.semiring == "log_sum_exp" and any(v.dtype == "object" for v in values):
+        return "log_sum_exp has no meaning for Python objects"
+    wide_terms = [v for v in values if v.dtype == "object" and len(set(v.modes)) > len(_LETTERS)]
+    if wide_terms:
+        return f"%{wide_terms[0].number} has more than {len(_LETTERS)} modes of Python objects"
+    for value in values:
+        if len(value.modes) > _MOST_AXES:
+            return f"%{value.number} has {len(value.modes)} axes, NumPy arrays have at most {_MOST_AXES}"
+    return None
+
+
+def promote(operands: Sequence[Operand]) -> str:
+    """Return NumPy's result dtype of arrays like `operands`."""
+    return promoted(o.dtype for o in operands)
+
+
+def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
+    """Return `program` as a Python function on NumPy arrays."""
+    return emit(program, _Numpy(), constants, "<contractc numpy program>")
+
+
+class _Numpy:
+    """How NumPy spells the operations of a program."""
+
+    fuse_batch = False
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {"ndarray": np.ndarray, "matmul": np.matmul, "multiply": np.multiply}
+
+    wide = staticmethod(wide)
+
+    def dtype(self, name: str) -> str:
+        """Return the name that stands for a dtype in the source."""
+        self.names[name] = to_numpy(name)
+        return name
+
+    def use(self, name: str, thing: Any) -> str:
+        """Return `name` after making it a global of the function."""
+        self.names[name] = thing
+        return name
+
+    def guard(self, name: str, value: Value, shape: str | None) -> str:
+        condition = f"type({name}) is not ndarray or {name}.dtype is not {self.dtype(value.dtype)}"
+        return condition if shape is None else f"{condition} or {name}.shape != {shape}"
+
+    def cast(self, x: str, dtype: str) -> str:
+        return f"{x}.astype({self.dtype(dtype)})"
+
+    def conj(self, x: str) -> str:
+        return f"{x}.conj()"
+
+    def permute(self, x: str, axes: Sequence[int]) -> str:
+        return f"{x}.T" if tuple(axes) == (1, 0) else f"{x}.transpose({', '.join(map(str, axes))})"
+
+    def reshape(self, x: str, shape: Sequence[str]) -> str:
+        return f"{x}.reshape({', '.join(shape) or '()'})"
+
+    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
+        return f"{self.use('diagonal', _diagonal)}({x}, {one}, {two})"
+
+    def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
+        if dtype == "bool":
+            return f"{x}.any({_axes(axes)})"
+        return f"{x}.sum({_axes(axes)}, {self.dtype(dtype)})"
+
+    def multiply(self, x: str, y: str, dtype: str) -> str:
+        return f"multiply({x}, {y})"
+
+    def matmul(self, x: str, y: str, rank: int, dtype: str) -> str:
+        if rank == 2:
+            return f"{x}.dot({y})"
+        if dtype in ("float32", "float64", "complex64", "complex128"):
+            ready = self.use("blas_ready", _blas_ready)
+            return f"matmul({ready}({x}), {ready}({y}))"
+        return f"matmul({x}, {y})"
+
+    def multiply_and_reduce(self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str) -> str | None:
+        if not out or len({*left, *right}) > len(_LETTERS):
+            return None
+        return f"{self.use('einsum', np.einsum)}({_letters([left, right], out)!r}, {x}, {y})"
+
+    def spread(self, x: str, modes: Term, term: Term, program: Program, dtype: str) -> str:
+        axes = tuple(modes.index(m) for m in term)
+        ring = self.use(program.semiring, SEMIRINGS[program.semiring])
+        return f"{self.use('spread', _spread)}({x}, {axes}, {ring})"
+
+    def whole_step(
+        self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
+    ) -> str | None:
+        if program.semiring != "sum_product":
+            function = self.use("contract_blocked", contract_blocked)
+            ring = self.use(program.semiring, SEMIRINGS[program.semiring])
+            dtype = self.dtype(out.dtype)
+            work = self.dtype(wide(out.dtype))
+            return f"{function}({ring}, [{', '.join(names)}], {list(terms)}, {out.modes}, {work}).astype({dtype})"
+        if out.dtype != "object":
+            return None
+        own = tuple(dict.fromkeys(out.modes))
+        function = self.use("object_einsum", _object_einsum)
+        code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
+        return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
+
+    def call(self, operation: str, names: Sequence[str]) -> str:
+        return f"{self.use(operation, OPERATIONS[operation].evaluate)}([{', '.join(names)}])"
+
+    def loop(self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]) -> str:
+        function = self.use("sliced", _sliced)
+        ring = self.use(f"add_{program.semiring}", getattr(np, SEMIRINGS[program.semiring].add))
+        modes = {m: program.extents[m] for m in step.modes}
+        outs = [v.modes for v in step.outs]
+        return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {ring})"
+
+    def scalar(self, x: str, dtype: str) -> str:
+        return x if dtype == "object" else f"{x}[()]"
+
+    def view(self, x: str) -> str:
+        return f"{x}.view()"
+
+
+def _axes(axes: Sequence[int]) -> str:
+    return str(axes[0]) if len(axes) == 1 else str(tuple(axes))
+
+
+def _letters(terms: Sequence[Term], out: Term) -> str:
+    names = {m: _LETTERS[k] for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
+    return ",".join("".join(names[m] for m in t) for t in terms) + "->" + "".join(names[m] for m in out)
+
+
+def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:
+    """Return the diagonal of two axes as a new last axis: a view, writeable if `x` is (np.diagonal's is not)."""
+    strides = [s for axis, s in enumerate(x.strides) if axis not in (one, two)]
+    shape = [n for axis, n in enumerate(x.shape) if axis not in (one, two)]
+    along = x.strides[one] + x.strides[two]
+    return np.lib.stride_tricks.as_strided(
+        x, (*shape, x.shape[one]), (*strides, along), writeable=x.flags.writeable
+    )
+
+
+def _blas_ready(x: np.ndarray) -> np.ndarray:
+    """Return `x`, copied if neither of its last two axes has unit stride: matmul would not call BLAS then."""
+    strides, item = x.strides, x.itemsize
+    rows, columns = x.shape[-2:]
+    if (strides[-1] == item and strides[-2] >= item * columns) or (strides[-2] == item and strides[-1] >= item * rows):
+        return x
+    return x if rows == 1 or columns == 1 else np.ascontiguousarray(x)
+
+
+def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
+    """Return np.einsum of Python objects: their own + and * are called, and their exceptions surface."""
+    if any(np.size(array) == 0 for array in arrays):
+        shape = {m: n for t, x in zip(terms, arrays, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
+        return np.full([shape[m] for m in out], 0, object)[()]
+    names = {m: k for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
+    pairs = [x for array, t in zip(arrays, terms, strict=True) for x in (array, [names[m] for m in t])]
+    return np.einsum(*pairs, [names[m] for m in out], dtype=object)
+
+
+def _spread(x: np.ndarray, axes: tuple[int, ...], ring: Any) -> np.ndarray:
+    return spread(np.asarray(x), axes, ring, np.asarray(x).dtype)
+
+
+def _sliced(
+    body: Any,
+    arrays: Sequence[np.ndarray],
+    terms: Sequence[Term],
+    modes: dict[int, int],
+    outs: Sequence[Term],
+    add: Any,
+) -> Any:
+    """Return the results of `body` over all slices along `modes`, put side by side or added up in order."""
+    results: list[Any] = [None] * len(outs)
+    extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
+    for position in product(*(range(n) for n in modes.values())):
+        at = dict(zip(modes, position, strict=True))
+        parts = body(*(x[tuple(at.get(m, slice(None)) for m in t)] for x, t in zip(arrays, terms, strict=True)))
+        for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
+            place = tuple(at.get(m, slice(None)) for m in outs[k])
+            first = all(at[m] == 0 for m in modes if m not in outs[k])
+            if results[k] is None:
+                results[k] = np.empty([extents[m] for m in outs[k]], np.asarray(part).dtype)
+            results[k][place] = part if first else add(results[k][place], part)
+    return results[0] if len(outs) == 1 else tuple(results)
+
+
+def constant(x: np.ndarray, number: int) -> np.ndarray:
+    """Return a read-only copy of constant operand `number`."""
+    copy = np.array(x)
+    copy.flags.writeable = False
+    return copy
+
+
+def to_bytes(x: np.ndarray) -> bytes:
+    """Return what identifies a constant: dtype, shape and values (of Python objects their text)."""
+    x = np.asarray(x)
+    body = repr(x.tolist()).encode() if x.dtype.hasobject else np.ascontiguousarray(x).tobytes()
+    return f"{x.dtype.name}{x.shape}".encode() + body

@@ -1,0 +1,113 @@
+"""From an expression and operands to an Executable: every stage of the walk, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from contractc.backends import backend_named
+from contractc.dtypes import is_floating, itemsize
+from contractc.errors import OperandError, UnsupportedError
+from contractc.executable import Executable
+from contractc.lower import lower
+from contractc.lower.passes import hoist_constants
+from contractc.machine import Target, physical_memory
+from contractc.network import TensorNetwork, bind
+from contractc.notation import Einsum
+from contractc.operands import Operand
+from contractc.options import Options, bytes_allowed
+from contractc.plans import Plan
+from contractc.programs import Constant, Program
+from contractc.search import check_allocation, search
+
+
+def network_of(
+    expression: Einsum, operands: Sequence[Operand], target: Target, options: Options, dynamic: Iterable[str] = ()
+) -> TensorNetwork:
+    """Return the network of `expression`: operands promoted as the target's library does it."""
+    promote = backend_named(target.backend).promote
+    dtype = options.dtype or (promote(operands) if operands else "float64")
+    network = bind(expression, operands, dtype, dynamic)
+    if options.element_type is not None:
+        network = replace(network, dtype=options.element_type)
+    if options.exponent and (not is_floating(network.dtype) or expression.semiring != "sum_product"):
+        raise UnsupportedError(
+            f"strip_exponent needs sums of products of floating numbers, not {expression.semiring} of {network.dtype}"
+        )
+    return network
+
+
+def plan_of(network: TensorNetwork, options: Options) -> Plan:
+    """Return the plan for `network` that the options ask for."""
+    sizes = [network.size(t.modes) * itemsize(t.dtype) for t in network.tensors]
+    plan = search(network, options.optimize, bytes_allowed(options.memory_limit, sizes))
+    if options.exponent and plan.sliced:
+        raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
+    return plan
+
+
+def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any] = ()) -> Executable:
+    """Return `plan` compiled for `target`.
+
+    Args:
+        constants: the arrays of the constant tensors, in order; steps that need nothing else run now.
+
+    Raises:
+        ResourceLimitError: running the plan would allocate more than this machine has.
+        UnsupportedError: the backend cannot run the program, with the reason.
+    """
+    if target.device == "cpu":
+        check_allocation(plan, physical_memory())
+    backend = backend_named(target.backend)
+    program = lower(plan, target, exponents=options.exponent)
+    arrays: Sequence[Any] = ()
+    if constants:
+        fixed = [k for k, t in enumerate(plan.network.tensors) if t.constant]
+        program = replace(
+            program,
+            inputs=tuple(v for v in program.inputs if v.number not in fixed),
+            constants=tuple(Constant(v, "") for v in program.inputs if v.number in fixed),
+        )
+        prologue, program = hoist_constants(program)
+        arrays = _run_prologue(prologue, backend, constants)
+        digests = [hashlib.sha256(backend.to_bytes(x)).hexdigest() for x in arrays]
+        program = replace(
+            program,
+            constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
+        )
+    reason = backend.refuses(program)
+    if reason is not None:
+        raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
+    compiled = backend.compile(program, arrays)
+    finish = _with_int_exponents if options.exponent else None
+    return Executable(
+        program, plan, target, compiled.source, compiled.notes, compiled.run, backend.as_array, finish
+    )
+
+
+def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:
+    """Return the results of the steps that depend on constants only; copies, so that no caller can change them."""
+    copies = [backend.constant(x, v.number) for x, v in zip(constants, prologue.inputs, strict=True)]
+    if not prologue.steps:
+        numbers = [v.number for v in prologue.inputs]
+        return [copies[numbers.index(i)] for i in prologue.results]
+    results = backend.compile(prologue, ()).run(*copies)
+    return list(results) if len(prologue.results) > 1 else [results] if prologue.results else []
+
+
+def _with_int_exponents(results: Sequence[Any]) -> Any:
+    """Return (mantissa, exponent) with a Python int for the exponent; pairs of them for several outputs."""
+    pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
+    return pairs[0] if len(pairs) == 1 else tuple(pairs)
+
+
+def conj_and_constant(
+    operands: Sequence[Operand], conj: Sequence[int], constants: Sequence[int]
+) -> list[Operand]:
+    """Return `operands` marked as conjugated and constant where the numbers say so."""
+    for k in constants:
+        if not 0 <= k < len(operands):
+            raise OperandError(f"constants names operand {k}; there are {len(operands)} operands")
+    return [replace(o, conj=k in conj, constant=k in constants) for k, o in enumerate(operands)]

@@ -1,0 +1,113 @@
+"""What a plan costs: flops, traffic, peak bytes, predicted seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from contractc.dtypes import itemsize, wide
+from contractc.machine import DEFAULT_MACHINE, Machine
+from contractc.network import TensorNetwork
+from contractc.notation import Term
+from contractc.plans import Path, Plan, kept_terms
+
+
+class Costs(NamedTuple):
+    """Predicted costs of a whole plan; units as in `Plan`. `allocated` is `peak` without the inputs."""
+
+    seconds: float
+    flops: int
+    traffic: int
+    peak: int
+    allocated: int
+
+
+def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[int]) -> int:
+    """Return the floating-point operations of one contraction of `terms` to `out`.
+
+    One multiplication is 1, one addition is 1, so a matrix product of shapes [m, k] and [k, n] costs 2*m*n*k
+    and an outer product m*n: opt_einsum's convention (`opt_einsum.helpers.flop_count`), kept so that costs
+    can be compared with published paths. The count is for real numbers; a Python int, it cannot overflow.
+    """
+    inner = {m for term in terms for m in term}
+    size = 1
+    for m in inner:
+        size *= extents[m]
+    return size * (max(1, len(terms) - 1) + (not inner <= set(out)))
+
+
+def seconds(flop_count: int, traffic: int, dtype: str, matmul: bool, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the predicted seconds of one step: the slower of arithmetic and memory, plus one call.
+
+    A step that is no matrix product (nothing summed over two operands) runs at memory speed.
+    """
+    arithmetic = min(flop_count, 10**300) / machine.rate(dtype) if matmul else 0.0
+    return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
+
+
+def costs(
+    network: TensorNetwork,
+    path: Path,
+    results: Sequence[int],
+    sliced: Term = (),
+    machine: Machine = DEFAULT_MACHINE,
+) -> Costs:
+    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`.
+
+    The peak counts every tensor alive during a step and a copy of each operand of the step that a matrix
+    product may need in another order; intermediates are freed after their last use.
+    """
+    terms = kept_terms(network, path, results)
+    count = len(network.tensors)
+    extents = list(network.extents)
+    for m in sliced:
+        extents[m] = min(1, extents[m])
+    slices = network.size(sliced)
+    width = itemsize(wide(network.dtype))
+
+    def size(term: Iterable[int]) -> int:
+        product = 1
+        for m in term:
+            product *= extents[m]
+        return product
+
+    last = {i: s for s, ids in enumerate(path) for i in ids}
+    total_flops = total_traffic = live = highest = 0
+    total_seconds = 0.0
+    held: dict[int, int] = {}
+    for s, ids in enumerate(path):
+        out = terms[count + s]
+        made = size(out) * (itemsize(network.dtype) if count + s in results else width)
+        reads = [size(terms[i]) * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
+        step_flops = flops([terms[i] for i in ids], out, extents)
+        step_traffic = sum(reads) + made
+        shared = len(ids) > 1 and not {m for i in ids for m in terms[i]} <= set(out)
+        total_flops += step_flops
+        total_traffic += step_traffic
+        total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
+        copies = sum(_copied(terms[i], [terms[j] for j in ids if j != i], out) * size(terms[i]) for i in ids)
+        highest = max(highest, live + made + copies * width)
+        live += made
+        held[count + s] = made
+        for i in ids:
+            if last[i] == s and i in held:
+                live -= held.pop(i)
+    if sliced:
+        highest += sum(network.size(term) for term in network.outputs) * width
+    peak = highest + network.bytes_of_inputs()
+    return Costs(total_seconds * slices, total_flops * slices, total_traffic * slices, peak, highest)
+
+
+def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
+    """Return `plan` with its predicted costs filled in."""
+    found = costs(plan.network, plan.path, plan.results, plan.sliced, machine)
+    return replace(plan, seconds=found.seconds, flops=found.flops, traffic=found.traffic, peak=found.peak)
+
+
+def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
+    """Return whether a matrix product needs `term` copied: its batch, summed and free modes are interleaved."""
+    elsewhere = {m for t in others for m in t}
+    groups = [(m in elsewhere) * 2 + (m in out) for m in dict.fromkeys(term)]
+    runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
+    return bool(others) and (runs > len(set(groups)) or len(set(term)) != len(term))

@@ -1,0 +1,111 @@
+"""Executable: a program compiled for a target, callable from several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from contractc.errors import OperandError
+from contractc.machine import Target
+from contractc.network import typed
+from contractc.operands import dtype_name
+from contractc.plans import Plan
+from contractc.programs import Program
+
+MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
+"""What a generated function returns when the operands are not the ones it was generated for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Executable:
+    """A program and the code that runs it.
+
+    Call it with the operands that are not constants, in order, of the shapes and dtypes it was compiled for
+    (a dynamic mode may have any extent). The result is fresh memory or a view of an operand, never of
+    anything kept here; a Program without a workspace makes it safe to call from several threads.
+
+    `source` is the generated code as text; `notes[s]` says what step s runs as and why.
+    """
+
+    program: Program
+    plan: Plan
+    target: Target
+    source: str
+    notes: tuple[str, ...]
+    run: Callable[..., Any] = field(repr=False)
+    as_array: Callable[[Any, int, Any], Any] = field(repr=False)
+    finish: Callable[[Any], Any] | None = field(default=None, repr=False)
+
+    def __call__(self, *operands: Any, out: Any = None) -> Any:
+        """Return the result (a tuple of results if the expression has several outputs).
+
+        Args:
+            operands: arrays with the shapes and dtypes compiled for.
+            out: an array to write the result to and return; it may overlap the operands.
+
+        Raises:
+            OperandError: number, shape, dtype or library of the operands is another one.
+        """
+        result = self.run(*operands) if len(operands) == len(self.program.inputs) else MISS
+        if result is MISS:
+            result = self.run(*admitted(operands, self.program, self.as_array))
+            assert result is not MISS, f"generated code refuses the operands it was generated for\n{self.program}"
+        if self.finish is not None:
+            result = self.finish(result)
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    def __str__(self) -> str:
+        return explain(self)
+
+
+def explain(executable: Executable) -> str:
+    """Return which step of `executable` runs as what, and why."""
+    plan, program = executable.plan, executable.program
+    lines = [f"runs on {executable.target}; order found by {plan.search}"]
+    for step, note in zip(program.steps, executable.notes, strict=True):
+        outs = ", ".join(f"%{v.number}" for v in step.outs)
+        lines.append(f"  {outs}: {note}")
+    return "\n".join(lines)
+
+
+def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any, int, Any], Any]) -> list[Any]:
+    """Return `operands` as the arrays that `program` was compiled for.
+
+    Lists and numbers become arrays of the dtype compiled for; arrays have to be of that dtype already.
+
+    Raises:
+        OperandError: number, shape or dtype is another one.
+    """
+    if len(operands) != len(program.inputs):
+        raise OperandError(f"this executable takes {len(program.inputs)} operands, not {len(operands)}")
+    like = next((x for x in operands if hasattr(x, "dtype")), None)
+    arrays = []
+    extents: dict[int, tuple[int, int]] = {}
+    for value, x in zip(program.inputs, operands, strict=True):
+        array = as_array(x, value.number, like)
+        expected = typed(value.dtype, value.modes, program)
+        given = dtype_name(array)
+        if given != value.dtype:
+            if hasattr(x, "dtype"):
+                raise OperandError(f"operand {value.number} is {given}, but was compiled as {expected}")
+            array = array.astype(value.dtype) if hasattr(array, "astype") else array.to(like.dtype)
+        shape = tuple(array.shape)
+        fits = len(shape) == len(value.modes)
+        for axis, m in enumerate(value.modes) if fits else ():
+            if m in program.dynamic:
+                first = extents.setdefault(m, (shape[axis], value.number))
+                if first[0] != shape[axis]:
+                    raise OperandError(
+                        f"dynamic mode '{program.label(m)}' is {first[0]} in operand {first[1]} "
+                        f"but {shape[axis]} in operand {value.number}"
+                    )
+            else:
+                fits = fits and shape[axis] == program.extents[m]
+        if not fits:
+            raise OperandError(f"operand {value.number} has shape {shape}, but was compiled as {expected}")
+        arrays.append(array)
+    return arrays

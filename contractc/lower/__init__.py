@@ -1,0 +1,123 @@
+"""Plan -> Program: lowering, then the passes, in one visible order."""
+
+from __future__ import annotations
+
+from contractc.dtypes import wide
+from contractc.lower.passes import PASSES
+from contractc.machine import Target
+from contractc.network import checked
+from contractc.plans import Plan
+from contractc.programs import Call, Contract, Loop, Program, Step, Value
+
+__all__ = ["lower", "split_exponents", "translate"]
+
+
+def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
+    """Return the program of `plan` for `target`, after all passes.
+
+    Args:
+        exponents: take a power of two out of every intermediate; the program then returns each result and
+            its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
+    """
+    program = translate(plan, target)
+    for transform in PASSES:
+        program = transform(program)
+    if exponents:
+        program = split_exponents(program)
+    assert not program.faults(), f"{program.faults()}\n{program}"
+    return program
+
+
+def translate(plan: Plan, target: Target) -> Program:
+    """Return `plan` as a program, one Contract a step; sliced modes become one Loop around all of them.
+
+    On NumPy, narrow floats are widened by the first step that reads them and narrowed by the last; torch's
+    own kernels accumulate wide and keep intermediates narrow, so there they stay as they are.
+    """
+    checked(plan)
+    network, terms = plan.network, plan.terms()
+    count = len(network.tensors)
+    inner = wide(network.dtype) if target.backend == "numpy" else network.dtype
+    sliced = set(plan.sliced)
+    inputs = [Value(k, t.modes, t.dtype) for k, t in enumerate(network.tensors)]
+    steps: list[Step] = []
+    for s, ids in enumerate(plan.path):
+        final = count + s in plan.results and not sliced
+        modes = tuple(m for m in terms[count + s] if m not in sliced)
+        flags = tuple(i < count and network.tensors[i].conj for i in ids)
+        out = Value(count + s, modes, network.dtype if final else inner)
+        steps.append(Contract(out, ids, flags if any(flags) else ()))
+    results = plan.results
+    if sliced:
+        body_inputs = tuple(Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in inputs)
+        body = Program(
+            body_inputs, tuple(steps), results, network.extents, network.semiring, network.dynamic, (), network.labels
+        )
+        first = count + len(steps)
+        whole = tuple(Value(first + o, distinct(term), inner) for o, term in enumerate(network.outputs))
+        final_values = tuple(
+            Value(first + len(whole) + o, term, network.dtype) for o, term in enumerate(network.outputs)
+        )
+        body = _with_distinct_results(body)
+        steps = [Loop(whole, tuple(range(count)), body, plan.sliced)]
+        steps += [Contract(v, (w.number,)) for v, w in zip(final_values, whole, strict=True)]
+        results = tuple(v.number for v in final_values)
+    return Program(
+        tuple(inputs), tuple(steps), results, network.extents, network.semiring, network.dynamic, (), network.labels
+    )
+
+
+def distinct(term: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the modes of `term`, each once."""
+    return tuple(dict.fromkeys(term))
+
+
+def _with_distinct_results(body: Program) -> Program:
+    """Return `body` with results that have each mode once; a repeated output is spread after the loop."""
+    steps = [
+        Contract(Value(s.out.number, distinct(s.out.modes), s.out.dtype), s.inputs, s.conj)
+        for s in body.steps
+        if isinstance(s, Contract)
+    ]
+    return Program(
+        body.inputs, tuple(steps), body.results, body.extents, body.semiring, body.dynamic, (), body.labels
+    )
+
+
+def split_exponents(program: Program) -> Program:
+    """Return `program` with a power of two taken out of the result of every step.
+
+    Before:  %2 = contract %0 %1,  return %2
+    After:   %2 = contract %0 %1,  %3, %4 = split_exponent %2,  %5 = sum_exponents %4,  return %3 %5
+    """
+    number = 1 + max(program.values())
+    renamed: dict[int, int] = {}
+    exponents: dict[int, tuple[int, ...]] = {}
+    steps: list[Step] = []
+    for step in program.steps:
+        assert isinstance(step, Contract), step
+        inputs = tuple(renamed.get(i, i) for i in step.inputs)
+        steps.append(Contract(step.out, inputs, step.conj))
+        scaled = Value(number, step.out.modes, step.out.dtype)
+        exponent = Value(number + 1, (), "int64")
+        steps.append(Call((scaled, exponent), (step.out.number,), "split_exponent"))
+        renamed[step.out.number] = scaled.number
+        before = tuple(e for i in step.inputs for e in exponents.get(i, ()))
+        exponents[step.out.number] = (*before, exponent.number)
+        number += 2
+    results: list[int] = []
+    for result in program.results:
+        total = Value(number, (), "int64")
+        steps.append(Call((total,), exponents[result], "sum_exponents"))
+        results += [renamed[result], number]
+        number += 1
+    return Program(
+        program.inputs,
+        tuple(steps),
+        tuple(results),
+        program.extents,
+        program.semiring,
+        program.dynamic,
+        program.constants,
+        program.labels,
+    )

@@ -1,0 +1,116 @@
+"""Passes: Program -> Program, each keeping the meaning. `PASSES` is their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from contractc.programs import Constant, Contract, Loop, Program, Step, Value, groups
+
+
+def pairwise(program: Program) -> Program:
+    """Return `program` with each step of three or more inputs as steps of two, left to right.
+
+    Before:  %3 = contract %0 %1 %2
+    After:   %4 = contract %0 %1,  %3 = contract %4 %2
+    """
+    known = program.values()
+    number = 1 + max(known)
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=pairwise(step.body))
+        if not isinstance(step, Contract) or len(step.inputs) <= 2:
+            steps.append(step)
+            continue
+        flags = step.conj or (False,) * len(step.inputs)
+        left, left_flag = step.inputs[0], flags[0]
+        for k in range(1, len(step.inputs) - 1):
+            needed = {m for i in step.inputs[k + 1 :] for m in known[i].modes} | set(step.out.modes)
+            union = dict.fromkeys((*known[left].modes, *known[step.inputs[k]].modes))
+            out = Value(number, tuple(m for m in union if m in needed), step.out.dtype)
+            steps.append(Contract(out, (left, step.inputs[k]), (left_flag, flags[k])))
+            known[number] = out
+            left, left_flag, number = number, False, number + 1
+        steps.append(Contract(step.out, (left, step.inputs[-1]), (left_flag, flags[-1])))
+    return replace(program, steps=tuple(steps))
+
+
+def merge_equal_steps(program: Program) -> Program:
+    """Return `program` with equal contractions of equal values computed once (several outputs share work).
+
+    Before:  %2 = contract %0 %1,  %3 = contract %0 %1,  %4 = contract %2 %3
+    After:   %2 = contract %0 %1,  %4 = contract %2 %2
+    """
+    same: dict[int, int] = {}
+    seen: dict[object, int] = {}
+    steps: list[Step] = []
+    for step in program.steps:
+        step = replace(step, inputs=tuple(same.get(i, i) for i in step.inputs))
+        if isinstance(step, Contract) and step.out.number not in program.results:
+            key = (step.inputs, step.conj, step.out.modes, step.out.dtype)
+            first = seen.setdefault(key, step.out.number)
+            if first != step.out.number:
+                same[step.out.number] = first
+                continue
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+def natural_layout(program: Program) -> Program:
+    """Return `program` with the modes of each intermediate in the order a matrix product leaves them.
+
+    Before:  %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
+    After:   the same with %2: [b, i, j] ordered as batch, rows of the left, columns of the right operand
+    """
+    known = program.values()
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, Loop):
+            steps.append(replace(step, body=natural_layout(step.body)))
+            continue
+        if isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in program.results:
+            left, right = (known[i].modes for i in step.inputs)
+            g = groups(left, right, step.out.modes)
+            if g.summed:
+                step = replace(step, out=replace(step.out, modes=(*g.batch, *g.rows, *g.columns)))
+                known[step.out.number] = step.out
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+PASSES: tuple[Callable[[Program], Program], ...] = (pairwise, merge_equal_steps, natural_layout)
+"""The order in which `lower` applies them. Adding a pass means adding it here, and nowhere else."""
+
+
+def hoist_constants(program: Program) -> tuple[Program, Program]:
+    """Return the part of `program` that depends on constants only, and the rest.
+
+    The results of the first are the constants of the second, in order; values keep their numbers. The
+    constants of `program` are the inputs of the first.
+
+    Before:  %0 input, %1 %2 constants,  %3 = contract %1 %2,  %4 = contract %0 %3
+    After:   (%1, %2) -> %3 = contract %1 %2, return %3   and   %0 input, %3 constant, %4 = contract %0 %3
+    """
+    known = program.values()
+    fixed = {c.value.number for c in program.constants}
+    early = []
+    late = []
+    for step in program.steps:
+        outs = {v.number for v in step.outs}
+        if fixed.issuperset(step.inputs):
+            fixed |= outs
+            early.append(step)
+        else:
+            late.append(step)
+    wanted = dict.fromkeys([i for step in late for i in step.inputs if i in fixed])
+    wanted |= dict.fromkeys([i for i in program.results if i in fixed])
+    prologue = replace(
+        program,
+        inputs=tuple(c.value for c in program.constants),
+        constants=(),
+        steps=tuple(early),
+        results=tuple(wanted),
+    )
+    main = replace(program, constants=tuple(Constant(known[i], "") for i in wanted), steps=tuple(late))
+    return prologue, main

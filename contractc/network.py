@@ -1,0 +1,299 @@
+"""TensorNetwork: an expression bound to operands, with broadcasting and ellipses resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from contractc import serial
+from contractc.dtypes import itemsize, result_dtype
+from contractc.errors import OperandError, pointed
+from contractc.evaluation import Array, evaluate_einsum
+from contractc.notation import ELLIPSIS, Einsum, Term, written
+from contractc.operands import Operand
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used."""
+
+    modes: Term
+    dtype: str
+    constant: bool = False
+    conj: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNetwork:
+    """Tensors that share modes, and the outputs wanted of them.
+
+    Mode m has extent `extents[m]` in every tensor that has it: an axis that broadcasts has a mode of its
+    own, of extent 1. `dynamic` modes vary from call to call; their extent here is for planning only.
+    `groups` lists the tensors that are the factors of one factorized operand.
+    """
+
+    tensors: tuple[Tensor, ...]
+    outputs: tuple[Term, ...]
+    extents: tuple[int, ...]
+    dtype: str
+    semiring: str = "sum_product"
+    dynamic: tuple[int, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    labels: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        head = f"{len(self.tensors)} tensors, {len(self.extents)} modes, {self.semiring}"
+        lines = [f"network ({head})"]
+        for k, tensor in enumerate(self.tensors):
+            notes = [word for word, on in (("constant", tensor.constant), ("conj", tensor.conj)) if on]
+            notes += [f"factor of group {g}" for g, members in enumerate(self.groups) if k in members]
+            tail = f"  # {', '.join(notes)}" if notes else ""
+            lines.append(f"  {k}: {typed(tensor.dtype, tensor.modes, self)}{tail}")
+        for term in self.outputs:
+            lines.append(f"  -> {typed(self.dtype, term, self)}")
+        return "\n".join(lines)
+
+    def faults(self) -> list[str]:
+        """Return each rule this network breaks, as a sentence; nothing means it is well formed."""
+        found = []
+        known = range(len(self.extents))
+        present = {m for t in self.tensors for m in t.modes}
+        for k, tensor in enumerate(self.tensors):
+            found += [f"tensor {k} has mode {m}, which has no extent" for m in tensor.modes if m not in known]
+        for term in self.outputs:
+            found += [f"output mode {m} is in no tensor" for m in term if m not in present]
+        found += [f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if not isinstance(n, int) or n < 0]
+        found += [f"dynamic mode {m} does not exist" for m in self.dynamic if m not in known]
+        found += [f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)]
+        if not self.tensors or not self.outputs:
+            found.append("no tensors or no outputs")
+        if self.labels and len(self.labels) != len(self.extents):
+            found.append(f"{len(self.labels)} labels for {len(self.extents)} modes")
+        return found
+
+    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
+        """Return the outputs, slowly: tensors are combined in input order. The meaning of a network."""
+        return evaluate_einsum(
+            [t.modes for t in self.tensors],
+            self.outputs,
+            self.extents,
+            arrays,
+            dtypes=[self.dtype] * len(self.outputs),
+            semiring=self.semiring,
+            conj=[t.conj for t in self.tensors],
+        )
+
+    def label(self, mode: int) -> str:
+        """Return the user's label of `mode`."""
+        return self.labels[mode] if self.labels else f"m{mode}"
+
+    def shape(self, modes: Term) -> tuple[int, ...]:
+        """Return the extents of `modes`."""
+        return tuple([self.extents[m] for m in modes])
+
+    def size(self, modes: Iterable[int]) -> int:
+        """Return the number of elements of a tensor with these `modes` (a Python int: it cannot wrap)."""
+        size = 1
+        for m in modes:
+            size *= self.extents[m]
+        return size
+
+    def bytes_of_inputs(self) -> int:
+        """Return the bytes of all tensors together, as if each were dense in memory."""
+        return sum(self.size(t.modes) * itemsize(t.dtype) for t in self.tensors)
+
+    def graph(self) -> networkx.Graph:
+        """Return a networkx view: nodes `("tensor", k)` and `("mode", label)`, an edge per incidence."""
+        import networkx
+
+        graph = networkx.MultiGraph()
+        for k, tensor in enumerate(self.tensors):
+            graph.add_node(("tensor", k), modes=tensor.modes, dtype=tensor.dtype, bipartite=0)
+        for mode, extent in enumerate(self.extents):
+            graph.add_node(("mode", mode), label=self.label(mode), extent=extent, bipartite=1)
+        for k, tensor in enumerate(self.tensors):
+            for axis, mode in enumerate(tensor.modes):
+                graph.add_edge(("tensor", k), ("mode", mode), axis=axis)
+        return graph
+
+    def to_json(self) -> str:
+        """Return this network as canonical JSON."""
+        return serial.dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> TensorNetwork:
+        """Return the network in `text`; raises ValueError if it is none or breaks a rule."""
+        return checked(serial.loads(text, NETWORK_CLASSES))
+
+
+NETWORK_CLASSES = (TensorNetwork, Tensor)
+
+
+def checked(noun: Any) -> Any:
+    """Return `noun` if it has no faults; raises ValueError with all of them otherwise."""
+    try:
+        faults = noun.faults()
+    except (TypeError, AttributeError, IndexError, KeyError) as error:
+        faults = [f"a field has the wrong type ({error})"]
+    if faults:
+        raise ValueError(f"not a well-formed {type(noun).__name__}: " + "; ".join(faults[:5]))
+    return noun
+
+
+_SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c", "bfloat": "bf"}
+
+
+def typed(dtype: str, modes: Term, network: Any) -> str:
+    """Return a tensor's type as printed everywhere, such as `f32[i=3, j=4]`; a dynamic extent has `~`."""
+    kind = dtype.rstrip("0123456789")
+    short = _SHORT.get(kind, kind) + dtype[len(kind) :]
+    dynamic = set(network.dynamic)
+    axes = (f"{network.label(m)}={'~' if m in dynamic else ''}{network.extents[m]}" for m in modes)
+    return f"{short}[{', '.join(axes)}]"
+
+
+def bind(
+    expression: Einsum, operands: Sequence[Operand], dtype: str, dynamic: Iterable[str] = ()
+) -> TensorNetwork:
+    """Return the network of `expression` over `operands` whose dtypes promote to `dtype`.
+
+    Here, and only here, ellipses get their modes and extent 1 is broadcast: an axis of extent 1 whose mode
+    is larger in another operand gets a mode of its own, of extent 1. Inside one term nothing broadcasts.
+
+    Args:
+        dynamic: labels of the modes whose extent varies from call to call.
+
+    Raises:
+        OperandError: count, ranks or extents do not fit, with both sides in the user's labels.
+    """
+    if len(operands) != len(expression.inputs):
+        terms, given = len(expression.inputs), len(operands)
+        message = f"the expression has {terms} term{'s' * (terms != 1)} but {given} operands were given"
+        raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
+    terms, labels = _expand_ellipses(expression, operands)
+    extents = _unify(expression, operands, terms, labels)
+    tensors = []
+    for operand, term in zip(operands, terms, strict=True):
+        modes = list(term)
+        fresh: dict[int, int] = {}
+        for axis, (mode, extent) in enumerate(zip(term, operand.shape, strict=True)):
+            if extent == 1 and extents[mode] != 1:
+                modes[axis] = fresh.setdefault(mode, len(extents) + len(fresh))
+        extents += [1] * len(fresh)
+        labels += [labels[mode] for mode in fresh]
+        tensors.append(Tensor(tuple(modes), operand.dtype, operand.constant, operand.conj))
+    first = len(expression.labels)
+    covered = tuple(range(first, first + _ellipsis_rank(expression, operands)))
+    outputs = tuple(_expand(term, covered) for term in expression.outputs)
+    return TensorNetwork(
+        tuple(tensors),
+        outputs,
+        tuple(extents),
+        result_dtype(expression.semiring, dtype),
+        expression.semiring,
+        _dynamic_modes(expression, dynamic),
+        (),
+        tuple(labels),
+    )
+
+
+def ellipsis_left_out(expression: Einsum, operands: Sequence[Operand]) -> bool:
+    """Return whether an ellipsis covers axes that the output does not mention (np.einsum refuses that)."""
+    in_output = all(ELLIPSIS in term for term in expression.outputs)
+    return not in_output and _ellipsis_rank(expression, operands) > 0
+
+
+def _ellipsis_rank(expression: Einsum, operands: Sequence[Operand]) -> int:
+    """Return how many axes the longest ellipsis covers."""
+    covered = (
+        len(operand.shape) - len(term) + 1
+        for term, operand in zip(expression.inputs, operands, strict=True)
+        if ELLIPSIS in term
+    )
+    return max(covered, default=0)
+
+
+def _expand(term: Term, covered: Term) -> Term:
+    if ELLIPSIS not in term:
+        return term
+    at = term.index(ELLIPSIS)
+    return (*term[:at], *covered, *term[at + 1 :])
+
+
+def _expand_ellipses(expression: Einsum, operands: Sequence[Operand]) -> tuple[list[Term], list[str]]:
+    """Return the term of each operand with one mode an axis, and the labels of all modes."""
+    rank = _ellipsis_rank(expression, operands)
+    first = len(expression.labels)
+    terms = []
+    for number, (term, operand) in enumerate(zip(expression.inputs, operands, strict=True)):
+        axes, least = len(operand.shape), len(term) - (ELLIPSIS in term)
+        if axes < least or (axes > least and ELLIPSIS not in term):
+            raise OperandError(_rank_message(expression, number, axes, least))
+        terms.append(_expand(term, tuple(range(first + rank - (axes - least), first + rank))))
+    return terms, [*expression.labels, *(f"...{k}" for k in range(rank))]
+
+
+def _rank_message(expression: Einsum, number: int, axes: int, modes: int) -> str:
+    shown = written(expression)
+    marks = shown.axes[number] or (shown.starts[number],)
+    plural = "es" if axes != 1 else "is"
+    at_least = "at least " if ELLIPSIS in expression.inputs[number] else ""
+    message = f"operand {number} has {axes} ax{plural} but its term has {at_least}{modes} mode{'s' * (modes != 1)}"
+    return pointed(message, shown.text, marks)
+
+
+def _unify(
+    expression: Einsum, operands: Sequence[Operand], terms: Sequence[Term], labels: Sequence[str]
+) -> list[int]:
+    """Return the extent of each mode; 1 gives way to any other extent of another operand."""
+    extents = [1] * len(labels)
+    where: list[tuple[int, int] | None] = [None] * len(labels)
+    for number, (term, operand) in enumerate(zip(terms, operands, strict=True)):
+        own: dict[int, int] = {}
+        for axis, (mode, extent) in enumerate(zip(term, operand.shape, strict=True)):
+            if own.setdefault(mode, axis) != axis and operand.shape[own[mode]] != extent:
+                raise OperandError(_extent_message(expression, operands, mode, (number, own[mode]), (number, axis)))
+            if extent == 1:
+                where[mode] = where[mode] or (number, axis)
+            elif extents[mode] == 1:
+                extents[mode], where[mode] = extent, (number, axis)
+            elif extents[mode] != extent:
+                first = where[mode]
+                assert first is not None
+                raise OperandError(_extent_message(expression, operands, mode, first, (number, axis)))
+    return extents
+
+
+def _extent_message(
+    expression: Einsum, operands: Sequence[Operand], mode: int, one: tuple[int, int], two: tuple[int, int]
+) -> str:
+    """Return the message for a mode with different extents at (operand, axis) `one` and `two`."""
+    shown = written(expression)
+    named = mode < len(expression.labels)
+    name = f"mode '{expression.labels[mode]}'" if named else "an ellipsis axis"
+    marks = []
+    for number, axis in (one, two):
+        term = expression.inputs[number]
+        at = term.index(ELLIPSIS) if ELLIPSIS in term else len(term)
+        if not named:
+            marks += [shown.axes[number][at] + dot for dot in range(3)]
+        else:
+            covered = len(operands[number].shape) - len(term) + 1
+            marks.append(shown.axes[number][axis if axis < at else axis - covered + 1])
+    sides = [
+        f"{operands[number].shape[axis]} in operand {number} (axis {axis})" for number, axis in (one, two)
+    ]
+    return pointed(f"{name} is {sides[0]} but {sides[1]}", shown.text, marks)
+
+
+def _dynamic_modes(expression: Einsum, dynamic: Iterable[str]) -> Term:
+    modes = []
+    for label in dynamic:
+        if str(label) not in expression.labels:
+            raise OperandError(pointed(f"dynamic mode '{label}' is in no operand", written(expression).text, ()))
+        modes.append(expression.labels.index(str(label)))
+    return tuple(sorted(set(modes)))

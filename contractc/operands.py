@@ -1,0 +1,96 @@
+"""What an operand is, seen from outside: shape, dtype, which library it belongs to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from contractc.dtypes import check_numeric
+from contractc.errors import OperandError
+
+Library = Literal["numpy", "torch", "array_api"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What the user gives for one term: its shape, dtype and use; never its values.
+
+    `constant` operands are given once, when the expression is compiled; `conj` ones are conjugated.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool = False
+    conj: bool = False
+
+
+def is_torch(x: object) -> bool:
+    """Return whether `x` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def library_of(operands: Sequence[object]) -> Library:
+    """Return the array library that all `operands` belong to; lists and Python numbers go with any.
+
+    Raises:
+        OperandError: arrays of different libraries are mixed.
+    """
+    first: dict[Library, int] = {}
+    for k, x in enumerate(operands):
+        if is_torch(x):
+            first.setdefault("torch", k)
+        elif isinstance(x, np.ndarray | np.generic):
+            first.setdefault("numpy", k)
+        elif hasattr(x, "__array_namespace__"):
+            first.setdefault("array_api", k)
+        elif not isinstance(x, bool | int | float | complex):
+            first.setdefault("numpy", k)
+    if len(first) > 1:
+        (one, i), (other, k) = sorted(first.items(), key=lambda item: item[1])[:2]
+        kinds = type(operands[i]).__name__, type(operands[k]).__name__
+        raise OperandError(
+            f"operand {i} is a {kinds[0]} of {one} but operand {k} a {kinds[1]} of {other}; convert one of them"
+        )
+    return next(iter(first), "numpy")
+
+
+def as_numpy(x: Any, number: int) -> np.ndarray:
+    """Return operand `number` as a NumPy array in native byte order (a copy only if that needs one).
+
+    Raises:
+        TypeError: its dtype is no number, bool or object.
+    """
+    array = np.asarray(x)
+    check_numeric(array.dtype, f"operand {number}")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:
+    """Return what the array `x` (of any library) looks like from outside."""
+    return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj)
+
+
+def dtype_name(x: Any) -> str:
+    """Return the name of the dtype of an array of any library."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.name
+    return str(x.dtype).rpartition(".")[2]
+
+
+def is_shape(x: object) -> bool:
+    """Return whether `x` is a tuple of ints, which `compile` and `plan` read as a shape."""
+    return isinstance(x, tuple) and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in x)
+
+
+def shape_of(x: Sequence[int], number: int) -> tuple[int, ...]:
+    """Return `x` as a tuple of Python ints; raises OperandError for a negative extent of operand `number`."""
+    shape = tuple(int(n) for n in x)
+    for axis, extent in enumerate(shape):
+        if extent < 0:
+            raise OperandError(f"the shape of operand {number} is {extent} on axis {axis}; extents are 0 or more")
+    return shape

@@ -1,0 +1,258 @@
+"""Plan: in which order the tensors of a network are contracted, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from contractc import serial
+from contractc.evaluation import Array, evaluate_einsum
+from contractc.network import NETWORK_CLASSES, TensorNetwork, checked, typed
+from contractc.notation import Term
+
+Path = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An order of contraction.
+
+    `path` is in SSA form: tensors have the ids 0..n-1, step s makes the id n+s from the ids it names; an id
+    may be used by several steps. `results[o]` is the id of output o, made by a step of its own. Modes in
+    `sliced` are looped over outside of all steps.
+
+    Costs are predictions for all slices together: `seconds` on the machine model's machine; `flops` in
+    opt_einsum's convention (a multiplication is 1, an addition is 1); `traffic` in bytes, every operand of a
+    step read once and its result written once; `peak` in bytes of everything alive at once, inputs included.
+    """
+
+    network: TensorNetwork
+    path: Path
+    results: tuple[int, ...]
+    sliced: Term = ()
+    choices: tuple[str, ...] = ()
+    search: str = ""
+    seconds: float = 0.0
+    flops: int = 0
+    traffic: int = 0
+    peak: int = 0
+
+    def __str__(self) -> str:
+        return step_table(self)
+
+    def faults(self) -> list[str]:
+        """Return each rule this plan breaks, as a sentence; nothing means it is well formed."""
+        found = self.network.faults()
+        count = len(self.network.tensors)
+        used: set[int] = set()
+        for s, ids in enumerate(self.path):
+            if not ids:
+                found.append(f"step {s} contracts nothing")
+            found += [f"step {s} uses %{i} before it is made" for i in ids if not 0 <= i < count + s]
+            if len(set(ids)) != len(ids):
+                found.append(f"step {s} uses an id twice")
+            used.update(ids)
+        if len(self.results) != len(self.network.outputs):
+            found.append(f"{len(self.results)} results for {len(self.network.outputs)} outputs")
+        for o, i in enumerate(self.results):
+            if not count <= i < count + len(self.path):
+                found.append(f"output {o} is %{i}, which no step makes")
+            elif i in used or self.results.count(i) > 1:
+                found.append(f"%{i} is output {o} and something else; an output has a step of its own")
+        for o, covered in enumerate(_leaves(self)) if not found else ():
+            if covered != list(range(count)):
+                found.append(f"output {o} contracts the tensors {covered}, not each of {count} once")
+        dynamic = [m for m in self.sliced if m in self.network.dynamic]
+        found += [f"sliced mode {m} does not exist" for m in self.sliced if m not in range(len(self.network.extents))]
+        found += [f"sliced mode {m} is dynamic" for m in dynamic]
+        return found
+
+    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
+        """Return the outputs, slowly: step by step with the slow evaluator (slicing does not change values)."""
+        network = self.network
+        values = list(arrays)
+        terms = self.terms()
+        dtypes = [t.dtype for t in network.tensors]
+        conj = [t.conj for t in network.tensors]
+        for s, ids in enumerate(self.path):
+            out = terms[len(network.tensors) + s]
+            (value,) = evaluate_einsum(
+                [terms[i] for i in ids],
+                [out],
+                network.extents,
+                [values[i] for i in ids],
+                dtypes=[network.dtype],
+                semiring=network.semiring,
+                conj=[i < len(conj) and conj[i] for i in ids],
+            )
+            values.append(value)
+            dtypes.append(network.dtype)
+        return tuple(values[i] for i in self.results)
+
+    def terms(self) -> tuple[Term, ...]:
+        """Return the modes of every id: tensors as they are, then the result of each step.
+
+        A step keeps the modes that an output, or another operand further on, still needs.
+        """
+        return kept_terms(self.network, self.path, self.results)
+
+    def to_json(self) -> str:
+        """Return this plan as canonical JSON."""
+        return serial.dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Return the plan in `text`; raises ValueError if it is none or breaks a rule."""
+        plan: Plan = checked(serial.loads(text, PLAN_CLASSES))
+        return plan
+
+    def linear_path(self) -> list[tuple[int, ...]]:
+        """Return the path as opt_einsum and NumPy write it: positions in a list that shrinks.
+
+        Raises:
+            ValueError: an id is used more than once (several outputs), which that form cannot say.
+        """
+        alive = list(range(len(self.network.tensors)))
+        path = []
+        for s, ids in enumerate(self.path):
+            try:
+                places = tuple(sorted(alive.index(i) for i in ids))
+            except ValueError:
+                raise ValueError("a path with shared steps has no linear form") from None
+            for place in reversed(places):
+                alive.pop(place)
+            alive.append(len(self.network.tensors) + s)
+            path.append(places)
+        return path
+
+
+PLAN_CLASSES = (Plan, *NETWORK_CLASSES)
+
+
+def kept_terms(network: TensorNetwork, path: Path, results: Sequence[int]) -> tuple[Term, ...]:
+    """Return the modes of every id of an SSA `path` over `network`; see `Plan.terms`."""
+    count = len(network.tensors)
+    covered = [_mask(t.modes) for t in network.tensors]
+    for ids in path:
+        mask = 0
+        for i in ids:
+            mask |= covered[i]
+        covered.append(mask)
+    needed = [0] * len(covered)
+    for i, term in zip(results, network.outputs, strict=True):
+        needed[i] |= _mask(term)
+    for s in range(len(path) - 1, -1, -1):
+        ids, above = path[s], needed[count + s]
+        before = 0
+        after = [0] * len(ids)
+        for k in range(len(ids) - 2, -1, -1):
+            after[k] = after[k + 1] | covered[ids[k + 1]]
+        for k, i in enumerate(ids):
+            needed[i] |= (above | before | after[k]) & covered[i]
+            before |= covered[i]
+    terms: list[Term] = [t.modes for t in network.tensors]
+    outputs = dict(zip(results, network.outputs, strict=True))
+    for s, ids in enumerate(path):
+        if count + s in outputs:
+            terms.append(outputs[count + s])
+            continue
+        mask = needed[count + s]
+        terms.append(tuple(dict.fromkeys(m for i in ids for m in terms[i] if mask >> m & 1)))
+    return tuple(terms)
+
+
+def ssa_from_linear(path: Sequence[Sequence[int]], count: int) -> Path:
+    """Return the SSA form of a linear path (opt_einsum's, NumPy's) over `count` tensors.
+
+    Tensors left over at the end are contracted in one last step; negative positions count from the end.
+
+    Raises:
+        ValueError: a step names a position that does not exist, or one twice.
+    """
+    alive = list(range(count))
+    steps: list[tuple[int, ...]] = []
+    for at, step in enumerate(path):
+        places = sorted({int(k) + len(alive) * (int(k) < 0) for k in step})
+        if not places or len(places) != len(step) or not 0 <= places[0] <= places[-1] < len(alive):
+            raise ValueError(f"step {at} of the path contracts {tuple(step)} of {len(alive)} tensors")
+        steps.append(tuple(alive[k] for k in places))
+        for k in reversed(places):
+            alive.pop(k)
+        alive.append(count + at)
+    if len(alive) > 1 or not steps:
+        steps.append(tuple(alive))
+    return tuple(steps)
+
+
+def step_table(plan: Plan) -> str:
+    """Return the table that `print(plan)` shows: one line a step, then the totals."""
+    network, terms = plan.network, plan.terms()
+    count = len(network.tensors)
+    rows = [("step", "einsum", "result", "flops")]
+    text = _term_writer(network)
+    for s, ids in enumerate(plan.path):
+        einsum = ",".join(text(terms[i]) for i in ids) + "->" + text(terms[count + s])
+        result = typed(network.dtype, terms[count + s], network)
+        inner = {m for i in ids for m in terms[i]}
+        flops = network.size(inner) * (max(1, len(ids) - 1) + (not inner <= set(terms[count + s])))
+        rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, f"{flops:.3g}"))
+    widths = [max(len(row[c]) for row in rows) for c in range(3)]
+    lines = ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    plural = "s" * (len(plan.path) != 1)
+    head = f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
+    if plan.sliced:
+        slices = network.size(plan.sliced)
+        names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)
+        head += f", in {slices} slices over {names}"
+    total = (
+        f"{plan.flops:.3g} flops, {bytes_text(plan.traffic)} traffic, {bytes_text(plan.peak)} peak, "
+        f"{seconds_text(plan.seconds)} predicted"
+    )
+    return "\n".join([head, *lines, total])
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes as people read it, such as `1.5 MB` (powers of 1000)."""
+    size, units = count, ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
+    scaled = float(min(size, 10**300))
+    while scaled >= 1000 and len(units) > 1:
+        scaled /= 1000
+        units.pop(0)
+    return f"{scaled:.3g} {units[0]}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a time as people read it, such as `12 us`."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1 or unit == "us":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError
+
+
+def _term_writer(network: TensorNetwork) -> Callable[[Term], str]:
+    labels = [network.label(m) for m in range(len(network.extents))]
+    gap = "" if all(len(label) == 1 or label.startswith("...") for label in labels) else " "
+    return lambda term: gap.join(labels[m] for m in term)
+
+
+def _mask(modes: Term) -> int:
+    mask = 0
+    for m in modes:
+        mask |= 1 << m
+    return mask
+
+
+def _leaves(plan: Plan) -> list[list[int]]:
+    """Return for each output the tensors it contracts, with multiplicity."""
+    count = len(plan.network.tensors)
+    found = []
+    for result in plan.results:
+        todo, leaves = [result], []
+        while todo and len(leaves) <= 2 * count:
+            i = todo.pop()
+            if i < count:
+                leaves.append(i)
+            else:
+                todo += plan.path[i - count]
+        found.append(sorted(leaves))
+    return found

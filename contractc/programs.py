@@ -1,0 +1,353 @@
+"""Program: values and steps, the intermediate representation that backends run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from contractc import serial
+from contractc.dtypes import is_complex, is_floating, to_numpy, zero_of
+from contractc.evaluation import Array, evaluate_einsum
+from contractc.network import checked, typed
+from contractc.notation import Term
+from contractc.semirings import SEMIRINGS
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A dense array of the program: its number, the mode of each axis (distinct but in inputs and results)."""
+
+    number: int
+    modes: Term
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A value whose array lies beside the program, under the SHA-256 of its bytes."""
+
+    value: Value
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The einsum of one or more values; `conj` tells for each input whether its conjugate is meant."""
+
+    out: Value
+    inputs: tuple[int, ...]
+    conj: tuple[bool, ...] = ()
+
+    @property
+    def outs(self) -> tuple[Value, ...]:
+        """Return the values this step sets."""
+        return (self.out,)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The `body` run for every position of `modes`, its inputs sliced there.
+
+    A result whose value here has a loop mode gets the slices side by side along it; loop modes it lacks are
+    summed over, in the semiring's addition.
+    """
+
+    outs: tuple[Value, ...]
+    inputs: tuple[int, ...]
+    body: Program
+    modes: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A registered operation (see `OPERATIONS`) on values."""
+
+    outs: tuple[Value, ...]
+    inputs: tuple[int, ...]
+    operation: str
+
+
+Step = Contract | Loop | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Steps from `inputs` and `constants` to `results`, in single assignment.
+
+    Inputs keep the order of the operands. Modes mean what they mean in the network: `extents` and `labels`
+    are indexed by mode, `dynamic` modes have a planning extent only.
+    """
+
+    inputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    extents: tuple[int, ...]
+    semiring: str = "sum_product"
+    dynamic: Term = ()
+    constants: tuple[Constant, ...] = ()
+    labels: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        return _printed(self)
+
+    def faults(self) -> list[str]:
+        """Return each rule this program breaks, as a sentence; nothing means it is well formed."""
+        return list(_faults(self))
+
+    def evaluate(self, *arrays: Array, constants: Sequence[Array] = ()) -> tuple[Array, ...]:
+        """Return the results, slowly: step by step with the slow evaluator. The meaning of a program."""
+        return _evaluate(self, arrays, constants)
+
+    def label(self, mode: int) -> str:
+        """Return the user's label of `mode`."""
+        return self.labels[mode] if self.labels else f"m{mode}"
+
+    def value(self, number: int) -> Value:
+        """Return the value with this number; raises KeyError if there is none."""
+        return self.values()[number]
+
+    def values(self) -> dict[int, Value]:
+        """Return all values by number."""
+        found = {v.number: v for v in self.inputs}
+        found |= {c.value.number: c.value for c in self.constants}
+        found |= {v.number: v for step in self.steps for v in step.outs}
+        return found
+
+    def to_json(self) -> str:
+        """Return this program as canonical JSON."""
+        return serial.dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Program:
+        """Return the program in `text`; raises ValueError if it is none or breaks a rule."""
+        program: Program = checked(serial.loads(text, PROGRAM_CLASSES))
+        return program
+
+
+PROGRAM_CLASSES = (Program, Contract, Loop, Call, Constant, Value)
+
+
+class Groups(NamedTuple):
+    """The modes of a pairwise step by where they occur: the coordinates of a batched matrix product.
+
+    `batch` is in both operands and the result, `rows` in the left and the result, `columns` in the right and
+    the result, `summed` in both operands only; `left` and `right` are summed within one operand.
+    """
+
+    batch: Term
+    rows: Term
+    columns: Term
+    summed: Term
+    left: Term
+    right: Term
+
+
+def groups(left: Term, right: Term, out: Term) -> Groups:
+    """Return the groups of contracting `left` with `right` to `out`, each in the left operand's order."""
+    in_left, in_right, kept = dict.fromkeys(left), dict.fromkeys(right), set(out)
+    both = [m for m in in_left if m in in_right]
+    return Groups(
+        batch=tuple(m for m in both if m in kept),
+        rows=tuple(m for m in in_left if m in kept and m not in in_right),
+        columns=tuple(m for m in in_right if m in kept and m not in in_left),
+        summed=tuple(m for m in both if m not in kept),
+        left=tuple(m for m in in_left if m not in kept and m not in in_right),
+        right=tuple(m for m in in_right if m not in kept and m not in in_left),
+    )
+
+
+def kind(terms: Sequence[Term], out: Term) -> str:
+    """Return what a contraction amounts to: the word behind `#` in a printed program."""
+    if len(terms) == 1:
+        own = dict.fromkeys(terms[0])
+        if len(out) != len(set(out)):
+            return "spread on a diagonal"
+        if len(own) > len(out):
+            return "reduce"
+        return "diagonal" if len(own) < len(terms[0]) else ("view" if terms[0] == out else "permute")
+    if len(terms) > 2:
+        return "n-ary"
+    g = groups(terms[0], terms[1], out)
+    if not g.summed:
+        return "multiply" if g.batch or not (g.rows and g.columns) else "outer product"
+    if not g.rows and not g.columns:
+        return "multiply and reduce" if g.batch else "inner product"
+    name = "gemm" if g.rows and g.columns else "gemv"
+    return f"batched {name}" if g.batch else name
+
+
+class Operation(NamedTuple):
+    """An operation a `Call` can name: what its outputs look like and what they are."""
+
+    outs: Callable[[Sequence[Value]], list[tuple[Term, str]]]
+    evaluate: Callable[[Sequence[Array]], list[Array]]
+
+
+def _split_exponent(arrays: Sequence[Array]) -> list[Array]:
+    (x,) = arrays
+    parts = [x.real, x.imag] if is_complex(x.dtype.name) else [x]
+    largest = max((float(np.max(np.abs(p), initial=0)) for p in parts), default=0.0)
+    exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
+    scaled = [np.ldexp(p, -exponent) for p in parts]
+    value = scaled[0] + 1j * scaled[1] if len(parts) == 2 else scaled[0]
+    return [np.asarray(value, x.dtype), np.array(exponent)]
+
+
+OPERATIONS = {
+    "split_exponent": Operation(
+        lambda values: [(values[0].modes, values[0].dtype), ((), "int64")],
+        _split_exponent,
+    ),
+    "sum_exponents": Operation(
+        lambda values: [((), "int64")],
+        lambda arrays: [np.array(sum(int(x) for x in arrays))],
+    ),
+}
+"""`split_exponent`: x -> (x / 2**e, e), the largest part of x / 2**e in [0.5, 1); e = 0 for zeros and infinities.
+`sum_exponents`: any number of exponents -> their sum."""
+
+
+def _printed(program: Program, indent: str = "") -> str:
+    def number(value: Value) -> str:
+        return f"%{value.number}: {typed(value.dtype, value.modes, program)}"
+
+    known = program.values()
+    ring = "" if program.semiring == "sum_product" else f" in {program.semiring}"
+    lines = [f"program ({', '.join(number(v) for v in program.inputs)}){ring}"]
+    for constant in program.constants:
+        lines.append(f"  {number(constant.value)} = constant sha256 {constant.digest[:12]}")
+    for step in program.steps:
+        names = " ".join(f"%{i}" for i in step.inputs)
+        outs = ", ".join(number(v) for v in step.outs)
+        if isinstance(step, Contract):
+            names = " ".join(f"%{i}{'*' * c}" for i, c in _with_conj(step))
+            terms = [known[i].modes for i in step.inputs]
+            summed = [m for m in dict.fromkeys(m for t in terms for m in t) if m not in step.out.modes]
+            over = f" over {' '.join(program.label(m) for m in summed)}" if summed else ""
+            lines.append(f"  {outs} = contract {names}{over}  # {kind(terms, step.out.modes)}")
+        elif isinstance(step, Loop):
+            over = " ".join(f"{program.label(m)}={program.extents[m]}" for m in step.modes)
+            lines.append(f"  {outs} = loop {names} over {over}")
+            lines += ["    " + line for line in _printed(step.body).splitlines()]
+        else:
+            lines.append(f"  {outs} = {step.operation} {names}")
+    lines.append(f"  return {' '.join(f'%{i}' for i in program.results)}")
+    return "\n".join(indent + line for line in lines)
+
+
+def _with_conj(step: Contract) -> Iterator[tuple[int, bool]]:
+    for k, i in enumerate(step.inputs):
+        yield i, k < len(step.conj) and step.conj[k]
+
+
+def _faults(program: Program) -> Iterator[str]:
+    known: dict[int, Value] = {}
+    modes = range(len(program.extents))
+    for value in (*program.inputs, *(c.value for c in program.constants)):
+        if value.number in known:
+            yield f"%{value.number} is an input twice"
+        known[value.number] = value
+        yield from (f"%{value.number} has mode {m}, which has no extent" for m in value.modes if m not in modes)
+    for at, step in enumerate(program.steps):
+        missing = [i for i in step.inputs if i not in known]
+        yield from (f"step {at} reads %{i} before it is set" for i in missing)
+        if not missing:
+            yield from (f"step {at} {fault}" for fault in _step_faults(program, step, [known[i] for i in step.inputs]))
+        for out in step.outs:
+            if out.number in known:
+                yield f"step {at} sets %{out.number} a second time"
+            known[out.number] = out
+    yield from (f"result %{i} is never set" for i in program.results if i not in known)
+    if program.semiring not in SEMIRINGS:
+        yield f"no semiring is called {program.semiring!r}"
+    yield from (f"dynamic mode {m} has no extent" for m in program.dynamic if m not in modes)
+
+
+def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Iterator[str]:
+    present = {m for value in inputs for m in value.modes}
+    if isinstance(step, Contract):
+        if not step.inputs:
+            yield "contracts nothing"
+        if len(step.conj) not in (0, len(step.inputs)):
+            yield f"has {len(step.conj)} conj flags for {len(step.inputs)} inputs"
+        yield from (f"keeps mode {m}, which no input has" for m in step.out.modes if m not in present)
+    elif isinstance(step, Loop):
+        yield from (f"has a body in which {fault}" for fault in step.body.faults())
+        yield from (f"loops over mode {m}, which is dynamic" for m in step.modes if m in program.dynamic)
+        if len(step.body.inputs) != len(inputs) or len(step.body.results) != len(step.outs):
+            yield "has another number of inputs or results than its body"
+            return
+        for outer, inner in zip(inputs, step.body.inputs, strict=True):
+            if inner.modes != tuple(m for m in outer.modes if m not in step.modes):
+                yield f"gives its body %{outer.number} with other modes than it expects"
+        known = step.body.values()
+        for out, result in zip(step.outs, step.body.results, strict=True):
+            if known[result].modes != tuple(m for m in out.modes if m not in step.modes):
+                yield f"makes %{out.number} with other modes than its body gives"
+    elif step.operation not in OPERATIONS:
+        yield f"calls {step.operation!r}, which is no operation"
+    else:
+        expected = OPERATIONS[step.operation].outs(inputs)
+        if [(v.modes, v.dtype) for v in step.outs] != expected:
+            yield f"has outputs that {step.operation} does not make"
+
+
+def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Array]) -> tuple[Array, ...]:
+    values = program.inputs + tuple(c.value for c in program.constants)
+    held = {v.number: x for v, x in zip(values, (*arrays, *constants), strict=True)}
+    known = program.values()
+    for step in program.steps:
+        operands = [held[i] for i in step.inputs]
+        if isinstance(step, Contract):
+            made: Sequence[Array] = evaluate_einsum(
+                [known[i].modes for i in step.inputs],
+                [step.out.modes],
+                program.extents,
+                operands,
+                dtypes=[step.out.dtype],
+                semiring=program.semiring,
+                conj=step.conj,
+            )
+        elif isinstance(step, Loop):
+            made = _evaluate_loop(program, step, operands, [known[i].modes for i in step.inputs])
+        else:
+            made = OPERATIONS[step.operation].evaluate(operands)
+        held |= {v.number: x for v, x in zip(step.outs, made, strict=True)}
+    return tuple(held[i] for i in program.results)
+
+
+def _evaluate_loop(program: Program, step: Loop, operands: Sequence[Array], terms: Sequence[Term]) -> list[Array]:
+    add: Any = getattr(np, SEMIRINGS[program.semiring].add)
+    made: list[Array | None] = [None] * len(step.outs)
+    for position in product(*(range(program.extents[m]) for m in step.modes)):
+        at = dict(zip(step.modes, position, strict=True))
+        sliced = [x[tuple(at.get(m, slice(None)) for m in t)] for x, t in zip(operands, terms, strict=True)]
+        for k, (out, part) in enumerate(zip(step.outs, _evaluate(step.body, sliced, ()), strict=True)):
+            whole = made[k]
+            place = tuple(at.get(m, slice(None)) for m in out.modes)
+            if whole is None:
+                whole = _empty_sum(program, out)
+            whole[place] = add(whole[place], part) if _is_sum(step, out) else part
+            made[k] = whole
+    return [_empty_sum(program, v) if x is None else x for v, x in zip(step.outs, made, strict=True)]
+
+
+def _is_sum(step: Loop, out: Value) -> bool:
+    return any(m not in out.modes for m in step.modes)
+
+
+def _empty_sum(program: Program, out: Value) -> Array:
+    shape = [program.extents[m] for m in out.modes]
+    exact = program.semiring == "sum_product" or is_floating(out.dtype) or out.dtype in ("bool", "object")
+    zero = zero_of(program.semiring, out.dtype) if exact else _least(program.semiring, out.dtype)
+    return np.full(shape, zero, to_numpy(out.dtype))
+
+
+def _least(semiring: str, dtype: str) -> int:
+    """Return the integer that the semiring's addition never prefers."""
+    info = np.iinfo(to_numpy(dtype))
+    return int(info.max if semiring == "min_plus" else info.min)
