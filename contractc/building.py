@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize
 from contractc.errors import OperandError, UnsupportedError
-from contractc.executable import Executable
+from contractc.executable import MISS, Executable
 from contractc.lower import lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
@@ -81,9 +81,9 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     compiled = backend.compile(program, arrays)
-    finish = _with_int_exponents if options.exponent else None
+    run = _with_int_exponents(compiled.run) if options.exponent else compiled.run
     return Executable(
-        program, plan, target, compiled.source, compiled.notes, compiled.run, backend.as_array, finish
+        program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
     )
 
 
@@ -97,10 +97,17 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
     return list(results) if len(prologue.results) > 1 else [results] if prologue.results else []
 
 
-def _with_int_exponents(results: Sequence[Any]) -> Any:
-    """Return (mantissa, exponent) with a Python int for the exponent; pairs of them for several outputs."""
-    pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
-    return pairs[0] if len(pairs) == 1 else tuple(pairs)
+def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `run` giving (mantissa, exponent) with a Python int for the exponent; pairs for several outputs."""
+
+    def run_and_convert(*operands: Any) -> Any:
+        results = run(*operands)
+        if results is MISS:
+            return MISS
+        pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
+        return pairs[0] if len(pairs) == 1 else tuple(pairs)
+
+    return run_and_convert
 
 
 def conj_and_constant(

@@ -35,7 +35,7 @@ class Executable:
     notes: tuple[str, ...]
     run: Callable[..., Any] = field(repr=False)
     as_array: Callable[[Any, int, Any], Any] = field(repr=False)
-    finish: Callable[[Any], Any] | None = field(default=None, repr=False)
+    arity: int = field(repr=False)
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         """Return the result (a tuple of results if the expression has several outputs).
@@ -47,12 +47,15 @@ class Executable:
         Raises:
             OperandError: number, shape, dtype or library of the operands is another one.
         """
-        result = self.run(*operands) if len(operands) == len(self.program.inputs) else MISS
+        try:
+            result = self.run(*operands)
+        except TypeError:
+            if len(operands) == self.arity:
+                raise
+            result = MISS
         if result is MISS:
             result = self.run(*admitted(operands, self.program, self.as_array))
             assert result is not MISS, f"generated code refuses the operands it was generated for\n{self.program}"
-        if self.finish is not None:
-            result = self.finish(result)
         if out is None:
             return result
         out[...] = result

@@ -142,6 +142,7 @@ class Function:
             else:
                 assert isinstance(step, Call)
                 code = self.dialect.call(step.operation, [self.names[i] for i in step.inputs])
+                outs += "," * (len(step.outs) == 1)
                 note = step.operation
             self.line(f"{outs} = {code}")
             if self.guards:
