@@ -9,6 +9,7 @@ from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
 from contractc.network import TensorNetwork, checked
 from contractc.plans import Path, Plan, bytes_text, ssa_from_linear
+from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
@@ -17,10 +18,25 @@ from contractc.search.slice import sliced_to_fit
 __all__ = ["SEARCHES", "search"]
 
 
+MOVES_PER_SECOND = 500_000
+"""How fast annealing is in pure Python, for deciding how much of it a network is worth."""
+
+
 def auto(network: TensorNetwork) -> tuple[Path, str]:
-    """Return the optimal path of a small network, a greedy one of a large network."""
-    few = len(network.tensors) <= 8
-    return optimal(network) if few else greedy(network)
+    """Return the optimal path of a small network; a greedy one of a large network, annealed if that pays.
+
+    Annealing gets as many moves as take about as long as the greedy path would take to run, at most `MOVES`.
+    """
+    if len(network.tensors) <= 8:
+        return optimal(network)
+    path, name = greedy(network)
+    running = costs(network, path, (len(network.tensors) + len(path) - 1,)).seconds
+    moves = int(min(running * MOVES_PER_SECOND, MOVES))
+    return anneal(network, moves) if moves >= LEAST_MOVES else (path, name)
+
+
+LEAST_MOVES = 2_000
+"""Fewer moves than this are not worth starting."""
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
@@ -34,6 +50,7 @@ SEARCHES: dict[str, Callable[[TensorNetwork], tuple[Path, str]]] = {
     "auto": auto,
     "optimal": optimal,
     "greedy": greedy,
+    "anneal": anneal,
     "left-to-right": left_to_right,
 }
 """Every search by the name `optimize=` takes. Adding a search means adding it here, and nowhere else."""
