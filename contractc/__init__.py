@@ -1,11 +1,20 @@
-"""contractc compiles einsum expressions over tensor networks."""
+"""contractc compiles einsum expressions over tensor networks.
 
-from contractc.api import compile, contract, einsum, einsum_path, plan
-from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
-from contractc.executable import Executable, explain
-from contractc.machine import Target
-from contractc.plans import Plan
-from contractc.programs import Program
+The names below are loaded when they are first used, so that `import contractc` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contractc.api import compile, contract, einsum, einsum_path, plan
+    from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
+    from contractc.executable import Executable, explain
+    from contractc.machine import Target
+    from contractc.plans import Plan
+    from contractc.programs import Program
 
 __version__ = "0.1.0"
 
@@ -25,3 +34,24 @@ __all__ = [
     "explain",
     "plan",
 ]
+
+_MODULES = {
+    "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
+    "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
+    "contractc.executable": ("Executable", "explain"),
+    "contractc.machine": ("Target",),
+    "contractc.plans": ("Plan",),
+    "contractc.programs": ("Program",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(module), name)
+            return found
+    raise AttributeError(f"module 'contractc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

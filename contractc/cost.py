@@ -14,13 +14,12 @@ from contractc.plans import Path, Plan, kept_terms
 
 
 class Costs(NamedTuple):
-    """Predicted costs of a whole plan; units as in `Plan`. `allocated` is `peak` without the inputs."""
+    """Predicted costs of a whole plan; units as in `Plan`."""
 
     seconds: float
     flops: int
     traffic: int
     peak: int
-    allocated: int
 
 
 def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[int]) -> int:
@@ -96,7 +95,7 @@ def costs(
     if sliced:
         highest += sum(network.size(term) for term in network.outputs) * width
     peak = highest + network.bytes_of_inputs()
-    return Costs(total_seconds * slices, total_flops * slices, total_traffic * slices, peak, highest)
+    return Costs(total_seconds * slices, total_flops * slices, total_traffic * slices, peak)
 
 
 def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
@@ -107,7 +106,9 @@ def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
 
 def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
     """Return whether a matrix product needs `term` copied: its batch, summed and free modes are interleaved."""
+    if len(term) < 2 or not others:
+        return False
     elsewhere = {m for t in others for m in t}
     groups = [(m in elsewhere) * 2 + (m in out) for m in dict.fromkeys(term)]
     runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
-    return bool(others) and (runs > len(set(groups)) or len(set(term)) != len(term))
+    return runs > len(set(groups)) or len(set(term)) != len(term)

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from contractc import serial
 from contractc.dtypes import itemsize, result_dtype
-from contractc.errors import OperandError, pointed
+from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.notation import ELLIPSIS, Einsum, Term, written
 from contractc.operands import Operand
 
 if TYPE_CHECKING:
     import networkx
+
+
+MOST_TENSORS = 20_000
+"""More tensors than this are refused: planning them would take longer than anybody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +173,14 @@ def bind(
 
     Raises:
         OperandError: count, ranks or extents do not fit, with both sides in the user's labels.
+        ResourceLimitError: more than `MOST_TENSORS` operands.
     """
     if len(operands) != len(expression.inputs):
         terms, given = len(expression.inputs), len(operands)
         message = f"the expression has {terms} term{'s' * (terms != 1)} but {given} operands were given"
         raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
+    if len(operands) > MOST_TENSORS:
+        raise ResourceLimitError(f"{len(operands)} operands; at most {MOST_TENSORS} are planned")
     terms, labels = _expand_ellipses(expression, operands)
     extents = _unify(expression, operands, terms, labels)
     tensors = []

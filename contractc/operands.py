@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from contractc.dtypes import check_numeric
+from contractc.dtypes import check_numeric, to_numpy
 from contractc.errors import OperandError
 
 Library = Literal["numpy", "torch", "array_api"]
@@ -62,12 +62,18 @@ def library_of(operands: Sequence[object]) -> Library:
 def as_numpy(x: Any, number: int) -> np.ndarray:
     """Return operand `number` as a NumPy array in native byte order (a copy only if that needs one).
 
+    Its dtype is the one object that NumPy has for that name, which generated code compares by identity: an
+    unpickled array, one with metadata, or one of `longlong` has an equal dtype that is another object.
+
     Raises:
         TypeError: its dtype is no number, bool or object.
     """
     array = np.asarray(x)
     check_numeric(array.dtype, f"operand {number}")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    dtype = to_numpy(array.dtype.name)
+    if array.dtype is dtype:
+        return array
+    return array.view(dtype) if array.dtype.isnative else array.astype(dtype)
 
 
 def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:

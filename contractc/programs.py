@@ -325,7 +325,7 @@ def _evaluate_loop(program: Program, step: Loop, operands: Sequence[Array], term
     made: list[Array | None] = [None] * len(step.outs)
     for position in product(*(range(program.extents[m]) for m in step.modes)):
         at = dict(zip(step.modes, position, strict=True))
-        sliced = [x[tuple(at.get(m, slice(None)) for m in t)] for x, t in zip(operands, terms, strict=True)]
+        sliced = [x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(operands, terms, strict=True)]
         for k, (out, part) in enumerate(zip(step.outs, _evaluate(step.body, sliced, ()), strict=True)):
             whole = made[k]
             place = tuple(at.get(m, slice(None)) for m in out.modes)

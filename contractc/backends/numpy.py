@@ -139,8 +139,8 @@ class _Numpy:
         function = self.use("sliced", _sliced)
         ring = self.use(f"add_{program.semiring}", getattr(np, SEMIRINGS[program.semiring].add))
         modes = {m: program.extents[m] for m in step.modes}
-        outs = [v.modes for v in step.outs]
-        return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {ring})"
+        outs = ", ".join(f"({v.modes}, {self.dtype(v.dtype)})" for v in step.outs)
+        return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, [{outs}], {ring})"
 
     def scalar(self, x: str, dtype: str) -> str:
         return x if dtype == "object" else f"{x}[()]"
@@ -196,7 +196,7 @@ def _sliced(
     arrays: Sequence[np.ndarray],
     terms: Sequence[Term],
     modes: dict[int, int],
-    outs: Sequence[Term],
+    outs: Sequence[tuple[Term, np.dtype]],
     add: Any,
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, put side by side or added up in order."""
@@ -204,13 +204,18 @@ def _sliced(
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
     for position in product(*(range(n) for n in modes.values())):
         at = dict(zip(modes, position, strict=True))
-        parts = body(*(x[tuple(at.get(m, slice(None)) for m in t)] for x, t in zip(arrays, terms, strict=True)))
+        parts = body(*(x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(arrays, terms, strict=True)))
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
-            place = tuple(at.get(m, slice(None)) for m in outs[k])
-            first = all(at[m] == 0 for m in modes if m not in outs[k])
+            term, dtype = outs[k]
+            place = (*(at.get(m, slice(None)) for m in term), ...)
+            first = all(at[m] == 0 for m in modes if m not in term)
             if results[k] is None:
-                results[k] = np.empty([extents[m] for m in outs[k]], np.asarray(part).dtype)
-            results[k][place] = part if first else add(results[k][place], part)
+                results[k] = np.empty([extents[m] for m in term], dtype)
+            target = results[k][place]
+            if first:
+                target[...] = part
+            else:
+                add(target, part, out=target)
     return results[0] if len(outs) == 1 else tuple(results)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
+from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork, checked
 from contractc.plans import Path, Plan, bytes_text, ssa_from_linear
 from contractc.search.anneal import MOVES, anneal
@@ -30,7 +31,8 @@ def auto(network: TensorNetwork) -> tuple[Path, str]:
     if len(network.tensors) <= 8:
         return optimal(network)
     path, name = greedy(network)
-    running = costs(network, path, (len(network.tensors) + len(path) - 1,)).seconds
+    found = costs(network, path, (len(network.tensors) + len(path) - 1,))
+    running = found.seconds - len(path) * DEFAULT_MACHINE.call
     moves = int(min(running * MOVES_PER_SECOND, MOVES))
     return anneal(network, moves) if moves >= LEAST_MOVES else (path, name)
 
@@ -81,10 +83,8 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
 
 def check_allocation(plan: Plan, available: int | None) -> None:
     """Raise ResourceLimitError if running `plan` would allocate more than the `available` bytes."""
-    if available is None:
-        return
-    needed = costs(plan.network, plan.path, plan.results, plan.sliced).allocated
-    if needed > available:
+    needed = plan.peak - plan.network.bytes_of_inputs()
+    if available is not None and needed > available:
         raise ResourceLimitError(
             f"the contraction would allocate {needed} bytes ({bytes_text(needed)}), "
             f"this machine has {available} ({bytes_text(available)})"
