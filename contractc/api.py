@@ -13,17 +13,22 @@ import numpy as np
 
 from contractc.backends import backend_named
 from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.dtypes import result_dtype, to_numpy
 from contractc.errors import EinsumError, OperandError, UnsupportedError, pointed
-from contractc.executable import MISS, Executable
+from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, parse, parse_interleaved, written
-from contractc.operands import Operand, describe, is_shape, is_torch, library_of, shape_of
+from contractc.operands import Operand, describe, device_of, is_shape, is_torch, library_of, shape_of
 from contractc.options import Options, conjugated, frozen
 from contractc.plans import Plan
+from contractc.semirings import semiring_named
 
 MOST_CACHED = 512
 """Executables kept by the cache of `contract` and `einsum`; the least recently used goes first."""
+
+_NOTHING = object()
+"""Stands for the argument that `einsum()` lacks."""
 
 _latest: dict[str, tuple[int, Callable[..., Any]]] = {}
 _latest_einsum: dict[str, tuple[int, Callable[..., Any]]] = {}
@@ -53,8 +58,8 @@ def contract(
     output is summed, and several outputs (`"ij,jk->ik,i"`) give a tuple.
 
     Args:
-        expression: text such as `"ij,jkl->ikl"`, an Einsum, or the first operand of the interleaved form
-            (`x, [0, 1], y, [1, 2], [0, 2]` with any hashable labels).
+        expression: text such as `"ij,jkl->ikl"`, an Einsum (it keeps its semiring unless one is given), or the
+            first operand of the interleaved form (`x, [0, 1], y, [1, 2], [0, 2]` with any hashable labels).
         operands: NumPy arrays, torch tensors, or arrays with an array-API namespace, all of one library; lists
             and numbers become arrays. One list of all operands is accepted as torch.einsum does.
         optimize: how the order is found; see `contractc.search.search`.
@@ -92,8 +97,10 @@ def contract(
         and out is None
         and dtype is None
         and order == "K"
+        and casting == "safe"
         and semiring == "sum_product"
-        and conj == ()
+        and type(conj) is tuple
+        and not conj
         and preferred_element_type is None
         and not strip_exponent
         and backend is None
@@ -113,15 +120,16 @@ def contract(
         _dtype_name(dtype),
         _dtype_name(preferred_element_type),
     )
-    options = _cast_checked(arrays, options, target, out, casting)
+    order = _order_named(order)
+    options = _cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = _cached(einsum_, arrays, target, options)
     if type(expression) is str and options == _DEFAULT:
-        _latest[expression] = len(arrays), executable.run
-    return _delivered(executable(*arrays), arrays, out, order)
+        _remember(_latest, expression, arrays, executable)
+    return _delivered(executable(*arrays), arrays, out, order, casting)
 
 
 def einsum(
-    subscripts: Any,
+    subscripts: Any = _NOTHING,
     *operands: Any,
     out: Any = None,
     optimize: Any = None,
@@ -136,26 +144,39 @@ def einsum(
 
     Args:
         subscripts, operands, out, dtype, order, casting: as in np.einsum.
-        optimize: as in `contract`; the value does not depend on it.
+        optimize: as in `contract`; the value does not depend on it. As in NumPy, a path has to be complete
+            (RuntimeError), `casting` of `out` is checked only without it, and with False the labels of the
+            interleaved form are 0 to 51.
     """
-    if type(subscripts) is str and out is None and optimize is None and dtype is None and order == "K":
+    if (
+        type(subscripts) is str
+        and out is None
+        and optimize is None
+        and dtype is None
+        and order == "K"
+        and casting == "safe"
+    ):
         entry = _latest_einsum.get(subscripts)
         if entry is not None and entry[0] == len(operands):
             result = entry[1](*operands)
             if result is not MISS:
                 return result
     expression, arrays, target = _read(subscripts, operands, "sum_product", None)
-    reason = numpy_refuses(expression)
+    reason = numpy_refuses(expression, in_range=optimize is False)
     if reason is not None:
         raise EinsumError(reason)
-    options = _cast_checked(arrays, Options(frozen(optimize), dtype=_dtype_name(dtype)), target, out, casting)
+    order = _order_named(order)
+    options = Options(_complete(frozen(optimize), len(arrays)), dtype=_dtype_name(dtype))
+    if optimize and out is not None:
+        casting = "unsafe"  # NumPy's optimized path does not check either
+    options = _cast_checked(arrays, options, "sum_product", target, out, casting)
     executable = _cached(expression, arrays, target, options)
     if ellipsis_left_out(expression, [describe(x) for x in arrays]):
         message = "the output has no ellipsis for the axes that one covers; contract sums them"
         raise EinsumError(pointed(message, written(expression).text, ()))
     if type(subscripts) is str and options == _DEFAULT:
-        _latest_einsum[subscripts] = len(arrays), executable.run
-    return _delivered(executable(*arrays), arrays, out, order)
+        _remember(_latest_einsum, subscripts, arrays, executable)
+    return _delivered(executable(*arrays), arrays, out, order, casting)
 
 
 def einsum_path(subscripts: Any, *operands: Any, optimize: Any = "greedy") -> tuple[list[Any], str]:
@@ -258,7 +279,9 @@ def _parsed(text: str, semiring: str) -> Einsum:
 def _split(expression: Any, operands: Sequence[Any], semiring: str) -> tuple[Einsum, list[Any]]:
     """Return the expression and the operands of a call in any of its forms."""
     if isinstance(expression, Einsum):
-        return replace(expression, semiring=semiring), list(operands)
+        if semiring != "sum_product":
+            expression = replace(expression, semiring=semiring_named(semiring).name)
+        return expression, list(operands)
     if isinstance(expression, str):
         found = _parsed(expression, semiring) if len(expression) < 4096 else parse(expression, semiring)
         if len(operands) == 1 and isinstance(operands[0], list | tuple):
@@ -267,7 +290,7 @@ def _split(expression: Any, operands: Sequence[Any], semiring: str) -> tuple[Ein
                 return found, list(packed)
         return found, list(operands)
     items = (expression, *operands)
-    if len(items) < 2:
+    if len(items) < 2 or expression is _NOTHING:
         raise EinsumError("no expression was given: einsum takes a text first, or operands with their labels")
     pairs = len(items) // 2
     output = items[-1] if len(items) % 2 else None
@@ -285,7 +308,7 @@ def _read(
     module = backend_named(library)
     like = next((x for x in given if hasattr(x, "dtype")), None)
     arrays = [module.as_array(x, k, like) for k, x in enumerate(given)]
-    return found, arrays, Target(library, _device(like))
+    return found, arrays, Target(library, device_of(like))
 
 
 def _read_ahead(
@@ -299,17 +322,11 @@ def _read_ahead(
     else:
         like = next((x for x in given if hasattr(x, "dtype")), None)
         name, _, device = (target or library).partition(":")
-        chosen = Target(name, device or _device(like))
+        chosen = Target(name, device or device_of(like))
     module = backend_named(chosen.backend)
     like = next((x for x in given if hasattr(x, "dtype")), None)
     items = [shape_of(x, k) if is_shape(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
     return found, items, chosen
-
-
-def _device(like: Any) -> str:
-    """Return the kind of device an array is on."""
-    device = getattr(like, "device", "cpu")
-    return str(getattr(device, "type", "cpu"))
 
 
 def _described(given: Sequence[Any], dtype: str) -> list[Operand]:
@@ -326,24 +343,53 @@ def _dtype_name(dtype: Any) -> str | None:
     return text if text == "bfloat16" else np.dtype(dtype).name
 
 
-def _cast_checked(arrays: Sequence[Any], options: Options, target: Target, out: Any, casting: str) -> Options:
+def _cast_checked(
+    arrays: Sequence[Any], options: Options, semiring: str, target: Target, out: Any, casting: Any
+) -> Options:
     """Return `options` with the dtype to compute in, after checking what np.einsum checks.
+
+    The dtype of `out` takes part in the promotion, as in np.einsum, unless the result has a dtype of its own.
 
     Raises:
         TypeError: `casting` forbids converting an operand to `dtype`, or the result to that of `out`.
+        ValueError: no rule is called `casting`.
     """
-    if target.backend != "numpy" or (options.dtype is None and out is None):
+    nothing_to_cast = options.dtype is None and out is None and casting == "safe"
+    if target.backend != "numpy" or nothing_to_cast or not arrays:
         return options
     if out is not None and not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, not {type(out).__name__}")
-    dtypes = [x.dtype for x in arrays] + ([] if out is None else [out.dtype])
-    dtype = np.dtype(options.dtype) if options.dtype else np.result_type(*dtypes)
+    own = options.element_type is not None or semiring != "sum_product"
+    dtypes = [x.dtype for x in arrays] + ([] if out is None or own else [out.dtype])
+    dtype = to_numpy(options.dtype) if options.dtype else np.result_type(*dtypes)
     for k, x in enumerate(arrays):
-        if not np.can_cast(x.dtype, dtype, casting):  # type: ignore[arg-type]
+        if not np.can_cast(x.dtype, dtype, casting):
             raise TypeError(f"cannot cast operand {k} from {x.dtype} to {dtype} by the rule '{casting}'")
-    if out is not None and not np.can_cast(dtype, out.dtype, casting):  # type: ignore[arg-type]
-        raise TypeError(f"cannot cast the result from {dtype} to {out.dtype} by the rule '{casting}'")
+    made = to_numpy(options.element_type or result_dtype(semiring, dtype.name))
+    if out is not None and not np.can_cast(made, out.dtype, casting):
+        raise TypeError(f"cannot cast the result from {made} to {out.dtype} by the rule '{casting}'")
     return replace(options, dtype=dtype.name)
+
+
+def _complete(optimize: Any, count: int) -> Any:
+    """Return `optimize`, checked as NumPy does if it is a path: it has to contract all operands into one.
+
+    Raises:
+        RuntimeError: operands are left over.
+    """
+    if isinstance(optimize, tuple):
+        steps = [step for step in optimize if isinstance(step, tuple)]
+        left = count - sum(len(step) - 1 for step in steps)
+        if left > 1 and steps:
+            raise RuntimeError(f"the path leaves {left} of {count} operands uncontracted")
+    return optimize
+
+
+def _order_named(order: Any) -> str:
+    """Return a memory order in the capital letter that NumPy gives it."""
+    if not isinstance(order, str) or order.upper() not in ("K", "C", "F", "A"):
+        raise ValueError(f"order must be 'C', 'F', 'A' or 'K', not {order!r:.20}")
+    return order.upper()
 
 
 def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
@@ -370,17 +416,21 @@ def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: 
     return executable
 
 
-def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str) -> Any:
+def _remember(
+    latest: dict[str, tuple[int, Callable[..., Any]]], text: str, arrays: Sequence[Any], executable: Executable
+) -> None:
+    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
+    if len(latest) >= MOST_CACHED:
+        latest.clear()
+    latest[text] = len(arrays), executable.run
+
+
+def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting: str) -> Any:
     """Return `result` in the memory order asked for, or written into `out`."""
-    if order not in ("K", "C", "F", "A"):
-        raise ValueError(f"order must be 'C', 'F', 'A' or 'K', not {order!r}")
     if out is not None:
-        if isinstance(result, tuple):
-            raise OperandError("out= takes one result; this expression has several")
-        if tuple(out.shape) != tuple(result.shape):
-            raise OperandError(f"out has shape {tuple(out.shape)}, the result {tuple(result.shape)}")
-        out[...] = result
-        return out
+        return stored(result, out, casting)
+    if order != "K" and isinstance(result, tuple):
+        return tuple(_delivered(x, arrays, None, order, casting) for x in result)
     if order == "K" or not isinstance(result, np.ndarray):
         return result
     if order == "A":

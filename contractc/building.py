@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from contractc.backends import backend_named
-from contractc.dtypes import is_floating, itemsize
+from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import MISS, Executable
 from contractc.lower import lower
@@ -31,6 +31,8 @@ def network_of(
     dtype = options.dtype or (promote(operands) if operands else "float64")
     network = bind(expression, operands, dtype, dynamic)
     if options.element_type is not None:
+        if not widens(network.dtype, options.element_type):
+            raise OperandError(f"preferred_element_type={options.element_type} cannot hold {network.dtype}")
         network = replace(network, dtype=options.element_type)
     if options.exponent and (not is_floating(network.dtype) or expression.semiring != "sum_product"):
         raise UnsupportedError(
@@ -81,7 +83,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     compiled = backend.compile(program, arrays)
-    run = _with_int_exponents(compiled.run) if options.exponent else compiled.run
+    run = compiled.run if program.inputs else _with_fresh_results(compiled.run)
+    run = _with_int_exponents(run) if options.exponent else run
     return Executable(
         program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
     )
@@ -95,6 +98,20 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
         return [copies[numbers.index(i)] for i in prologue.results]
     results = backend.compile(prologue, ()).run(*copies)
     return list(results) if len(prologue.results) > 1 else [results] if prologue.results else []
+
+
+def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `run` giving copies: without operands every result is a constant, or a view of one."""
+
+    def copied(x: Any) -> Any:
+        copy = getattr(x, "clone", None) or getattr(x, "copy", None)
+        return x if copy is None else copy()
+
+    def run_and_copy() -> Any:
+        results = run()
+        return tuple(map(copied, results)) if isinstance(results, tuple) else copied(results)
+
+    return run_and_copy
 
 
 def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:

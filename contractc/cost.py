@@ -95,7 +95,7 @@ def costs(
     if sliced:
         highest += sum(network.size(term) for term in network.outputs) * width
     peak = highest + network.bytes_of_inputs()
-    return Costs(total_seconds * slices, total_flops * slices, total_traffic * slices, peak)
+    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
 
 
 def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:

@@ -54,6 +54,18 @@ def is_floating(name: str) -> bool:
     return name.startswith(("float", "bfloat", "longdouble")) or is_complex(name)
 
 
+def widens(dtype: str, other: str) -> bool:
+    """Return whether numbers of dtype `dtype` can be read as `other`: of its kind, or one that includes it."""
+    return _kind(dtype) <= _kind(other)
+
+
+def _kind(name: str) -> int:
+    """Return the place of a dtype in the order bool, integer, real, complex, object."""
+    if name in ("bool", "object"):
+        return 0 if name == "bool" else 4
+    return 1 if name.startswith(("int", "uint")) else 3 if is_complex(name) else 2
+
+
 def check_numeric(dtype: np.dtype, where: str) -> None:
     """Raise TypeError if einsum has no meaning for `dtype` (texts, dates, records)."""
     if dtype.kind not in "biufcO" and dtype.name != "bfloat16":

@@ -54,7 +54,7 @@ def evaluate_einsum(
     value: Array = np.array(int(ring.one), work)
     for k, (term, array) in enumerate(zip(terms, arrays, strict=True)):
         array = array.astype(bool) if semiring == "or_and" else array.astype(work)
-        if k < len(conj) and conj[k] and is_complex(array.dtype.name):
+        if k < len(conj) and conj[k] and (is_complex(array.dtype.name) or array.dtype.hasobject):
             array = array.conj()
         array, own = _diagonal(array, term)
         union = tuple(dict.fromkeys((*modes, *own)))

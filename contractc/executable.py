@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from contractc.dtypes import widens
 from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
-from contractc.operands import dtype_name
+from contractc.operands import dtype_name, is_torch, shares_storage, with_dtype
 from contractc.plans import Plan
 from contractc.programs import Program
 
@@ -45,7 +48,8 @@ class Executable:
             out: an array to write the result to and return; it may overlap the operands.
 
         Raises:
-            OperandError: number, shape, dtype or library of the operands is another one.
+            OperandError: number, shape, dtype or library of the operands is another one, or `out` does not fit.
+            TypeError: the dtype of `out` is of another kind, so that values would be lost.
         """
         try:
             result = self.run(*operands)
@@ -56,10 +60,7 @@ class Executable:
         if result is MISS:
             result = self.run(*admitted(operands, self.program, self.as_array))
             assert result is not MISS, f"generated code refuses the operands it was generated for\n{self.program}"
-        if out is None:
-            return result
-        out[...] = result
-        return out
+        return result if out is None else stored(result, out)
 
     def __str__(self) -> str:
         return explain(self)
@@ -75,10 +76,30 @@ def explain(executable: Executable) -> str:
     return "\n".join(lines)
 
 
+def stored(result: Any, out: Any, casting: Any = "same_kind") -> Any:
+    """Return `out` after writing `result` to it, which may share its memory.
+
+    Raises:
+        OperandError: `result` is several, or of another shape.
+        TypeError: NumPy's rule `casting` forbids to store it in the dtype of `out`.
+    """
+    if isinstance(result, tuple):
+        raise OperandError("out= takes one result; this expression has several")
+    shape = tuple(getattr(result, "shape", ()))
+    if tuple(out.shape) != shape:
+        raise OperandError(f"out has shape {tuple(out.shape)}, the result {shape}")
+    if isinstance(out, np.ndarray):
+        np.copyto(out, result, casting=casting)
+    else:
+        out[...] = result.clone() if is_torch(result) and shares_storage(result, out) else result
+    return out
+
+
 def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any, int, Any], Any]) -> list[Any]:
     """Return `operands` as the arrays that `program` was compiled for.
 
-    Lists and numbers become arrays of the dtype compiled for; arrays have to be of that dtype already.
+    Lists and numbers become arrays of the dtype compiled for, if that is of their kind or a wider one; arrays
+    have to be of that dtype already.
 
     Raises:
         OperandError: number, shape or dtype is another one.
@@ -93,9 +114,9 @@ def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any,
         expected = typed(value.dtype, value.modes, program)
         given = dtype_name(array)
         if given != value.dtype:
-            if hasattr(x, "dtype"):
+            if hasattr(x, "dtype") or not widens(given, value.dtype):
                 raise OperandError(f"operand {value.number} is {given}, but was compiled as {expected}")
-            array = array.astype(value.dtype) if hasattr(array, "astype") else array.to(like.dtype)
+            array = with_dtype(array, value.dtype)
         shape = tuple(array.shape)
         fits = len(shape) == len(value.modes)
         for axis, m in enumerate(value.modes) if fits else ():

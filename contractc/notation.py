@@ -140,13 +140,17 @@ def written(expression: Einsum) -> Written:
     return _scan(expression.source) if expression.source else _render(expression)
 
 
-def numpy_refuses(expression: Einsum) -> str | None:
+def numpy_refuses(expression: Einsum, *, in_range: bool = False) -> str | None:
     """Return why np.einsum refuses `expression` although contractc can evaluate it, or None.
 
-    NumPy has one output without repeated modes. (Whether an ellipsis may be missing in the output depends
-    on the ranks, so `bind` tells that.)
+    NumPy has one output without repeated modes, and (if `in_range`) labels from 0 to 51 in the interleaved
+    form. Whether an ellipsis may be missing in the output depends on the ranks, so `network` tells that.
     """
     shown = written(expression)
+    if in_range and not expression.source:
+        for label in expression.labels:
+            if not (label.isdecimal() and int(label) < 52):
+                return pointed(f"label {label} is not one of 0 to 51; contract takes any", shown.text, ())
     if len(expression.outputs) > 1:
         second = shown.starts[len(expression.inputs) + 1]
         return pointed("einsum has one output; contract takes several", shown.text, [second - 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +17,36 @@ Library = Literal["numpy", "torch", "array_api"]
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """How a dense array is held as factors: as the einsum of them, its axes fused from modes.
+
+    `terms[f]` are the modes of factor f, `axes[k]` the modes that axis k of the dense array is made of (slowest
+    first, each mode in one axis only), `extents[m]` the extent of mode m. Modes in no axis are summed.
+    """
+
+    format: str
+    terms: tuple[tuple[int, ...], ...]
+    axes: tuple[tuple[int, ...], ...]
+    extents: tuple[int, ...]
+
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the dense array."""
+        return tuple(prod(self.extents[m] for m in axis) for axis in self.axes)
+
+
+@dataclass(frozen=True, slots=True)
 class Operand:
     """What the user gives for one term: its shape, dtype and use; never its values.
 
-    `constant` operands are given once, when the expression is compiled; `conj` ones are conjugated.
+    `constant` operands are given once, when the expression is compiled; `conj` ones are conjugated. An operand
+    held as factors has a `layout`.
     """
 
     shape: tuple[int, ...]
     dtype: str
     constant: bool = False
     conj: bool = False
+    layout: Layout | None = None
 
 
 def is_torch(x: object) -> bool:
@@ -48,7 +69,7 @@ def library_of(operands: Sequence[object]) -> Library:
             first.setdefault("numpy", k)
         elif hasattr(x, "__array_namespace__"):
             first.setdefault("array_api", k)
-        elif not isinstance(x, bool | int | float | complex):
+        elif not isinstance(x, bool | int | float | complex | list | tuple):
             first.setdefault("numpy", k)
     if len(first) > 1:
         (one, i), (other, k) = sorted(first.items(), key=lambda item: item[1])[:2]
@@ -86,6 +107,27 @@ def dtype_name(x: Any) -> str:
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.name
     return str(x.dtype).rpartition(".")[2]
+
+
+def with_dtype(x: Any, dtype: str) -> Any:
+    """Return the array `x` (of any library) converted to the dtype of that name."""
+    if is_torch(x):
+        return x.to(getattr(sys.modules["torch"], dtype))
+    if isinstance(x, np.ndarray):
+        return x.astype(to_numpy(dtype))
+    library = x.__array_namespace__()
+    return library.astype(x, getattr(library, dtype))
+
+
+def shares_storage(x: Any, y: Any) -> bool:
+    """Return whether two torch tensors have their elements in the same block of memory."""
+    return bool(x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr())
+
+
+def device_of(x: Any) -> str:
+    """Return the kind of device the array `x` is on, such as `cpu` or `cuda`; `cpu` where it does not say."""
+    device = getattr(x, "device", "cpu")
+    return str(getattr(device, "type", None) or getattr(device, "platform", "cpu"))
 
 
 def is_shape(x: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from contractc.errors import OperandError
@@ -44,7 +45,7 @@ def conjugated(conj: int | Iterable[int], count: int) -> tuple[int, ...]:
     Raises:
         OperandError: a number that no operand has.
     """
-    numbers = (conj,) if isinstance(conj, int) else tuple(conj)
+    numbers = tuple(conj) if isinstance(conj, Iterable) else (index(conj),)
     for k in numbers:
         if not 0 <= k < count:
             raise OperandError(f"conj names operand {k}; there are {count} operands")

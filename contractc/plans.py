@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import log10
 
 from contractc import serial
 from contractc.evaluation import Array, evaluate_einsum
@@ -195,30 +196,44 @@ def step_table(plan: Plan) -> str:
         result = typed(network.dtype, terms[count + s], network)
         inner = {m for i in ids for m in terms[i]}
         flops = network.size(inner) * (max(1, len(ids) - 1) + (not inner <= set(terms[count + s])))
-        rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, f"{flops:.3g}"))
+        rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, count_text(flops)))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
     plural = "s" * (len(plan.path) != 1)
     head = f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
     if plan.sliced:
-        slices = network.size(plan.sliced)
+        slices = count_text(network.size(plan.sliced))
         names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)
         head += f", in {slices} slices over {names}"
     total = (
-        f"{plan.flops:.3g} flops, {bytes_text(plan.traffic)} traffic, {bytes_text(plan.peak)} peak, "
+        f"{count_text(plan.flops)} flops, {bytes_text(plan.traffic)} traffic, {bytes_text(plan.peak)} peak, "
         f"{seconds_text(plan.seconds)} predicted"
     )
     return "\n".join([head, *lines, total])
 
 
+def count_text(count: int) -> str:
+    """Return a number with three digits, such as `1.2e+07`; unlike a float it may have thousands of them."""
+    if count < 10**300:
+        return f"{count:.3g}"
+    exponent = int(log10(count))
+    return f"{10 ** (log10(count) - exponent):.3g}e+{exponent}"
+
+
 def bytes_text(count: int) -> str:
     """Return a number of bytes as people read it, such as `1.5 MB` (powers of 1000)."""
-    size, units = count, ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
-    scaled = float(min(size, 10**300))
+    if count >= 10**21:
+        return f"{count_text(count)} bytes"
+    scaled, units = float(count), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
     while scaled >= 1000 and len(units) > 1:
         scaled /= 1000
         units.pop(0)
     return f"{scaled:.3g} {units[0]}"
+
+
+def exact_bytes_text(count: int) -> str:
+    """Return a number of bytes in full and as people read it, such as `1500000 bytes (1.5 MB)`."""
+    return f"{count} bytes ({bytes_text(count)})" if 1000 <= count < 10**21 else bytes_text(count)
 
 
 def seconds_text(seconds: float) -> str:

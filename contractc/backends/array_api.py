@@ -14,14 +14,16 @@ import numpy as np
 
 from contractc.backends import Compiled
 from contractc.backends.emit import emit
-from contractc.dtypes import is_complex, is_floating, promote as promoted, wide
+from contractc.dtypes import is_complex, is_floating, wide
+from contractc.dtypes import promote as promoted
 from contractc.errors import OperandError, UnsupportedError
 from contractc.notation import Term
 from contractc.operands import Operand, dtype_name
 from contractc.programs import Call, Loop, Program, Step, Value
 
 try:
-    from array_api_compat import array_namespace as namespace, device
+    from array_api_compat import array_namespace as namespace
+    from array_api_compat import device
 except ImportError:
     raise UnsupportedError("arrays of this library need the package array-api-compat") from None
 
@@ -43,7 +45,7 @@ def as_array(x: Any, number: int, like: Any = None) -> Any:
         if like is None or (_is_array(like) and namespace(x) is namespace(like)):
             return x
     elif like is None and not hasattr(x, "shape"):
-        raise OperandError(f"operand {number} is a {type(x).__name__}: one operand at least has to be an array")
+        raise OperandError(f"operand {number} is a {type(x).__name__}; one operand has to be an array")
     elif _is_array(like) and not hasattr(x, "shape"):
         return _converted(x, number, like)
     raise OperandError(f"operand {number} is a {type(x).__name__} of another array library; convert it")
@@ -52,7 +54,7 @@ def as_array(x: Any, number: int, like: Any = None) -> Any:
 def refuses(program: Program) -> str | None:
     """Return why `program` cannot run on array-API arrays, or None when it can."""
     if program.semiring != "sum_product":
-        return f"{program.semiring} needs NumPy or torch; on other arrays there is sum_product only"
+        return f"{program.semiring} needs NumPy or torch; other arrays have sum_product"
     for value in program.values().values():
         if value.dtype not in DTYPES:
             return f"%{value.number} is {value.dtype}, which the array API standard does not have"
@@ -65,7 +67,7 @@ def promote(operands: Sequence[Operand]) -> str:
     """Return the dtype to which the array API standard promotes arrays like `operands`.
 
     Raises:
-        OperandError: the standard leaves it to the library (different kinds, or uint64 with a signed integer).
+        OperandError: the standard leaves it to the library (other kinds, or uint64 with a signed integer).
     """
     names = [o.dtype for o in operands]
     if len(set(names)) == 1:
@@ -74,10 +76,8 @@ def promote(operands: Sequence[Operand]) -> str:
     result = promoted(names) if len(set(kinds)) == 1 else ""
     if _kind(result) == kinds[0]:
         return result
-    raise OperandError(
-        f"operands of dtypes {', '.join(dict.fromkeys(names))} have no common dtype in the array API standard; "
-        "convert some of them"
-    )
+    listed = ", ".join(dict.fromkeys(names))
+    raise OperandError(f"{listed} have no common dtype in the array API standard; convert some operands")
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
@@ -154,7 +154,9 @@ class _ArrayAPI:
     def matmul(self, x: str, y: str, rank: int, dtype: str) -> str:
         return f"{self.use(_matmul_bool if dtype == 'bool' else _matmul)}({x}, {y})"
 
-    def multiply_and_reduce(self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str) -> str | None:
+    def multiply_and_reduce(
+        self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str
+    ) -> str | None:
         return None
 
     def spread(self, x: str, modes: Term, term: Term, program: Program, dtype: str) -> str:
@@ -168,7 +170,9 @@ class _ArrayAPI:
     def call(self, operation: str, names: Sequence[str]) -> str:
         raise AssertionError(f"refuses() lets {operation} through")
 
-    def loop(self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]) -> str:
+    def loop(
+        self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
+    ) -> str:
         modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]
         return f"{self.use(_sliced)}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs})"
@@ -266,7 +270,7 @@ def _matmul(x: Any, y: Any) -> Any:
 
 
 def _matmul_bool(x: Any, y: Any) -> Any:
-    """Return the or-and product, which the standard's matmul lacks: a float counts, and never returns to 0."""
+    """Return the or-and product, which the standard's matmul lacks: floats count, and never wrap to 0."""
     xp = namespace(x)
     counts = xp.matmul(xp.astype(x, xp.float32), xp.astype(y, xp.float32))
     return xp.astype(counts, xp.bool)
@@ -295,21 +299,21 @@ def _spread(x: Any, axes: tuple[int, ...]) -> Any:
         if a in axes[:k]:
             first = axes.index(a)
             equal = xp.eye(shape[k], dtype=xp.bool, device=device(x))
-            x = xp.where(
-                xp.reshape(equal, tuple(n if axis in (first, k) else 1 for axis, n in enumerate(shape))), x, zero
-            )
+            along = tuple(n if axis in (first, k) else 1 for axis, n in enumerate(shape))
+            x = xp.where(xp.reshape(equal, along), x, zero)
     return x
 
 
 def _sliced(
     body: Any, arrays: Sequence[Any], terms: Sequence[Term], modes: dict[int, int], outs: Sequence[Term]
 ) -> Any:
-    """Return the results of `body` over all slices along `modes`, stacked or added up, the last mode first."""
+    """Return the results of `body` over all slices along `modes`, stacked or added up, last mode first."""
     xp = namespace(arrays[0])
 
     def over(at: dict[int, int], todo: list[int]) -> list[Any]:
         if not todo:
-            parts = body(*(x[tuple(at.get(m, slice(None)) for m in t)] for x, t in zip(arrays, terms, strict=True)))
+            places = (tuple(at.get(m, slice(None)) for m in term) for term in terms)
+            parts = body(*(x[place] for x, place in zip(arrays, places, strict=True)))
             return list(parts) if len(outs) > 1 else [parts]
         mode, rest = todo[0], todo[1:]
         every = [over({**at, mode: k}, rest) for k in range(modes[mode])]

@@ -51,7 +51,7 @@ def contract_blocked(
             part = multiply(part, x[_clipped(x, block)])
         part = np.broadcast_to(part, [s.stop - s.start for s in block])
         part = reduce(part, axes) if axes else part
-        place = block[:kept]
+        place = (*block[:kept], ...)
         result[place] = part if first else add(result[place], part)
     return result if len(out) == kept else spread(result, tuple(space.index(m) for m in out), ring, work)
 
@@ -79,8 +79,8 @@ def block_slices(shape: Sequence[int], kept: int, most: int) -> Iterator[tuple[b
         yield all(s.start == 0 for s in block[kept:]), block
 
 
-def _clipped(x: np.ndarray, block: Sequence[slice]) -> tuple[slice, ...]:
-    return tuple(slice(None) if n == 1 else s for n, s in zip(x.shape, block, strict=True))
+def _clipped(x: np.ndarray, block: Sequence[slice]) -> tuple[Any, ...]:
+    return (*(slice(None) if n == 1 else s for n, s in zip(x.shape, block, strict=True)), ...)
 
 
 def _reducer(ring: Semiring) -> Any:
@@ -112,7 +112,7 @@ def _one_axis_a_mode(x: np.ndarray, term: Term) -> np.ndarray:
 
 def _aligned(x: np.ndarray, own: Term, space: Term) -> np.ndarray:
     x = x.transpose([own.index(m) for m in space if m in own])
-    return x[tuple(slice(None) if m in own else None for m in space)]
+    return x[(*(slice(None) if m in own else None for m in space), ...)]
 
 
 def spread(x: np.ndarray, axes: tuple[int, ...], ring: Semiring, dtype: np.dtype) -> np.ndarray:
@@ -121,7 +121,7 @@ def spread(x: np.ndarray, axes: tuple[int, ...], ring: Semiring, dtype: np.dtype
     Axes that repeat span a diagonal: `axes == (0, 0)` puts a vector on the diagonal of a matrix.
     """
     shape = [x.shape[a] for a in axes]
-    only_diagonal = all(x.shape[a] <= 1 for a in axes if axes.count(a) > 1)
+    only_diagonal = not x.size or all(x.shape[a] == 1 for a in axes if axes.count(a) > 1)
     result = np.empty(shape, dtype) if only_diagonal else np.full(shape, zero_of(ring.name, dtype.name), dtype)
     grid = np.ogrid[tuple(slice(n) for n in x.shape)]
     result[tuple(grid[a] for a in axes)] = x

@@ -124,9 +124,11 @@ class _Numpy:
             ring = self.use(program.semiring, SEMIRINGS[program.semiring])
             dtype = self.dtype(out.dtype)
             work = self.dtype(wide(out.dtype))
-            return f"{function}({ring}, [{', '.join(names)}], {list(terms)}, {out.modes}, {work}).astype({dtype})"
+            code = f"{function}({ring}, [{', '.join(names)}], {list(terms)}, {out.modes}, {work}).astype({dtype})"
+            return f"{code}[()]" if out.dtype == "object" else code
         if out.dtype != "object":
             return None
+        names = [self.conj(x) if flag else x for x, flag in zip(names, conj, strict=True)]
         own = tuple(dict.fromkeys(out.modes))
         function = self.use("object_einsum", _object_einsum)
         code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
@@ -160,12 +162,9 @@ def _letters(terms: Sequence[Term], out: Term) -> str:
 
 def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:
     """Return the diagonal of two axes as a new last axis: a view, writeable if `x` is (np.diagonal's is not)."""
-    strides = [s for axis, s in enumerate(x.strides) if axis not in (one, two)]
-    shape = [n for axis, n in enumerate(x.shape) if axis not in (one, two)]
-    along = x.strides[one] + x.strides[two]
-    return np.lib.stride_tricks.as_strided(
-        x, (*shape, x.shape[one]), (*strides, along), writeable=x.flags.writeable
-    )
+    view = x.diagonal(0, one, two)
+    view.flags.writeable = x.flags.writeable
+    return view
 
 
 def _blas_ready(x: np.ndarray) -> np.ndarray:

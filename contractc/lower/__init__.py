@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contractc.dtypes import wide
+from dataclasses import replace
+
+from contractc.dtypes import is_floating, wide
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
 from contractc.network import checked
@@ -85,32 +87,48 @@ def _with_distinct_results(body: Program) -> Program:
 
 
 def split_exponents(program: Program) -> Program:
-    """Return `program` with a power of two taken out of the result of every step.
+    """Return `program` with a power of two taken out of every input and of the result of every step.
+
+    A float16 input stays as it is: its products fit in float32, and scaling would flush its smallest values.
+    Narrow results are narrowed after their exponent is gone.
 
     Before:  %2 = contract %0 %1,  return %2
-    After:   %2 = contract %0 %1,  %3, %4 = split_exponent %2,  %5 = sum_exponents %4,  return %3 %5
+    After:   %3, %4 = split_exponent %0,  %5, %6 = split_exponent %1,  %2 = contract %3 %5,
+             %7, %8 = split_exponent %2,  %9 = sum_exponents %4 %6 %8,  return %7 %9
     """
     number = 1 + max(program.values())
     renamed: dict[int, int] = {}
     exponents: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []
+
+    def split(value: Value, before: tuple[int, ...]) -> None:
+        nonlocal number
+        scaled = Value(number, value.modes, value.dtype)
+        exponent = Value(number + 1, (), "int64")
+        steps.append(Call((scaled, exponent), (value.number,), "split_exponent"))
+        renamed[value.number] = scaled.number
+        exponents[value.number] = (*before, exponent.number)
+        number += 2
+
+    for value in program.inputs:
+        if is_floating(value.dtype) and value.dtype != "float16":
+            split(value, ())
     for step in program.steps:
         assert isinstance(step, Contract), step
-        inputs = tuple(renamed.get(i, i) for i in step.inputs)
-        steps.append(Contract(step.out, inputs, step.conj))
-        scaled = Value(number, step.out.modes, step.out.dtype)
-        exponent = Value(number + 1, (), "int64")
-        steps.append(Call((scaled, exponent), (step.out.number,), "split_exponent"))
-        renamed[step.out.number] = scaled.number
-        before = tuple(e for i in step.inputs for e in exponents.get(i, ()))
-        exponents[step.out.number] = (*before, exponent.number)
-        number += 2
+        out = replace(step.out, dtype=wide(step.out.dtype))
+        steps.append(Contract(out, tuple(renamed.get(i, i) for i in step.inputs), step.conj))
+        split(out, tuple(e for i in step.inputs for e in exponents.get(i, ())))
+    known = program.values()
     results: list[int] = []
     for result in program.results:
         total = Value(number, (), "int64")
         steps.append(Call((total,), exponents[result], "sum_exponents"))
-        results += [renamed[result], number]
-        number += 1
+        mantissa, number = renamed[result], number + 1
+        if wide(known[result].dtype) != known[result].dtype:
+            narrow = replace(known[result], number=number)
+            steps.append(Contract(narrow, (mantissa,)))
+            mantissa, number = narrow.number, number + 1
+        results += [mantissa, total.number]
     return Program(
         program.inputs,
         tuple(steps),

@@ -9,7 +9,7 @@ from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork, checked
-from contractc.plans import Path, Plan, bytes_text, ssa_from_linear
+from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.greedy import greedy
@@ -86,8 +86,8 @@ def check_allocation(plan: Plan, available: int | None) -> None:
     needed = plan.peak - plan.network.bytes_of_inputs()
     if available is not None and needed > available:
         raise ResourceLimitError(
-            f"the contraction would allocate {needed} bytes ({bytes_text(needed)}), "
-            f"this machine has {available} ({bytes_text(available)})"
+            f"the contraction would allocate {exact_bytes_text(needed)}, "
+            f"this machine has {exact_bytes_text(available)}"
         )
 
 

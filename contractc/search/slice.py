@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from contractc.cost import costs
 from contractc.errors import ResourceLimitError
-from contractc.plans import Plan, bytes_text
+from contractc.plans import Plan, exact_bytes_text
 
 
 def sliced_to_fit(plan: Plan, memory_limit: int) -> Plan:
@@ -38,7 +38,7 @@ def sliced_to_fit(plan: Plan, memory_limit: int) -> Plan:
         least = min(least, peak)
     if peak > memory_limit:
         raise ResourceLimitError(
-            f"the contraction needs {least} bytes ({bytes_text(least)}) with its operands, "
-            f"memory_limit is {memory_limit} ({bytes_text(memory_limit)})"
+            f"the contraction needs {exact_bytes_text(least)} with its operands, "
+            f"memory_limit is {exact_bytes_text(memory_limit)}"
         )
     return replace(plan, sliced=sliced)

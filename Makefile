@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
+N ?= 100000
+
+.PHONY: demo test test-peers fuzz bench-overhead bench-import lint clean
+
+demo: .venv/.ready
+	@$(VENV_PYTHON) -m demo
+
+test: .venv/.ready
+	@$(VENV_PYTHON) tools/check.py
+
+test-peers: .venv/.peers
+	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py
+
+fuzz: .venv/.ready
+	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
+
+bench-overhead: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/overhead.py
+
+bench-import: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/import_time.py
+
+lint: .venv/.ready
+	@$(VENV_PYTHON) tools/check.py lint format types
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: pyproject.toml constraints-dev.txt
+	@$(PYTHON) tools/setup_python.py
+	@echo "installing the versions in constraints-dev.txt into .venv (torch is the large one)"
+	@$(PIP) torch
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation -e ".[dev,torch,triton,arrays]"
+	@touch $@
+
+.venv/.peers: .venv/.ready requirements-peers.txt
+	@$(PIP) -r requirements-peers.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Five problems solved as tensor networks, each checked against a different algorithm: `python -m demo`."""
