@@ -2,7 +2,7 @@
 
     python tests/peers/opt_einsum_suite.py [pytest options]
 
-`contract`, `contract_path` and `contract_expression` are replaced in the package before its tests are imported.
+`contract`, `contract_path`, `contract_expression` are replaced in the package before its tests are imported.
 Printed are the tests passed, skipped and failed, each failure with its reason, and how many contractions
 contractc ran itself. The exit status is 0 if the only failures are those in `KNOWN`.
 """
@@ -27,8 +27,20 @@ import contractc.compat.opt_einsum as compat
 
 REPLACED = ("contract", "contract_path", "contract_expression")
 
-KNOWN: dict[str, str] = {}
-"""Why a test fails, by the end of its name; such a failure does not count against contractc."""
+APPROX_OF_JAX = "fails with opt_einsum alone too: pytest.approx reads .flat, which JAX arrays refuse"
+BIT_BY_BIT = (
+    "demands the same bits inside and outside of shared_intermediates(): inside, opt_einsum's dispatch "
+    "computes, outside contractc does, so the values differ by rounding"
+)
+KNOWN = {
+    "test_backends.py::test_jax_jit_gradient": APPROX_OF_JAX,
+    "test_sharing.py::test_sharing_value[numpy-abc,bcd,dea]": BIT_BY_BIT,
+    "test_sharing.py::test_sharing_value[numpy-ijk,ikj]": BIT_BY_BIT,
+    "test_sharing.py::test_sharing_value[torch-abc,bcd,dea]": BIT_BY_BIT,
+    "test_sharing.py::test_sharing_value[torch-ijk,ikj]": BIT_BY_BIT,
+}
+"""Why a test fails, by its name; such a failure does not count against contractc. With other random operands
+it may pass."""
 
 
 class Record:
@@ -73,12 +85,12 @@ def main(arguments: Sequence[str]) -> int:
     for name in REPLACED:
         setattr(opt_einsum, name, getattr(compat, name))
     routes: Counter[str] = Counter()
-    compat._route = counted(compat._route, routes)  # type: ignore[assignment]
+    compat._route = counted(compat._route, routes)
     record = Record()
     with tempfile.TemporaryDirectory() as folder:
         options = ["-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider", "-q", "--tb=short"]
         status = pytest.main([*options, *arguments, "--pyargs", "opt_einsum.tests"], plugins=[record])
-    new = {test: message for test, message in record.failed.items() if reason_for(test) is None}
+    new = [test for test in record.failed if test not in KNOWN]
     print(
         f"\nopt_einsum {opt_einsum.__version__}'s own tests, with contractc.compat.opt_einsum in its place:"
     )
@@ -86,17 +98,12 @@ def main(arguments: Sequence[str]) -> int:
     for reason, times in record.skipped.most_common():
         print(f"  skipped {times}: {reason}")
     for test, message in record.failed.items():
-        print(f"  failed {test}: {reason_for(test) or f'NOT EXPECTED: {message}'}")
+        print(f"  failed {test}: {KNOWN.get(test, f'NOT EXPECTED: {message}')}")
     for route, times in routes.most_common():
         print(f"  {times} contractions by {route}")
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or not record.passed:
         return int(status) or 1
     return 1 if new else 0
-
-
-def reason_for(test: str) -> str | None:
-    """Return why `test` is known to fail, or None if it is not."""
-    return next((reason for name, reason in KNOWN.items() if test.endswith(name)), None)
 
 
 if __name__ == "__main__":
