@@ -18,8 +18,8 @@ from contractc.errors import EinsumError, OperandError, UnsupportedError, pointe
 from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
-from contractc.notation import Einsum, numpy_refuses, parse, parse_interleaved, written
-from contractc.operands import Operand, describe, device_of, is_shape, is_torch, library_of, shape_of
+from contractc.notation import Einsum, labelled, numpy_refuses, parse, parse_interleaved, written
+from contractc.operands import Operand, describe, device_of, is_shape, is_torch, library_of, shape_of, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.plans import Plan
 from contractc.semirings import semiring_named
@@ -90,8 +90,10 @@ def contract(
     array([[1., 2.],
            [3., 4.]])
     """
+    tracing = traced()
     if (
         type(expression) is str
+        and not tracing
         and optimize is None
         and memory_limit is None
         and out is None
@@ -110,22 +112,23 @@ def contract(
             result = entry[1](*operands)
             if result is not MISS:
                 return result
-    einsum_, arrays, target = _read(expression, operands, semiring, backend)
-    options = Options(
-        frozen(optimize),
+    given = (
+        optimize,
         memory_limit,
+        dtype,
+        order,
+        casting,
         semiring,
-        conjugated(conj, len(arrays)),
+        conj,
+        preferred_element_type,
         strip_exponent,
-        _dtype_name(dtype),
-        _dtype_name(preferred_element_type),
+        backend,
     )
-    order = _order_named(order)
-    options = _cast_checked(arrays, options, einsum_.semiring, target, out, casting)
-    executable = _cached(einsum_, arrays, target, options)
-    if type(expression) is str and options == _DEFAULT:
-        _remember(_latest, expression, arrays, executable)
-    return _delivered(executable(*arrays), arrays, out, order, casting)
+    if tracing and _holds_tensor(expression, *operands):
+        _keep_whole("_contract_in_graph")
+        result = _contract_in_graph(expression, operands, *given)
+        return result if out is None else stored(result, out, casting)
+    return _contract(out, expression, operands, *given)
 
 
 def einsum(
@@ -148,8 +151,10 @@ def einsum(
             (RuntimeError), `casting` of `out` is checked only without it, and with False the labels of the
             interleaved form are 0 to 51.
     """
+    tracing = traced()
     if (
         type(subscripts) is str
+        and not tracing
         and out is None
         and optimize is None
         and dtype is None
@@ -161,22 +166,11 @@ def einsum(
             result = entry[1](*operands)
             if result is not MISS:
                 return result
-    expression, arrays, target = _read(subscripts, operands, "sum_product", None)
-    reason = numpy_refuses(expression, in_range=optimize is False)
-    if reason is not None:
-        raise EinsumError(reason)
-    order = _order_named(order)
-    options = Options(_complete(frozen(optimize), len(arrays)), dtype=_dtype_name(dtype))
-    if optimize and out is not None:
-        casting = "unsafe"  # NumPy's optimized path does not check either
-    options = _cast_checked(arrays, options, "sum_product", target, out, casting)
-    executable = _cached(expression, arrays, target, options)
-    if ellipsis_left_out(expression, [describe(x) for x in arrays]):
-        message = "the output has no ellipsis for the axes that one covers; contract sums them"
-        raise EinsumError(pointed(message, written(expression).text, ()))
-    if type(subscripts) is str and options == _DEFAULT:
-        _remember(_latest_einsum, subscripts, arrays, executable)
-    return _delivered(executable(*arrays), arrays, out, order, casting)
+    if tracing and _holds_tensor(subscripts, *operands):
+        _keep_whole("_einsum_in_graph")
+        result = _einsum_in_graph(subscripts, operands, optimize, dtype, order, casting)
+        return result if out is None else stored(result, out, casting)
+    return _einsum(out, subscripts, operands, optimize, dtype, order, casting)
 
 
 def einsum_path(subscripts: Any, *operands: Any, optimize: Any = "greedy") -> tuple[list[Any], str]:
@@ -271,6 +265,84 @@ def plan(
 _DEFAULT = Options()
 
 
+def _contract(
+    out: Any,
+    expression: Any,
+    operands: Sequence[Any],
+    optimize: Any,
+    memory_limit: int | str | None,
+    dtype: Any,
+    order: str,
+    casting: str,
+    semiring: str,
+    conj: int | Iterable[int],
+    preferred_element_type: Any,
+    strip_exponent: bool,
+    backend: str | None,
+) -> Any:
+    """Return what `contract` does, for operands that the code met last does not fit."""
+    einsum_, arrays, target = _read(expression, operands, semiring, backend)
+    options = Options(
+        frozen(optimize),
+        memory_limit,
+        semiring,
+        conjugated(conj, len(arrays)),
+        strip_exponent,
+        _dtype_name(dtype),
+        _dtype_name(preferred_element_type),
+    )
+    order = _order_named(order)
+    options = _cast_checked(arrays, options, einsum_.semiring, target, out, casting)
+    executable = _cached(einsum_, arrays, target, options)
+    if type(expression) is str and options == _DEFAULT and not traced():
+        _remember(_latest, expression, arrays, executable)
+    return _delivered(executable(*arrays), arrays, out, order, casting)
+
+
+def _einsum(
+    out: Any, subscripts: Any, operands: Sequence[Any], optimize: Any, dtype: Any, order: str, casting: str
+) -> Any:
+    """Return what `einsum` does, for operands that the code met last does not fit."""
+    expression, arrays, target = _read(subscripts, operands, "sum_product", None)
+    reason = numpy_refuses(expression, in_range=optimize is False)
+    if reason is not None:
+        raise EinsumError(reason)
+    order = _order_named(order)
+    options = Options(_complete(frozen(optimize), len(arrays)), dtype=_dtype_name(dtype))
+    if optimize and out is not None:
+        casting = "unsafe"  # NumPy's optimized path does not check either
+    options = _cast_checked(arrays, options, "sum_product", target, out, casting)
+    executable = _cached(expression, arrays, target, options)
+    if ellipsis_left_out(expression, [describe(x) for x in arrays]):
+        message = "the output has no ellipsis for the axes that one covers; contract sums them"
+        raise EinsumError(pointed(message, written(expression).text, ()))
+    if type(subscripts) is str and options == _DEFAULT and not traced():
+        _remember(_latest_einsum, subscripts, arrays, executable)
+    return _delivered(executable(*arrays), arrays, out, order, casting)
+
+
+def _holds_tensor(*arguments: Any) -> bool:
+    """Return whether a torch tensor is among the arguments, or in a list of operands."""
+    return any(is_torch(y) for x in arguments for y in (x if isinstance(x, list | tuple) else (x,)))
+
+
+def _keep_whole(name: str) -> None:
+    """Make torch.compile leave the function of that name to the time when its graph becomes aten calls."""
+    from contractc.backends.torch import keep_whole
+
+    keep_whole(__name__, name)
+
+
+def _contract_in_graph(*given: Any) -> Any:
+    """Return what `contract` does: the call that stands in the graph of torch.compile, whose inside it skips."""
+    return _contract(None, *given)
+
+
+def _einsum_in_graph(*given: Any) -> Any:
+    """Return what `einsum` does: the call that stands in the graph of torch.compile, whose inside it skips."""
+    return _einsum(None, *given)
+
+
 @lru_cache(maxsize=1024)
 def _parsed(text: str, semiring: str) -> Einsum:
     return parse(text, semiring)
@@ -281,7 +353,7 @@ def _split(expression: Any, operands: Sequence[Any], semiring: str) -> tuple[Ein
     if isinstance(expression, Einsum):
         if semiring != "sum_product":
             expression = replace(expression, semiring=semiring_named(semiring).name)
-        return expression, list(operands)
+        return labelled(expression), list(operands)
     if isinstance(expression, str):
         found = _parsed(expression, semiring) if len(expression) < 4096 else parse(expression, semiring)
         if len(operands) == 1 and isinstance(operands[0], list | tuple):

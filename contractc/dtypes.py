@@ -39,6 +39,17 @@ def itemsize(name: str) -> int:
     return 2 if name == "bfloat16" else to_numpy(name).itemsize
 
 
+def is_dtype(name: object) -> bool:
+    """Return whether `name` is the name of a dtype that values of a program can have."""
+    if name == "bfloat16":
+        return True
+    try:
+        dtype = to_numpy(name) if isinstance(name, str) else None
+    except UnsupportedError:
+        return False
+    return dtype is not None and dtype.name == name and dtype.kind in "biufcO"
+
+
 def wide(name: str) -> str:
     """Return the dtype in which values of dtype `name` are multiplied and accumulated."""
     return WIDE.get(name, name)

@@ -44,10 +44,10 @@ def pointed(message: str, text: str, positions: Iterable[int]) -> str:
       ij,jk->im
               ^
     """
-    marks = sorted(set(positions))
+    marks = set(positions)
     start, stop = 0, len(text)
     if len(text) > WINDOW:
-        first = marks[0] if marks else 0
+        first = min(marks, default=0)
         start = max(0, min(first - WINDOW // 2, len(text) - WINDOW))
         stop = start + WINDOW
     head, tail = ("... " if start else ""), (" ..." if stop < len(text) else "")

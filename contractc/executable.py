@@ -12,7 +12,7 @@ from contractc.dtypes import widens
 from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
-from contractc.operands import dtype_name, is_torch, shares_storage, with_dtype
+from contractc.operands import dtype_name, is_torch, shares_storage, traced, with_dtype
 from contractc.plans import Plan
 from contractc.programs import Program
 
@@ -91,7 +91,8 @@ def stored(result: Any, out: Any, casting: Any = "same_kind") -> Any:
     if isinstance(out, np.ndarray):
         np.copyto(out, result, casting=casting)
     else:
-        out[...] = result.clone() if is_torch(result) and shares_storage(result, out) else result
+        overlaps = is_torch(result) and (traced() or shares_storage(result, out))
+        out[...] = result.clone() if overlaps else result
     return out
 
 

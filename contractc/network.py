@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contractc import serial
-from contractc.dtypes import itemsize, result_dtype
+from contractc.dtypes import is_dtype, itemsize, result_dtype
 from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
-from contractc.notation import ELLIPSIS, Einsum, Term, written
+from contractc.notation import ELLIPSIS, Einsum, Term, labelled, written
 from contractc.operands import Operand
+from contractc.semirings import SEMIRINGS
 
 if TYPE_CHECKING:
     import networkx
@@ -68,9 +69,12 @@ class TensorNetwork:
         present = {m for t in self.tensors for m in t.modes}
         for k, tensor in enumerate(self.tensors):
             found += [f"tensor {k} has mode {m}, which has no extent" for m in tensor.modes if m not in known]
+            found += [f"tensor {k} has dtype {tensor.dtype!r}"] * (not is_dtype(tensor.dtype))
         for term in self.outputs:
             found += [f"output mode {m} is in no tensor" for m in term if m not in present]
-        found += [f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if not isinstance(n, int) or n < 0]
+        found += [f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if type(n) is not int or n < 0]
+        found += [f"the results have dtype {self.dtype!r}"] * (not is_dtype(self.dtype))
+        found += [f"no semiring is called {self.semiring!r}"] * (self.semiring not in SEMIRINGS)
         found += [f"dynamic mode {m} does not exist" for m in self.dynamic if m not in known]
         found += [f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)]
         if not self.tensors or not self.outputs:
@@ -131,21 +135,11 @@ class TensorNetwork:
     @staticmethod
     def from_json(text: str) -> TensorNetwork:
         """Return the network in `text`; raises ValueError if it is none or breaks a rule."""
-        return checked(serial.loads(text, NETWORK_CLASSES))
+        network: TensorNetwork = serial.checked(serial.loads(text, NETWORK_CLASSES))
+        return network
 
 
 NETWORK_CLASSES = (TensorNetwork, Tensor)
-
-
-def checked(noun: Any) -> Any:
-    """Return `noun` if it has no faults; raises ValueError with all of them otherwise."""
-    try:
-        faults = noun.faults()
-    except (TypeError, AttributeError, IndexError, KeyError) as error:
-        faults = [f"a field has the wrong type ({error})"]
-    if faults:
-        raise ValueError(f"not a well-formed {type(noun).__name__}: " + "; ".join(faults[:5]))
-    return noun
 
 
 _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c", "bfloat": "bf"}
@@ -175,9 +169,10 @@ def bind(
         OperandError: count, ranks or extents do not fit, with both sides in the user's labels.
         ResourceLimitError: more than `MOST_TENSORS` operands.
     """
+    expression = labelled(expression)
     if len(operands) != len(expression.inputs):
-        terms, given = len(expression.inputs), len(operands)
-        message = f"the expression has {terms} term{'s' * (terms != 1)} but {given} operands were given"
+        wanted, given = len(expression.inputs), len(operands)
+        message = f"the expression has {wanted} term{'s' * (wanted != 1)} but {given} operands were given"
         raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
     if len(operands) > MOST_TENSORS:
         raise ResourceLimitError(f"{len(operands)} operands; at most {MOST_TENSORS} are planned")
@@ -193,6 +188,7 @@ def bind(
         extents += [1] * len(fresh)
         labels += [labels[mode] for mode in fresh]
         tensors.append(Tensor(tuple(modes), operand.dtype, operand.constant, operand.conj))
+    varying = {t.modes[axis] for t, o in zip(tensors, operands, strict=True) for axis in o.varying}
     first = len(expression.labels)
     covered = tuple(range(first, first + _ellipsis_rank(expression, operands)))
     outputs = tuple(_expand(term, covered) for term in expression.outputs)
@@ -202,7 +198,7 @@ def bind(
         tuple(extents),
         result_dtype(expression.semiring, dtype),
         expression.semiring,
-        _dynamic_modes(expression, dynamic),
+        tuple(sorted({*_dynamic_modes(expression, dynamic), *varying})),
         (),
         tuple(labels),
     )

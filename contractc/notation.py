@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
+from contractc import serial
 from contractc.errors import EinsumError, pointed
-from contractc.semirings import semiring_named
+from contractc.semirings import SEMIRINGS, semiring_named
 
 ELLIPSIS = -1
 """Stands in a term for the axes an ellipsis covers; `bind` replaces it once ranks are known."""
@@ -35,7 +36,7 @@ class Einsum:
     outputs: tuple[Term, ...]
     semiring: str = "sum_product"
     labels: tuple[str, ...] = field(default=(), compare=False)
-    source: str = field(default="", compare=False)
+    source: str = field(default="", compare=False, metadata={"stored": False})
 
     def __str__(self) -> str:
         return _render(self).text
@@ -55,7 +56,19 @@ class Einsum:
             found += [f"output mode {m} is in no operand" for m in term if m != ELLIPSIS and m not in seen]
         if not self.inputs or not self.outputs:
             found.append("no operands or no outputs")
+        if self.semiring not in SEMIRINGS:
+            found.append(f"no semiring is called {self.semiring!r}")
         return found
+
+    def to_json(self) -> str:
+        """Return this expression as canonical JSON, without the text it was written as."""
+        return serial.dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Einsum:
+        """Return the expression in `text`; raises ValueError if it is none or breaks a rule."""
+        expression: Einsum = serial.checked(serial.loads(text, (Einsum,)))
+        return expression
 
 
 class Written(NamedTuple):
@@ -133,6 +146,13 @@ def parse_interleaved(
         at = shown.axes[-1][outputs[0].index(known)]
         raise EinsumError(pointed(f"output mode '{expression.labels[known]}' is in no operand", shown.text, [at]))
     return expression
+
+
+def labelled(expression: Einsum) -> Einsum:
+    """Return `expression` with a label for each mode: `m0`, `m1`, ... if it has none."""
+    if expression.labels:
+        return expression
+    return replace(expression, labels=tuple(f"m{k}" for k in range(1 + max((ELLIPSIS, *_modes(expression))))))
 
 
 def written(expression: Einsum) -> Written:
@@ -236,15 +256,15 @@ def _is_sequence(term: object) -> TypeGuard[Iterable[Hashable]]:
     return isinstance(term, Iterable) and getattr(term, "shape", None) != ()
 
 
-def _implicit_output(inputs: tuple[Term, ...], numbers: dict[str, int] | dict[Hashable, int]) -> Term:
+def _implicit_output(inputs: tuple[Term, ...], numbers: Mapping[Any, int]) -> Term:
     count = Counter(m for term in inputs for m in term)
     once = [label for label, mode in numbers.items() if count[mode] == 1]
     try:
-        once.sort()  # type: ignore[type-var]
+        once.sort()
     except TypeError:
         raise EinsumError("these labels cannot be sorted, so the output has to be given") from None
     head = (ELLIPSIS,) if count[ELLIPSIS] else ()
-    return (*head, *(numbers[label] for label in once))  # type: ignore[index]
+    return (*head, *(numbers[label] for label in once))
 
 
 def _shown(label: Hashable) -> str:
@@ -255,7 +275,7 @@ def _shown(label: Hashable) -> str:
 
 def _render(expression: Einsum) -> Written:
     """Return the normal text: without blanks if every label is a letter, else labels with blanks between."""
-    labels = expression.labels or tuple(f"m{k}" for k in range(1 + max((ELLIPSIS, *_modes(expression)))))
+    labels = labelled(expression).labels
     compact = all(map(_is_letter, labels))
     comma, arrow, gap = (",", "->", "") if compact else (", ", " -> ", " ")
     pieces: list[str] = []
@@ -278,7 +298,8 @@ def _render(expression: Einsum) -> Written:
 
 def _scan(text: str) -> Written:
     """Return where each axis of each term stands in a text that `parse` accepted."""
-    starts, axes, row = [0], [], []
+    starts, axes = [0], []
+    row: list[int] = []
     at = 0
     while at < len(text):
         c = text[at]

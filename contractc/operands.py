@@ -16,6 +16,10 @@ from contractc.errors import OperandError
 Library = Literal["numpy", "torch", "array_api"]
 
 
+_UNSEEN = 64
+"""The extent that is planned for where torch traces one of which it knows no example."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How a dense array is held as factors: as the einsum of them, its axes fused from modes.
@@ -39,7 +43,8 @@ class Operand:
     """What the user gives for one term: its shape, dtype and use; never its values.
 
     `constant` operands are given once, when the expression is compiled; `conj` ones are conjugated. An operand
-    held as factors has a `layout`.
+    held as factors has a `layout`. The axes in `varying` have an extent that torch traces as a symbol; `shape`
+    has the one it saw.
     """
 
     shape: tuple[int, ...]
@@ -47,12 +52,19 @@ class Operand:
     constant: bool = False
     conj: bool = False
     layout: Layout | None = None
+    varying: tuple[int, ...] = ()
 
 
 def is_torch(x: object) -> bool:
     """Return whether `x` is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def traced() -> bool:
+    """Return whether this call is being traced by torch.compile or torch.export rather than run."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
 
 
 def library_of(operands: Sequence[object]) -> Library:
@@ -99,7 +111,14 @@ def as_numpy(x: Any, number: int) -> np.ndarray:
 
 def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:
     """Return what the array `x` (of any library) looks like from outside."""
-    return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj)
+    symbol = getattr(sys.modules.get("torch"), "SymInt", ())
+    varying = tuple(axis for axis, n in enumerate(x.shape) if isinstance(n, symbol))
+    if not varying:
+        return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj)
+    seen = sys.modules["torch.fx.experimental.symbolic_shapes"].optimization_hint
+    shape = tuple(seen(n, _UNSEEN) if axis in varying else int(n) for axis, n in enumerate(x.shape))
+    varying = tuple(axis for axis in varying if shape[axis] > 1)
+    return Operand(shape, dtype_name(x), constant, conj, varying=varying)
 
 
 def dtype_name(x: Any) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log10
+from operator import index
 
 from contractc import serial
 from contractc.evaluation import Array, evaluate_einsum
-from contractc.network import NETWORK_CLASSES, TensorNetwork, checked, typed
+from contractc.network import NETWORK_CLASSES, TensorNetwork, typed
 from contractc.notation import Term
 
 Path = tuple[tuple[int, ...], ...]
@@ -104,7 +105,7 @@ class Plan:
     @staticmethod
     def from_json(text: str) -> Plan:
         """Return the plan in `text`; raises ValueError if it is none or breaks a rule."""
-        plan: Plan = checked(serial.loads(text, PLAN_CLASSES))
+        plan: Plan = serial.checked(serial.loads(text, PLAN_CLASSES))
         return plan
 
     def linear_path(self) -> list[tuple[int, ...]]:
@@ -173,9 +174,12 @@ def ssa_from_linear(path: Sequence[Sequence[int]], count: int) -> Path:
     alive = list(range(count))
     steps: list[tuple[int, ...]] = []
     for at, step in enumerate(path):
-        places = sorted({int(k) + len(alive) * (int(k) < 0) for k in step})
+        try:
+            places = sorted({index(k) + len(alive) * (index(k) < 0) for k in step})
+        except TypeError:
+            raise ValueError(f"step {at} of the path is {step!r:.60}, not positions of tensors") from None
         if not places or len(places) != len(step) or not 0 <= places[0] <= places[-1] < len(alive):
-            raise ValueError(f"step {at} of the path contracts {tuple(step)} of {len(alive)} tensors")
+            raise ValueError(f"step {at} of the path contracts {tuple(step)!r:.60} of {len(alive)} tensors")
         steps.append(tuple(alive[k] for k in places))
         for k in reversed(places):
             alive.pop(k)
@@ -262,7 +266,8 @@ def _leaves(plan: Plan) -> list[list[int]]:
     count = len(plan.network.tensors)
     found = []
     for result in plan.results:
-        todo, leaves = [result], []
+        todo = [result]
+        leaves: list[int] = []
         while todo and len(leaves) <= 2 * count:
             i = todo.pop()
             if i < count:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from contractc import serial
-from contractc.dtypes import is_complex, is_floating, to_numpy, zero_of
+from contractc.dtypes import is_complex, is_dtype, is_floating, to_numpy, zero_of
 from contractc.evaluation import Array, evaluate_einsum
-from contractc.network import checked, typed
+from contractc.network import typed
 from contractc.notation import Term
 from contractc.semirings import SEMIRINGS
 
@@ -124,7 +124,7 @@ class Program:
     @staticmethod
     def from_json(text: str) -> Program:
         """Return the program in `text`; raises ValueError if it is none or breaks a rule."""
-        program: Program = checked(serial.loads(text, PROGRAM_CLASSES))
+        program: Program = serial.checked(serial.loads(text, PROGRAM_CLASSES))
         return program
 
 
@@ -247,11 +247,12 @@ def _with_conj(step: Contract) -> Iterator[tuple[int, bool]]:
 def _faults(program: Program) -> Iterator[str]:
     known: dict[int, Value] = {}
     modes = range(len(program.extents))
+    yield from (f"mode {m} has extent {n}" for m, n in enumerate(program.extents) if type(n) is not int or n < 0)
     for value in (*program.inputs, *(c.value for c in program.constants)):
         if value.number in known:
             yield f"%{value.number} is an input twice"
         known[value.number] = value
-        yield from (f"%{value.number} has mode {m}, which has no extent" for m in value.modes if m not in modes)
+        yield from _value_faults(value, modes)
     for at, step in enumerate(program.steps):
         missing = [i for i in step.inputs if i not in known]
         yield from (f"step {at} reads %{i} before it is set" for i in missing)
@@ -261,10 +262,22 @@ def _faults(program: Program) -> Iterator[str]:
             if out.number in known:
                 yield f"step {at} sets %{out.number} a second time"
             known[out.number] = out
+            yield from _value_faults(out, modes)
     yield from (f"result %{i} is never set" for i in program.results if i not in known)
     if program.semiring not in SEMIRINGS:
         yield f"no semiring is called {program.semiring!r}"
     yield from (f"dynamic mode {m} has no extent" for m in program.dynamic if m not in modes)
+
+
+def _value_faults(value: Value, modes: range) -> Iterator[str]:
+    """Yield what is wrong with one value; its numbers become names in generated source, so they have to be ints."""
+    if type(value.number) is not int or value.number < 0:
+        yield f"a value has the number {value.number!r}"
+    for m in value.modes:
+        if type(m) is not int or m not in modes:
+            yield f"%{value.number} has mode {m!r}, which has no extent"
+    if not is_dtype(value.dtype):
+        yield f"%{value.number} has dtype {value.dtype!r}"
 
 
 def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Iterator[str]:
@@ -278,6 +291,9 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
     elif isinstance(step, Loop):
         yield from (f"has a body in which {fault}" for fault in step.body.faults())
         yield from (f"loops over mode {m}, which is dynamic" for m in step.modes if m in program.dynamic)
+        yield from (f"loops over mode {m}, which no input has" for m in step.modes if m not in present)
+        if (step.body.extents, step.body.semiring) != (program.extents, program.semiring):
+            yield "has a body with other extents or another semiring"
         if len(step.body.inputs) != len(inputs) or len(step.body.results) != len(step.outs):
             yield "has another number of inputs or results than its body"
             return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 FORMAT = 1
 """Number of the JSON format; raised when a noun changes so that old text cannot be read as new."""
@@ -27,13 +29,16 @@ def encode(noun: object) -> Any:
     raise TypeError(f"{type(noun).__name__} has no JSON form")
 
 
-def decode(data: Any, classes: Iterable[type]) -> Any:
-    """Return the noun that `encode` turned into `data`; only the named `classes` may occur in it.
+def decode(data: Any, classes: Sequence[type]) -> Any:
+    """Return the noun that `encode` turned into `data`: one of the first of `classes`, made of the others.
 
     Raises:
-        ValueError: `data` is not such a noun: an unknown class, a missing or a surplus field.
+        ValueError: `data` is not such a noun: an unknown class, a missing or a surplus field, a wrong type.
     """
-    return _decode(data, {c.__name__: c for c in classes}, 0)
+    noun = _decode(data, {c.__name__: c for c in classes}, 0)
+    if type(noun) is not classes[0]:
+        raise ValueError(f"expected a {classes[0].__name__}, got a {type(noun).__name__}")
+    return noun
 
 
 def _decode(data: Any, classes: dict[str, type], depth: int) -> Any:
@@ -43,14 +48,32 @@ def _decode(data: Any, classes: dict[str, type], depth: int) -> Any:
         return tuple(_decode(x, classes, depth + 1) for x in data)
     if not isinstance(data, dict):
         return data
-    kind = classes.get(data.get("is", ""))
+    name = data.get("is")
+    kind = classes.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"expected one of {', '.join(classes)}, got {data.get('is')!r}")
+        raise ValueError(f"expected one of {', '.join(classes)}, got {name!r:.40}")
     body = {k: _decode(v, classes, depth + 1) for k, v in data.items() if k != "is"}
     names = {f.name for f in fields(kind) if f.metadata.get("stored", True)}
     if set(body) != names:
         raise ValueError(f"{kind.__name__} with fields {sorted(body)}, expected {sorted(names)}")
+    for field, value in body.items():
+        if not _fits(value, _hints(kind)[field]):
+            raise ValueError(f"{field} of {kind.__name__} is {value!r:.60}, which has the wrong type")
     return kind(**body)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether `value` has the type that a field is annotated with (of those the nouns use)."""
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(x, get_args(hint)[0]) for x in value)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def dumps(noun: object) -> str:
@@ -59,11 +82,11 @@ def dumps(noun: object) -> str:
     return json.dumps(text, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def loads(text: str, classes: Iterable[type]) -> Any:
+def loads(text: str, classes: Sequence[type]) -> Any:
     """Return the noun in `text`, which `dumps` wrote.
 
     Raises:
-        ValueError: the text is not JSON, of another format number, or not one of `classes`.
+        ValueError: the text is not JSON, of another format number, or not of the first of `classes`.
     """
     try:
         data = json.loads(text)
@@ -71,8 +94,19 @@ def loads(text: str, classes: Iterable[type]) -> Any:
         raise ValueError(f"nested more than {_DEPTH} levels deep") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
-        raise ValueError(f"format {found!r}, this contractc reads format {FORMAT}")
+        raise ValueError(f"format {found!r:.40}, this contractc reads format {FORMAT}")
     return decode(data.get("noun"), classes)
+
+
+def checked(noun: Any) -> Any:
+    """Return `noun` if it has no faults; raises ValueError with the first of them otherwise."""
+    try:
+        faults = noun.faults()
+    except (TypeError, AttributeError, IndexError, KeyError) as error:
+        faults = [f"a field has the wrong type ({error})"]
+    if faults:
+        raise ValueError(f"not a well-formed {type(noun).__name__}: " + "; ".join(faults[:5]))
+    return noun
 
 
 def digest(noun: object) -> str:

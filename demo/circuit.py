@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import contractc
-from demo.report import Arguments, Report, peers, timed
+from demo.report import Arguments, Report, timed
 
 Complex = np.ndarray[Any, np.dtype[np.complex128]]
 
@@ -104,9 +104,7 @@ def run(report: Report, rows: int = 4, columns: int = 6, depth: int = 14) -> Non
         f"{len(arguments) // 2} tensors, complex128.",
     )
     report.plan(contractc.plan(*arguments))
-    values = report.race(
-        {"contractc": partial(contractc.contract, *arguments), **peers(arguments, report.patient)}
-    )
+    values = report.race({"contractc": partial(contractc.contract, *arguments)}, arguments)
     state, seconds = timed(partial(state_vector, layers))
     norm = np.linalg.norm(state)
     report.say(f"state vector: {seconds:.1f} s for all {len(state):,} amplitudes, norm {norm:.12f}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import contractc
-from demo.report import Arguments, Report, peers, timed
+from demo.report import Arguments, Report, timed
 
 CRITICAL = 2 / log(1 + sqrt(2))
 """Temperature of the phase transition of the infinite lattice (Onsager 1944)."""
@@ -113,7 +113,7 @@ def _torus(report: Report, size: int) -> None:
         truth = kaufman(size, size, 1 / temperature)
         report.check(f"ln Z {where}", log_value(mantissa, exponent), truth, by="Kaufman", within=1e-10)
         report.say(f"  contractc: {seconds:.2f} s, mantissa {float(mantissa):.15f}, exponent {exponent}")
-    report.race(peers(arguments, report.patient))
+    report.race({}, arguments)
 
 
 def _open_lattice(report: Report, size: int, temperature: float) -> None:
@@ -123,9 +123,7 @@ def _open_lattice(report: Report, size: int, temperature: float) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         exact = partial(contractc.contract, *arguments, strip_exponent=True)
         plain = partial(contractc.contract, *arguments)
-        values = report.race(
-            {"with exact exponent": exact, "contractc": plain, **peers(arguments, report.patient)}
-        )
+        values = report.race({"with exact exponent": exact, "contractc": plain}, arguments)
     for name in ("contractc", "opt_einsum"):
         report.say(f"plain value by {name}: {values[name]}")
     mantissa, exponent = values["with exact exponent"]

@@ -165,7 +165,8 @@ def run(report: Report, batch: int = 256, rounds: int = 30) -> None:
     """Print the section."""
     report.section(
         "layers: structured weights on torch",
-        f"batch {batch}, one thread, float32, medians of {rounds} interleaved rounds; all compiled ahead",
+        f"Batch {batch}, one thread, float32, medians of {rounds} interleaved rounds; all compiled ahead,",
+        "results in any order of strides",
     )
     try:
         import torch

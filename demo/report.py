@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import log2
 from string import ascii_letters
 from time import perf_counter
 from typing import Any
@@ -16,11 +17,10 @@ import opt_einsum
 Arguments = list[Any]
 """A network in the interleaved form: `[x, ("a", "b"), y, ("b", "c"), ("a", "c")]`."""
 
+PEERS = ("np.einsum", "opt_einsum")
+
 MOST_ELEMENTS = 2.0**25
 """A peer whose path has a larger intermediate than this is not run (2**25 float64 are 256 MiB)."""
-
-PATIENCE = 2.0
-"""Seconds; what takes longer is not called a second time."""
 
 MOST_OPERATIONS = 1e10
 MOST_OBJECT_OPERATIONS = 1e8
@@ -28,6 +28,9 @@ MOST_OBJECT_OPERATIONS = 1e8
 
 PATIENTLY = 8.0
 """How many times these limits are allowed with `--patient`."""
+
+SLOW = 2.0
+"""Seconds; what takes longer is not called a second time."""
 
 
 @dataclass
@@ -80,19 +83,24 @@ class Report:
         if not good:
             self.failed.append(what)
 
-    def race(self, calls: dict[str, Callable[[], Any] | str]) -> dict[str, Any]:
-        """Run each of `calls`, print its seconds, and return the values; a text says why it cannot run.
+    def race(self, calls: dict[str, Callable[[], Any]], beside: Arguments | str) -> dict[str, Any]:
+        """Run `calls` and the peers, print the seconds of each, and return the values.
 
-        The first call includes the search for a path; what took less than `PATIENCE` is called again.
+        The first call includes the search for a path; what took less than `SLOW` seconds is called again.
+
+        Args:
+            calls: by the name to print.
+            beside: the network that the peers evaluate, or why they cannot.
         """
         values = {}
         print(f"{'seconds':<22}{'first call':>12}{'again':>12}")
-        for name, call in calls.items():
+        others = dict.fromkeys(PEERS, beside) if isinstance(beside, str) else peers(beside, self.patient)
+        for name, call in (*calls.items(), *others.items()):
             if isinstance(call, str):
                 print(f"  {name:<20}{'-':>12}  {call}")
                 continue
             values[name], first = timed(call)
-            second = f"{timed(call)[1]:12.4f}" if first < PATIENCE else ""
+            second = f"{timed(call)[1]:12.4f}" if first < SLOW else ""
             print(f"  {name:<20}{first:12.4f}{second}", flush=True)
         return values
 
@@ -128,12 +136,8 @@ def as_text(arguments: Arguments) -> tuple[str, list[Any]]:
 def peers(arguments: Arguments, patient: bool = False) -> dict[str, Callable[[], Any] | str]:
     """Return how np.einsum and opt_einsum evaluate a network by their own paths, or why they do not."""
     times = PATIENTLY if patient else 1.0
-    return {"np.einsum": _numpy_call(arguments, times), "opt_einsum": _opt_einsum_call(arguments, times)}
-
-
-def no_peers(reason: str) -> dict[str, Callable[[], Any] | str]:
-    """Return the same `reason` for both peers."""
-    return {"np.einsum": reason, "opt_einsum": reason}
+    found = (_numpy_call(arguments, times), _opt_einsum_call(arguments, times))
+    return dict(zip(PEERS, found, strict=True))
 
 
 def _numpy_call(arguments: Arguments, times: float) -> Callable[[], Any] | str:
@@ -161,11 +165,13 @@ def _opt_einsum_call(arguments: Arguments, times: float) -> Callable[[], Any] | 
 def _too_much(operands: Sequence[Any], flops: float, largest: float, times: float) -> str | None:
     """Return why a path is not run that costs `flops` operations with a `largest` intermediate, or None."""
     most = MOST_OBJECT_OPERATIONS if operands[0].dtype == object else MOST_OPERATIONS
-    if flops <= times * most and largest <= times * MOST_ELEMENTS:
+    over = max(flops / most, largest / MOST_ELEMENTS)
+    if over <= times:
         return None
-    within = flops <= PATIENTLY * most and largest <= PATIENTLY * MOST_ELEMENTS
-    reason = f"its path needs {flops:.1e} operations and an intermediate of {largest:.1e} elements"
-    return f"not run{' (--patient does)' if within else ''}: {reason}"
+    needs = [f"{flops:.1e} operations"] if flops > most else []
+    needs += [f"an intermediate of 2^{log2(largest):.0f} elements"] if largest > MOST_ELEMENTS else []
+    hint = " (--patient does)" if over <= PATIENTLY else ""
+    return f"not run{hint}: its path needs {' and '.join(needs)}"
 
 
 def _fitted(titles: str, rows: Sequence[str]) -> list[str]:

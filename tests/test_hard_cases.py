@@ -29,6 +29,9 @@ RELATIVE = {"float64": 1e-11, "complex128": 1e-11, "float32": 1e-5, "float16": 1
 ELLIPSIS_LEFT_OUT = {"P07"}
 """np.einsum refuses an ellipsis that is left out of the output, so einsum does; `contract` sums it."""
 
+LABELS_BEYOND_51 = {"X02", "X05", "I03"}
+"""Labels of the interleaved form that NumPy's own tests require einsum to refuse with optimize=False."""
+
 DEPENDS_ON_THE_ORDER = {"Z06", "N04"}
 """Empty sums beside NaN, and overflow: two answers are right."""
 
@@ -37,7 +40,7 @@ HEAVY = {case["id"] for case in CASES if case["heavy"] in ("gpu", "mem", "time")
 
 def ids(kind: str) -> list[str]:
     """Return the cases of one kind that are run here and now."""
-    elsewhere = HEAVY | ELLIPSIS_LEFT_OUT | DEPENDS_ON_THE_ORDER
+    elsewhere = HEAVY | DEPENDS_ON_THE_ORDER | ELLIPSIS_LEFT_OUT
     return [c["id"] for c in CASES if c["expect"]["kind"] == kind and c["id"] not in elsewhere]
 
 
@@ -135,9 +138,7 @@ def check(case: dict[str, Any], result: Any) -> None:
     assert np.shape(result) == shape
     assert result.dtype == (case["out"]["dtype"] if case["out"] else dtype)
     exact = np.dtype(dtype).kind in "biu"
-    tolerance: dict[str, float] = (
-        {"rel": 0.0, "abs": 0.0} if exact else {"rel": RELATIVE[dtype], "abs": 1e-14}
-    )
+    tolerance: dict[str, Any] = {"rel": 0.0, "abs": 0.0} if exact else {"rel": RELATIVE[dtype], "abs": 1e-14}
     flat = np.asarray(result).ravel().tolist()
     if "values" in expect:
         assert flat == pytest.approx(numbers(expect["values"]), nan_ok=True, **tolerance)
@@ -162,6 +163,10 @@ def test_cases_are_all_covered() -> None:
 @pytest.mark.parametrize("optimize", [None, False, "greedy"])
 @pytest.mark.parametrize("case", ids("value"))
 def test_einsum_gives_the_stated_value(case: str, optimize: Any) -> None:
+    if optimize is False and case in LABELS_BEYOND_51:
+        with pytest.raises(contractc.EinsumError, match="label"):
+            call(contractc.einsum, BY_ID[case], optimize=False)
+        return
     check(
         BY_ID[case],
         call(contractc.einsum, BY_ID[case], **({} if optimize is None else {"optimize": optimize})),
@@ -190,39 +195,45 @@ def test_n04_an_overflow_depends_on_the_order_but_never_gives_nan(optimize: Any)
 
 def test_p07_an_ellipsis_left_out_is_summed_by_contract_and_refused_by_einsum() -> None:
     case = BY_ID["P07"]
-    check(case, call(contractc.contract, case))
-    check(case, call(contractc.contract, case, optimize=False))
-    for optimize in (None, False, True):
+    for optimize in (None, False, "greedy"):
+        check(case, call(contractc.contract, case, optimize=optimize))
         with pytest.raises(contractc.EinsumError, match="ellipsis"):
             call(contractc.einsum, case, optimize=optimize)
 
 
+LETTERS = "a" * 100
+REFUSALS: dict[str, tuple[type[Exception], str]] = {
+    "B06": (
+        contractc.OperandError,
+        "mode 'i' is 1 in operand 0 (axis 0) but 3 in operand 0 (axis 1)\n  ii->i\n  ^^",
+    ),
+    "O06": (ValueError, "assignment destination is read-only"),
+    "M04": (
+        contractc.OperandError,
+        f"operand 0 has 1 axis but its term has 20000 modes\n  {LETTERS} ...\n  {'^' * 100}",
+    ),
+    "E01": (contractc.EinsumError, "output mode 'l' is in no operand\n  ij,jk->il\n          ^"),
+    "E02": (contractc.EinsumError, "output mode 'i' is repeated; contract accepts that\n  ij->ii\n      ^^"),
+    "E04": (contractc.OperandError, "operand 0 has 2 axes but its term has 3 modes\n  ijk,jk->ik\n  ^^^"),
+    "E05": (contractc.EinsumError, "more than one '->'\n  ij->i->j\n    ^^ ^^"),
+    "E07": (contractc.EinsumError, "a term has at most one ellipsis\n  ...i...->i\n  ^^^ ^^^"),
+    "E08": (
+        contractc.OperandError,
+        "mode 'j' is 3 in operand 0 (axis 1) but 4 in operand 1 (axis 0)\n  ij,jk->ik\n   ^ ^",
+    ),
+    "E10": (contractc.EinsumError, "U+0000 is not a mode; modes are letters\n  i?j,jk->ik\n   ^"),
+    "E11": (contractc.EinsumError, "U+202E is not a mode; modes are letters\n  i?j,jk->ik\n   ^"),
+    "E13": (contractc.OperandError, "no operands were given"),
+}
+
+
+@pytest.mark.parametrize("optimize", [None, False, True])
 @pytest.mark.parametrize("case", ids("error"))
-def test_einsum_refuses(case: str) -> None:
-    for optimize in (None, False, True):
-        with pytest.raises(ValueError) as caught:
-            call(contractc.einsum, BY_ID[case], optimize=optimize)
-        message = str(caught.value)
-        assert len(message) < 600, "the message is too long to be read"
-        assert not set("\0\u202e") & set(message), "the message holds the characters it complains about"
-
-
-def test_einsum_refusals_are_of_the_right_kind() -> None:
-    expression = {"E01", "E02", "E05", "E07", "E10", "E11"}
-    for case in ids("error"):
-        if case == "O06":
-            continue  # NumPy's own refusal to write
-        kind = contractc.EinsumError if case in expression else contractc.OperandError
-        with pytest.raises(kind):
-            call(contractc.einsum, BY_ID[case])
-
-
-def test_e08_names_the_mode_both_operands_and_both_extents() -> None:
-    with pytest.raises(contractc.OperandError) as caught:
-        call(contractc.einsum, BY_ID["E08"])
-    assert str(caught.value) == (
-        "mode 'j' is 3 in operand 0 (axis 1) but 4 in operand 1 (axis 0)\n  ij,jk->ik\n   ^ ^"
-    )
+def test_einsum_refuses_in_words(case: str, optimize: Any) -> None:
+    kind, message = REFUSALS[case]
+    with pytest.raises(kind) as caught:
+        call(contractc.einsum, BY_ID[case], optimize=optimize)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("function", [contractc.einsum, contractc.contract], ids=lambda f: f.__name__)

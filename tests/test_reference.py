@@ -108,7 +108,7 @@ def test_reference_agrees_with_numpy(case: Case) -> None:
     dtype = np.result_type(*map(np.asarray, case.operands))
     cast = [np.asarray(x).astype(dtype) for x in case.operands]
     (exact,) = reference.evaluate(case.inputs, case.terms, cast)
-    (scale,) = reference.evaluate(case.inputs, case.terms, [abs(x) if dtype != bool else x for x in cast])
+    (scale,) = reference.evaluate(case.inputs, case.terms, [np.abs(x) for x in cast])
     answer = reference.as_dtype(exact, dtype)
     assert answer.shape == expected.shape
     if dtype.kind in "biu":
@@ -139,7 +139,7 @@ def test_expressions_are_well_formed(row: Expression) -> None:
     if row.numpy:
         np.testing.assert_allclose(answers[0], np.einsum(row.text, *operands), atol=1e-12)
     else:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="subscript"):
             np.einsum(row.text, *operands)
 
 

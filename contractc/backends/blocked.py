@@ -51,7 +51,7 @@ def contract_blocked(
             part = multiply(part, x[_clipped(x, block)])
         part = np.broadcast_to(part, [s.stop - s.start for s in block])
         part = reduce(part, axes) if axes else part
-        place = (*block[:kept], ...)
+        place: Any = (*block[:kept], ...)
         result[place] = part if first else add(result[place], part)
     return result if len(out) == kept else spread(result, tuple(space.index(m) for m in out), ring, work)
 

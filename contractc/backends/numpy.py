@@ -182,7 +182,7 @@ def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
         shape = {m: n for t, x in zip(terms, arrays, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
         return np.full([shape[m] for m in out], 0, object)[()]
     names = {m: k for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
-    pairs = [x for array, t in zip(arrays, terms, strict=True) for x in (array, [names[m] for m in t])]
+    pairs: list[Any] = [x for a, t in zip(arrays, terms, strict=True) for x in (a, [names[m] for m in t])]
     return np.einsum(*pairs, [names[m] for m in out], dtype=object)
 
 

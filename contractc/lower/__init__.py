@@ -7,9 +7,9 @@ from dataclasses import replace
 from contractc.dtypes import is_floating, wide
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
-from contractc.network import checked
 from contractc.plans import Plan
 from contractc.programs import Call, Contract, Loop, Program, Step, Value
+from contractc.serial import checked
 
 __all__ = ["lower", "split_exponents", "translate"]
 

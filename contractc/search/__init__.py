@@ -8,13 +8,14 @@ from typing import Any
 from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
 from contractc.machine import DEFAULT_MACHINE
-from contractc.network import TensorNetwork, checked
+from contractc.network import TensorNetwork
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
 from contractc.search.slice import sliced_to_fit
+from contractc.serial import checked
 
 __all__ = ["SEARCHES", "search"]
 
