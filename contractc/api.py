@@ -19,7 +19,18 @@ from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, labelled, numpy_refuses, parse, parse_interleaved, written
-from contractc.operands import Operand, describe, device_of, is_shape, is_torch, library_of, shape_of, traced
+from contractc.operands import (
+    Operand,
+    describe,
+    device_of,
+    flattened,
+    is_factorized,
+    is_shape,
+    is_torch,
+    library_of,
+    shape_of,
+    traced,
+)
 from contractc.options import Options, conjugated, frozen
 from contractc.plans import Plan
 from contractc.semirings import semiring_named
@@ -61,7 +72,9 @@ def contract(
         expression: text such as `"ij,jkl->ikl"`, an Einsum (it keeps its semiring unless one is given), or the
             first operand of the interleaved form (`x, [0, 1], y, [1, 2], [0, 2]` with any hashable labels).
         operands: NumPy arrays, torch tensors, or arrays with an array-API namespace, all of one library; lists
-            and numbers become arrays. One list of all operands is accepted as torch.einsum does.
+            and numbers become arrays. An array held as factors (`contractc.formats`) is contracted without
+            being materialised, unless that is predicted to be faster. One list of all operands is accepted as
+            torch.einsum does.
         optimize: how the order is found; see `contractc.search.search`.
         memory_limit: bytes of all tensors alive at once, operands included; "max_input" for the operands and
             once more the largest; None or -1 for none. Kept by looping over slices.
@@ -231,7 +244,7 @@ def compile(
         if is_shape(given[k]):
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     network = network_of(einsum_, described, chosen, options, dynamic)
-    return build(plan_of(network, options), chosen, options, [given[k] for k in fixed])
+    return build(plan_of(network, options), chosen, options, flattened([given[k] for k in fixed]))
 
 
 def plan(
@@ -294,9 +307,10 @@ def _contract(
     order = _order_named(order)
     options = _cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = _cached(einsum_, arrays, target, options)
-    if type(expression) is str and options == _DEFAULT and not traced():
+    factors = flattened(arrays)
+    if type(expression) is str and options == _DEFAULT and len(factors) == len(arrays) and not traced():
         _remember(_latest, expression, arrays, executable)
-    return _delivered(executable(*arrays), arrays, out, order, casting)
+    return _delivered(executable(*factors), factors, out, order, casting)
 
 
 def _einsum(
@@ -378,8 +392,8 @@ def _read(
     if backend not in (None, "auto", library):
         raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
     module = backend_named(library)
-    like = next((x for x in given if hasattr(x, "dtype")), None)
-    arrays = [module.as_array(x, k, like) for k, x in enumerate(given)]
+    like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
+    arrays = [x if is_factorized(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
     return found, arrays, Target(library, device_of(like))
 
 
@@ -392,12 +406,15 @@ def _read_ahead(
     if isinstance(target, Target):
         chosen = target
     else:
-        like = next((x for x in given if hasattr(x, "dtype")), None)
+        like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
         name, _, device = (target or library).partition(":")
         chosen = Target(name, device or device_of(like))
     module = backend_named(chosen.backend)
-    like = next((x for x in given if hasattr(x, "dtype")), None)
-    items = [shape_of(x, k) if is_shape(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
+    like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
+    items = [
+        shape_of(x, k) if is_shape(x) else x if is_factorized(x) else module.as_array(x, k, like)
+        for k, x in enumerate(given)
+    ]
     return found, items, chosen
 
 

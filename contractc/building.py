@@ -11,6 +11,7 @@ from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import MISS, Executable
+from contractc.expansion import expanded
 from contractc.lower import lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
@@ -29,7 +30,7 @@ def network_of(
     """Return the network of `expression`: operands promoted as the target's library does it."""
     promote = backend_named(target.backend).promote
     dtype = options.dtype or (promote(operands) if operands else "float64")
-    network = bind(expression, operands, dtype, dynamic)
+    network = expanded(bind(expression, operands, dtype, dynamic), operands)
     if options.element_type is not None:
         if not widens(network.dtype, options.element_type):
             raise OperandError(f"preferred_element_type={options.element_type} cannot hold {network.dtype}")

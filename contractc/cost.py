@@ -54,7 +54,7 @@ def costs(
 ) -> Costs:
     """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`.
 
-    The peak counts every tensor alive during a step and a copy of each operand of the step that a matrix
+    Steps on constants alone run once, ahead of all calls, so only their memory counts. The peak counts every tensor alive during a step and a copy of each operand of the step that a matrix
     product may need in another order; intermediates are freed after their last use.
     """
     terms = kept_terms(network, path, results)
@@ -75,6 +75,7 @@ def costs(
     total_flops = total_traffic = live = highest = 0
     total_seconds = 0.0
     held: dict[int, int] = {}
+    fixed = [t.constant for t in network.tensors]
     for s, ids in enumerate(path):
         out = terms[count + s]
         made = size(out) * (itemsize(network.dtype) if count + s in results else width)
@@ -82,10 +83,15 @@ def costs(
         step_flops = flops([terms[i] for i in ids], out, extents)
         step_traffic = sum(reads) + made
         shared = len(ids) > 1 and not {m for i in ids for m in terms[i]} <= set(out)
-        total_flops += step_flops
-        total_traffic += step_traffic
-        total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
         copies = sum(_copied(terms[i], [terms[j] for j in ids if j != i], out) * size(terms[i]) for i in ids)
+        fixed.append(all(fixed[i] for i in ids))
+        if not fixed[-1]:
+            total_flops += step_flops
+            total_traffic += step_traffic
+            if count + s in results and network.fused and not _natural([terms[i] for i in ids], out):
+                copies += size(out)
+            total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
+            total_seconds += min(2 * copies * width, 10**300) / machine.permuting
         highest = max(highest, live + made + copies * width)
         live += made
         held[count + s] = made
@@ -112,3 +118,16 @@ def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
     groups = [(m in elsewhere) * 2 + (m in out) for m in dict.fromkeys(term)]
     runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
     return runs > len(set(groups)) or len(set(term)) != len(term)
+
+
+def _natural(terms: Sequence[Term], out: Term) -> bool:
+    """Return whether a matrix product leaves its result in the order `out`, rows before columns or after."""
+    if len(terms) != 2 or len(set(out)) != len(out):
+        return False
+    for left, right in (terms, terms[::-1]):
+        batch = [m for m in left if m in right and m in out]
+        rows = [m for m in left if m in out and m not in right]
+        columns = [m for m in right if m in out and m not in left]
+        if [*batch, *rows, *columns] == list(out):
+            return True
+    return False

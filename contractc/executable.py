@@ -12,7 +12,7 @@ from contractc.dtypes import widens
 from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
-from contractc.operands import dtype_name, is_torch, shares_storage, traced, with_dtype
+from contractc.operands import dtype_name, flattened, is_torch, shares_storage, traced, with_dtype
 from contractc.plans import Plan
 from contractc.programs import Program
 
@@ -58,7 +58,7 @@ class Executable:
                 raise
             result = MISS
         if result is MISS:
-            result = self.run(*admitted(operands, self.program, self.as_array))
+            result = self.run(*admitted(flattened(operands), self.program, self.as_array))
             assert result is not MISS, f"generated code refuses the operands it was generated for\n{self.program}"
         return result if out is None else stored(result, out)
 
@@ -106,7 +106,8 @@ def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any,
         OperandError: number, shape or dtype is another one.
     """
     if len(operands) != len(program.inputs):
-        raise OperandError(f"this executable takes {len(program.inputs)} operands, not {len(operands)}")
+        wanted = len(program.inputs)
+        raise OperandError(f"this executable takes {wanted} operand{'s' * (wanted != 1)}, not {len(operands)}")
     like = next((x for x in operands if hasattr(x, "dtype")), None)
     arrays = []
     extents: dict[int, tuple[int, int]] = {}

@@ -24,12 +24,16 @@ MOST_TENSORS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used."""
+    """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used.
+
+    `given` are the modes of the user's array where they differ: an axis may be split into several modes.
+    """
 
     modes: Term
     dtype: str
     constant: bool = False
     conj: bool = False
+    given: Term = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class TensorNetwork:
 
     Mode m has extent `extents[m]` in every tensor that has it: an axis that broadcasts has a mode of its
     own, of extent 1. `dynamic` modes vary from call to call; their extent here is for planning only.
-    `groups` lists the tensors that are the factors of one factorized operand.
+    `groups` lists the tensors that are the factors of one factorized operand; `fused` are the outputs as the
+    user's arrays have them, where modes were split for such operands.
     """
 
     tensors: tuple[Tensor, ...]
@@ -48,10 +53,12 @@ class TensorNetwork:
     semiring: str = "sum_product"
     dynamic: tuple[int, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    fused: tuple[Term, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
-        head = f"{len(self.tensors)} tensors, {len(self.extents)} modes, {self.semiring}"
+        tensors, modes = len(self.tensors), len(self.extents)
+        head = f"{tensors} tensor{'s' * (tensors != 1)}, {modes} mode{'s' * (modes != 1)}, {self.semiring}"
         lines = [f"network ({head})"]
         for k, tensor in enumerate(self.tensors):
             notes = [word for word, on in (("constant", tensor.constant), ("conj", tensor.conj)) if on]
@@ -77,6 +84,11 @@ class TensorNetwork:
         found += [f"no semiring is called {self.semiring!r}"] * (self.semiring not in SEMIRINGS)
         found += [f"dynamic mode {m} does not exist" for m in self.dynamic if m not in known]
         found += [f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)]
+        for k, tensor in enumerate(self.tensors):
+            if tensor.given and self.size(tensor.given) != self.size(tensor.modes):
+                found.append(f"tensor {k} has {self.size(tensor.given)} elements but its modes {tensor.modes} another number")
+        if self.fused and [self.size(t) for t in self.fused] != [self.size(t) for t in self.outputs]:
+            found.append("the fused outputs have another number of elements than the outputs")
         if not self.tensors or not self.outputs:
             found.append("no tensors or no outputs")
         if self.labels and len(self.labels) != len(self.extents):
@@ -85,15 +97,20 @@ class TensorNetwork:
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: tensors are combined in input order. The meaning of a network."""
-        return evaluate_einsum(
+        results = evaluate_einsum(
             [t.modes for t in self.tensors],
             self.outputs,
             self.extents,
-            arrays,
+            [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)],
             dtypes=[self.dtype] * len(self.outputs),
             semiring=self.semiring,
             conj=[t.conj for t in self.tensors],
         )
+        return tuple(x.reshape(self.shape(term)) for x, term in zip(results, self.results(), strict=True))
+
+    def results(self) -> tuple[Term, ...]:
+        """Return the outputs as the user's arrays have them: modes that were split are whole again."""
+        return self.fused or self.outputs
 
     def label(self, mode: int) -> str:
         """Return the user's label of `mode`."""
@@ -172,7 +189,8 @@ def bind(
     expression = labelled(expression)
     if len(operands) != len(expression.inputs):
         wanted, given = len(expression.inputs), len(operands)
-        message = f"the expression has {wanted} term{'s' * (wanted != 1)} but {given} operands were given"
+        verb = "operand was" if given == 1 else "operands were"
+        message = f"the expression has {wanted} term{'s' * (wanted != 1)} but {given} {verb} given"
         raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
     if len(operands) > MOST_TENSORS:
         raise ResourceLimitError(f"{len(operands)} operands; at most {MOST_TENSORS} are planned")
@@ -199,8 +217,7 @@ def bind(
         result_dtype(expression.semiring, dtype),
         expression.semiring,
         tuple(sorted({*_dynamic_modes(expression, dynamic), *varying})),
-        (),
-        tuple(labels),
+        labels=tuple(labels),
     )
 
 

@@ -75,6 +75,8 @@ def library_of(operands: Sequence[object]) -> Library:
     """
     first: dict[Library, int] = {}
     for k, x in enumerate(operands):
+        if is_factorized(x):
+            x = x.factors[0]  # type: ignore[attr-defined]
         if is_torch(x):
             first.setdefault("torch", k)
         elif isinstance(x, np.ndarray | np.generic):
@@ -111,18 +113,31 @@ def as_numpy(x: Any, number: int) -> np.ndarray:
 
 def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:
     """Return what the array `x` (of any library) looks like from outside."""
+    layout = x.layout if is_factorized(x) else None
     symbol = getattr(sys.modules.get("torch"), "SymInt", ())
     varying = tuple(axis for axis, n in enumerate(x.shape) if isinstance(n, symbol))
     if not varying:
-        return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj)
+        return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj, layout)
     seen = sys.modules["torch.fx.experimental.symbolic_shapes"].optimization_hint
     shape = tuple(seen(n, _UNSEEN) if axis in varying else int(n) for axis, n in enumerate(x.shape))
     varying = tuple(axis for axis in varying if shape[axis] > 1)
     return Operand(shape, dtype_name(x), constant, conj, varying=varying)
 
 
+def is_factorized(x: object) -> bool:
+    """Return whether `x` is an array held as factors: it has a Layout and the factors that go with it."""
+    return isinstance(getattr(x, "layout", None), Layout) and hasattr(x, "factors")
+
+
+def flattened(operands: Sequence[Any]) -> list[Any]:
+    """Return `operands` with each factorized one replaced by its factors, in order."""
+    return [y for x in operands for y in (x.factors if is_factorized(x) else (x,))]
+
+
 def dtype_name(x: Any) -> str:
     """Return the name of the dtype of an array of any library."""
+    if is_factorized(x):
+        return dtype_name(x.factors[0])
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.name
     return str(x.dtype).rpartition(".")[2]

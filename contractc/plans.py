@@ -72,7 +72,7 @@ class Plan:
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: step by step with the slow evaluator (slicing does not change values)."""
         network = self.network
-        values = list(arrays)
+        values = [x.reshape(network.shape(t.modes)) for x, t in zip(arrays, network.tensors, strict=True)]
         terms = self.terms()
         dtypes = [t.dtype for t in network.tensors]
         conj = [t.conj for t in network.tensors]
@@ -89,7 +89,8 @@ class Plan:
             )
             values.append(value)
             dtypes.append(network.dtype)
-        return tuple(values[i] for i in self.results)
+        wanted = zip(self.results, network.results(), strict=True)
+        return tuple(values[i].reshape(network.shape(term)) for i, term in wanted)
 
     def terms(self) -> tuple[Term, ...]:
         """Return the modes of every id: tensors as they are, then the result of each step.
@@ -205,6 +206,8 @@ def step_table(plan: Plan) -> str:
     lines = ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
     plural = "s" * (len(plan.path) != 1)
     head = f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
+    for group, choice in zip(network.groups, plan.choices, strict=False):
+        head += f"\n  factors {' '.join(f'%{k}' for k in group)}: {choice}"
     if plan.sliced:
         slices = count_text(network.size(plan.sliced))
         names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)

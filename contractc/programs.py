@@ -71,7 +71,20 @@ class Call:
     operation: str
 
 
-Step = Contract | Loop | Call
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same elements in the same order under other modes: axes split into several, or fused into one."""
+
+    out: Value
+    inputs: tuple[int]
+
+    @property
+    def outs(self) -> tuple[Value, ...]:
+        """Return the values this step sets."""
+        return (self.out,)
+
+
+Step = Contract | Reshape | Loop | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,7 @@ class Program:
         return program
 
 
-PROGRAM_CLASSES = (Program, Contract, Loop, Call, Constant, Value)
+PROGRAM_CLASSES = (Program, Contract, Reshape, Loop, Call, Constant, Value)
 
 
 class Groups(NamedTuple):
@@ -229,6 +242,8 @@ def _printed(program: Program, indent: str = "") -> str:
             summed = [m for m in dict.fromkeys(m for t in terms for m in t) if m not in step.out.modes]
             over = f" over {' '.join(program.label(m) for m in summed)}" if summed else ""
             lines.append(f"  {outs} = contract {names}{over}  # {kind(terms, step.out.modes)}")
+        elif isinstance(step, Reshape):
+            lines.append(f"  {outs} = reshape {names}")
         elif isinstance(step, Loop):
             over = " ".join(f"{program.label(m)}={program.extents[m]}" for m in step.modes)
             lines.append(f"  {outs} = loop {names} over {over}")
@@ -288,6 +303,9 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
         if len(step.conj) not in (0, len(step.inputs)):
             yield f"has {len(step.conj)} conj flags for {len(step.inputs)} inputs"
         yield from (f"keeps mode {m}, which no input has" for m in step.out.modes if m not in present)
+    elif isinstance(step, Reshape):
+        if [_size(program, v) for v in inputs] != [_size(program, step.out)] or inputs[0].dtype != step.out.dtype:
+            yield f"makes %{step.out.number} with another number of elements or dtype"
     elif isinstance(step, Loop):
         yield from (f"has a body in which {fault}" for fault in step.body.faults())
         yield from (f"loops over mode {m}, which is dynamic" for m in step.modes if m in program.dynamic)
@@ -312,6 +330,13 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
             yield f"has outputs that {step.operation} does not make"
 
 
+def _size(program: Program, value: Value) -> int:
+    size = 1
+    for m in value.modes:
+        size *= program.extents[m]
+    return size
+
+
 def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Array]) -> tuple[Array, ...]:
     values = program.inputs + tuple(c.value for c in program.constants)
     held = {v.number: x for v, x in zip(values, (*arrays, *constants), strict=True)}
@@ -328,6 +353,8 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
                 semiring=program.semiring,
                 conj=step.conj,
             )
+        elif isinstance(step, Reshape):
+            made = [operands[0].reshape([program.extents[m] for m in step.out.modes])]
         elif isinstance(step, Loop):
             made = _evaluate_loop(program, step, operands, [known[i].modes for i in step.inputs])
         else:

@@ -19,15 +19,12 @@ Arguments = list[Any]
 
 PEERS = ("np.einsum", "opt_einsum")
 
-MOST_ELEMENTS = 2.0**25
-"""A peer whose path has a larger intermediate than this is not run (2**25 float64 are 256 MiB)."""
+MOST_ELEMENTS = 2.0**26
+"""A peer whose path has a larger intermediate than this is not run (2**26 float64 are 512 MiB)."""
 
-MOST_OPERATIONS = 1e10
+MOST_OPERATIONS = 1e11
 MOST_OBJECT_OPERATIONS = 1e8
 """Nor is one whose path has more operations than this, on numbers and on Python objects."""
-
-PATIENTLY = 8.0
-"""How many times these limits are allowed with `--patient`."""
 
 SLOW = 2.0
 """Seconds; what takes longer is not called a second time."""
@@ -35,9 +32,8 @@ SLOW = 2.0
 
 @dataclass
 class Report:
-    """Prints, counts the checks and remembers those that failed; `patient` runs slow peers, too."""
+    """Prints, counts the checks and remembers those that failed."""
 
-    patient: bool = False
     checks: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -94,7 +90,7 @@ class Report:
         """
         values = {}
         print(f"{'seconds':<22}{'first call':>12}{'again':>12}")
-        others = dict.fromkeys(PEERS, beside) if isinstance(beside, str) else peers(beside, self.patient)
+        others = dict.fromkeys(PEERS, beside) if isinstance(beside, str) else peers(beside)
         for name, call in (*calls.items(), *others.items()):
             if isinstance(call, str):
                 print(f"  {name:<20}{'-':>12}  {call}")
@@ -133,14 +129,12 @@ def as_text(arguments: Arguments) -> tuple[str, list[Any]]:
     return ",".join(map(text, terms)) + "->" + text(output), operands
 
 
-def peers(arguments: Arguments, patient: bool = False) -> dict[str, Callable[[], Any] | str]:
+def peers(arguments: Arguments) -> dict[str, Callable[[], Any] | str]:
     """Return how np.einsum and opt_einsum evaluate a network by their own paths, or why they do not."""
-    times = PATIENTLY if patient else 1.0
-    found = (_numpy_call(arguments, times), _opt_einsum_call(arguments, times))
-    return dict(zip(PEERS, found, strict=True))
+    return dict(zip(PEERS, (_numpy_call(arguments), _opt_einsum_call(arguments)), strict=True))
 
 
-def _numpy_call(arguments: Arguments, times: float) -> Callable[[], Any] | str:
+def _numpy_call(arguments: Arguments) -> Callable[[], Any] | str:
     try:
         text, operands = as_text(arguments)
     except ValueError as error:
@@ -148,7 +142,7 @@ def _numpy_call(arguments: Arguments, times: float) -> Callable[[], Any] | str:
     _, printed = np.einsum_path(text, *operands, optimize="greedy")
     numbers = [re.search(rf"{title}:\s*([-+.e\d]+)", printed) for title in _NUMPY_TITLES]
     flops, largest = (float(found[1]) if found else 0.0 for found in numbers)
-    too_much = _too_much(operands, flops, largest, times)
+    too_much = _too_much(operands, flops, largest)
     return too_much or partial(np.einsum, text, *operands, optimize="greedy")
 
 
@@ -156,22 +150,18 @@ _NUMPY_TITLES = ("Optimized FLOP count", "Largest intermediate")
 """Where np.einsum_path prints what its path costs; it returns that nowhere."""
 
 
-def _opt_einsum_call(arguments: Arguments, times: float) -> Callable[[], Any] | str:
+def _opt_einsum_call(arguments: Arguments) -> Callable[[], Any] | str:
     _, info = opt_einsum.contract_path(*arguments)
-    too_much = _too_much(arguments[:-1:2], float(info.opt_cost), float(info.largest_intermediate), times)
+    too_much = _too_much(arguments[:-1:2], float(info.opt_cost), float(info.largest_intermediate))
     return too_much or partial(opt_einsum.contract, *arguments)
 
 
-def _too_much(operands: Sequence[Any], flops: float, largest: float, times: float) -> str | None:
+def _too_much(operands: Sequence[Any], flops: float, largest: float) -> str | None:
     """Return why a path is not run that costs `flops` operations with a `largest` intermediate, or None."""
     most = MOST_OBJECT_OPERATIONS if operands[0].dtype == object else MOST_OPERATIONS
-    over = max(flops / most, largest / MOST_ELEMENTS)
-    if over <= times:
-        return None
     needs = [f"{flops:.1e} operations"] if flops > most else []
     needs += [f"an intermediate of 2^{log2(largest):.0f} elements"] if largest > MOST_ELEMENTS else []
-    hint = " (--patient does)" if over <= PATIENTLY else ""
-    return f"not run{hint}: its path needs {' and '.join(needs)}"
+    return f"not run: its path needs {' and '.join(needs)}" if needs else None
 
 
 def _fitted(titles: str, rows: Sequence[str]) -> list[str]:

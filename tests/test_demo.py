@@ -196,12 +196,10 @@ def test_peers_agree_where_they_can_run() -> None:
 
 
 def test_peers_say_what_would_take_too_long() -> None:
-    network = ising.ising(12, 12, 0.5, torus=True)
-    needs = "its path needs 1.2e+10 operations and an intermediate of 2^26 elements"
-    assert peers(network)["opt_einsum"] == f"not run (--patient does): {needs}"
-    assert callable(peers(network, patient=True)["opt_einsum"])
-    clique = karate.colourings([(u, v) for u in range(20) for v in range(u)], 5)
-    assert str(peers(clique, patient=True)["opt_einsum"]).startswith("not run: its path needs ")
+    clique = karate.colourings([(u, v) for u in range(12) for v in range(u)], 40)
+    for reason in peers(clique).values():
+        assert isinstance(reason, str)
+        assert reason.startswith("not run: its path needs ")
 
 
 def test_a_plan_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ FLOORS = """
     search, lower, backends, providers, store
     cost
     executable, plans, programs, machine
+    expansion
     network
     notation, operands, evaluation, dtypes, semirings
     serial, options, errors

@@ -22,6 +22,7 @@ from fuzzing import share
 from strategies import LAYOUTS, Case, expressions, laid_out, numpy_cases, torch_cases, values
 from tolerances import tolerance
 
+EDITS = ("", "", "i", "a", ",", ".", "...", "->", "-", ">", "i,", "&")
 OUT_LAYOUTS = ("C", "F", "permuted", "reversed", "step", "unaligned", "swapped")
 OPTIMIZE = (None, None, False, True, "greedy", "optimal", "path")
 
@@ -69,7 +70,7 @@ def chosen(optimize: Any, case: Case, seed: int) -> dict[str, Any]:
     return {"optimize": optimize}
 
 
-@share(0.38)
+@share(0.33)
 @given(numpy_cases(), st.sampled_from(OPTIMIZE), st.sampled_from("KKKCFA"), st.integers(0, 99))
 def test_einsum_agrees_with_numpy_and_the_reference(case: Case, optimize: Any, order: str, seed: int) -> None:
     expected, refusal = numpy_result(case, order=order)
@@ -161,6 +162,28 @@ def test_einsum_writes_into_out(case: Case, data: st.DataObject) -> None:
     result = contractc.einsum(*case.arguments, out=out)
     assert result is out
     assert_close(result, case, 0, exact, dtype.name)
+
+
+@share(0.05)
+@given(numpy_cases(), st.integers(0, 30), st.sampled_from(EDITS), st.integers(0, 5))
+def test_einsum_refuses_what_numpy_refuses(case: Case, at: int, edit: str, stretch: int) -> None:
+    text, operands = case.text, list(case.operands)
+    if case.form == "interleaved":
+        text = "ij,jk->ik"  # labels that are no letters have no text
+    at %= len(text) + 1
+    text = text[:at] + edit + text[at + (not edit) :]  # one character more, or one fewer
+    which = stretch % len(operands)
+    if stretch < 3 and np.ndim(operands[which]):
+        operands[which] = np.concatenate([operands[which]] * 2)
+    try:
+        expected = np.einsum(text, *operands)
+    except ValueError:
+        with pytest.raises((contractc.EinsumError, contractc.OperandError)):
+            contractc.einsum(text, *operands)
+        return
+    assume(text.count("->") <= 1)  # np.einsum takes 'i->->i' for 'i->i'
+    result = contractc.einsum(text, *operands)
+    assert (type(result), result.shape, result.dtype) == (type(expected), expected.shape, expected.dtype)
 
 
 def _addresses(array: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def test_bind_gives_a_broadcast_axis_a_mode_of_its_own(
         ("...ij", [()], "operand 0 has 0 axes but its term has at least 2 modes\n  ...ij\n  ^  ^^"),
         ("ij", [], "no operands were given"),
         ("i", [(1,), (1,)], "the expression has 1 term but 2 operands were given\n  i"),
-        ("i,j", [(1,)], "the expression has 2 terms but 1 operands were given\n  i,j"),
+        ("i,j", [(1,)], "the expression has 2 terms but 1 operand was given\n  i,j"),
     ],
 )
 def test_bind_says_which_operands_do_not_fit(text: str, shapes: list[Shape], message: str) -> None:
@@ -244,7 +244,7 @@ def test_typed_shortens_dtypes(dtype: str, shown: str) -> None:
 
 def test_a_network_without_labels_prints_numbers() -> None:
     assert str(replace(network("i->", (3,)), labels=())) == (
-        "network (1 tensors, 1 modes, sum_product)\n  0: f64[m0=3]\n  -> f64[]"
+        "network (1 tensor, 1 mode, sum_product)\n  0: f64[m0=3]\n  -> f64[]"
     )
 
 
@@ -326,8 +326,8 @@ def test_library_of_refuses_to_mix() -> None:
     assert message_of(OperandError, library_of, [2, np.ones(2), torch.ones(2)]) == (
         "operand 1 is a ndarray of numpy but operand 2 a Tensor of torch; convert one of them"
     )
-    assert message_of(OperandError, library_of, [torch.ones(2), [1, 2]]) == (
-        "operand 0 is a Tensor of torch but operand 1 a list of numpy; convert one of them"
+    assert message_of(OperandError, library_of, [torch.ones(2), [1, 2], np.float64(3)]) == (
+        "operand 0 is a Tensor of torch but operand 2 a float64 of numpy; convert one of them"
     )
 
 
@@ -349,7 +349,8 @@ def test_is_shape_takes_tuples_of_ints(thing: Any, found: bool) -> None:
 
 
 def test_shape_of_returns_python_ints() -> None:
-    assert [type(n) for n in shape_of((np.int8(2), 3), 0)] == [int, int]
+    given: Any = (np.int8(2), 3)
+    assert [type(n) for n in shape_of(given, 0)] == [int, int]
     assert message_of(OperandError, shape_of, (2, -1), 4) == (
         "the shape of operand 4 is -1 on axis 1; extents are 0 or more"
     )

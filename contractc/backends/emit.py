@@ -12,7 +12,7 @@ from contractc.backends import Compiled
 from contractc.dtypes import is_complex
 from contractc.executable import MISS
 from contractc.notation import Term
-from contractc.programs import Call, Contract, Groups, Loop, Program, Value, groups, kind
+from contractc.programs import Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
 
 
 class Dialect(Protocol):
@@ -136,6 +136,9 @@ class Function:
             outs = ", ".join(self.names[v.number] for v in step.outs)
             if isinstance(step, Contract):
                 code, note = self._contract(step)
+            elif isinstance(step, Reshape):
+                shape = [self.extent(m) for m in step.out.modes]
+                code, note = self.dialect.reshape(self.names[step.inputs[0]], shape), "reshape"
             elif isinstance(step, Loop):
                 body += 1
                 code, note = self._loop(step, f"body{body}"), "a loop over slices"

@@ -8,7 +8,7 @@ from contractc.dtypes import is_floating, wide
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
 from contractc.plans import Plan
-from contractc.programs import Call, Contract, Loop, Program, Step, Value
+from contractc.programs import Call, Contract, Loop, Program, Reshape, Step, Value
 from contractc.serial import checked
 
 __all__ = ["lower", "split_exponents", "translate"]
@@ -33,6 +33,8 @@ def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
 def translate(plan: Plan, target: Target) -> Program:
     """Return `plan` as a program, one Contract a step; sliced modes become one Loop around all of them.
 
+    Where a factorized operand splits modes, arrays are reshaped at both ends.
+
     On NumPy, narrow floats are widened by the first step that reads them and narrowed by the last; torch's
     own kernels accumulate wide and keep intermediates narrow, so there they stay as they are.
     """
@@ -41,31 +43,49 @@ def translate(plan: Plan, target: Target) -> Program:
     count = len(network.tensors)
     inner = wide(network.dtype) if target.backend == "numpy" else network.dtype
     sliced = set(plan.sliced)
-    inputs = [Value(k, t.modes, t.dtype) for k, t in enumerate(network.tensors)]
+    inputs = tuple(Value(k, t.given or t.modes, t.dtype) for k, t in enumerate(network.tensors))
+    fresh = count + len(plan.path)
+    split: list[Step] = []
+    leaves = list(inputs)
+    for k, tensor in enumerate(network.tensors):
+        if tensor.given:
+            leaves[k] = Value(fresh, tensor.modes, tensor.dtype)
+            split.append(Reshape(leaves[k], (k,)))
+            fresh += 1
+    numbers = [*(v.number for v in leaves), *range(count, count + len(plan.path))]
     steps: list[Step] = []
     for s, ids in enumerate(plan.path):
         final = count + s in plan.results and not sliced
         modes = tuple(m for m in terms[count + s] if m not in sliced)
         flags = tuple(i < count and network.tensors[i].conj for i in ids)
         out = Value(count + s, modes, network.dtype if final else inner)
-        steps.append(Contract(out, ids, flags if any(flags) else ()))
+        steps.append(Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ()))
     results = plan.results
     if sliced:
-        body_inputs = tuple(Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in inputs)
+        body_inputs = tuple(Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in leaves)
         body = Program(
             body_inputs, tuple(steps), results, network.extents, network.semiring, network.dynamic, (), network.labels
         )
-        first = count + len(steps)
-        whole = tuple(Value(first + o, distinct(term), inner) for o, term in enumerate(network.outputs))
-        final_values = tuple(
-            Value(first + len(whole) + o, term, network.dtype) for o, term in enumerate(network.outputs)
-        )
-        body = _with_distinct_results(body)
-        steps = [Loop(whole, tuple(range(count)), body, plan.sliced)]
-        steps += [Contract(v, (w.number,)) for v, w in zip(final_values, whole, strict=True)]
-        results = tuple(v.number for v in final_values)
+        whole = tuple(Value(fresh + o, distinct(term), inner) for o, term in enumerate(network.outputs))
+        fresh += len(whole)
+        finals = tuple(Value(fresh + o, term, network.dtype) for o, term in enumerate(network.outputs))
+        fresh += len(finals)
+        steps = [Loop(whole, tuple(v.number for v in leaves), _with_distinct_results(body), plan.sliced)]
+        steps += [Contract(v, (w.number,)) for v, w in zip(finals, whole, strict=True)]
+        results = tuple(v.number for v in finals)
+    for o, term in enumerate(network.fused):
+        steps.append(Reshape(Value(fresh + o, term, network.dtype), (results[o],)))
+    if network.fused:
+        results = tuple(range(fresh, fresh + len(results)))
     return Program(
-        tuple(inputs), tuple(steps), results, network.extents, network.semiring, network.dynamic, (), network.labels
+        inputs,
+        (*split, *steps),
+        results,
+        network.extents,
+        network.semiring,
+        network.dynamic,
+        (),
+        network.labels,
     )
 
 
@@ -114,6 +134,11 @@ def split_exponents(program: Program) -> Program:
         if is_floating(value.dtype) and value.dtype != "float16":
             split(value, ())
     for step in program.steps:
+        if isinstance(step, Reshape):
+            (source,) = step.inputs
+            steps.append(Reshape(step.out, (renamed.get(source, source),)))
+            exponents[step.out.number] = exponents.get(source, ())
+            continue
         assert isinstance(step, Contract), step
         out = replace(step.out, dtype=wide(step.out.dtype))
         steps.append(Contract(out, tuple(renamed.get(i, i) for i in step.inputs), step.conj))
@@ -123,7 +148,7 @@ def split_exponents(program: Program) -> Program:
     for result in program.results:
         total = Value(number, (), "int64")
         steps.append(Call((total,), exponents[result], "sum_exponents"))
-        mantissa, number = renamed[result], number + 1
+        mantissa, number = renamed.get(result, result), number + 1
         if wide(known[result].dtype) != known[result].dtype:
             narrow = replace(known[result], number=number)
             steps.append(Contract(narrow, (mantissa,)))

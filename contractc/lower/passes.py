@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from contractc.programs import Constant, Contract, Loop, Program, Step, Value, groups
+from contractc.programs import Constant, Contract, Loop, Program, Reshape, Step, Value, groups
 
 
 def pairwise(program: Program) -> Program:
@@ -64,12 +64,13 @@ def natural_layout(program: Program) -> Program:
     After:   the same with %2: [b, i, j] ordered as batch, rows of the left, columns of the right operand
     """
     known = program.values()
+    fixed = {*program.results, *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs)}
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
             steps.append(replace(step, body=natural_layout(step.body)))
             continue
-        if isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in program.results:
+        if isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in fixed:
             left, right = (known[i].modes for i in step.inputs)
             g = groups(left, right, step.out.modes)
             if g.summed:

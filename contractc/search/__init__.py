@@ -12,6 +12,7 @@ from contractc.network import TensorNetwork
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
+from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
 from contractc.search.slice import sliced_to_fit
@@ -76,7 +77,7 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     checked(network)
     each = [_path(single_output(network, o), optimize) for o in range(len(network.outputs))]
     path, results = join_outputs(network, [path for path, _ in each])
-    plan = Plan(network, path, results, search=each[0][1])
+    plan = Plan(network, path, results, (), layout_choices(network, path), each[0][1])
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
@@ -100,6 +101,8 @@ def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
         optimize = "auto"
     elif optimize is False:
         optimize = "left-to-right"
+    if optimize == "auto" and network.groups:
+        return cheapest_layout(network, auto)
     if isinstance(optimize, str) and optimize in SEARCHES:
         return SEARCHES[optimize](network)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):

@@ -1,0 +1,157 @@
+"""How torch spells the operations of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from contractc.backends.torch import operations, semirings
+from contractc.dtypes import wide, zero_of
+from contractc.errors import UnsupportedError
+from contractc.notation import Term
+from contractc.programs import Loop, Program, Value
+
+_INTEGERS = ("uint8", "int8", "int16", "int32", "int64")
+_UNSIGNED = ("uint16", "uint32", "uint64")
+_NARROW = ("float16", "bfloat16")
+DTYPES = ("bool", *_INTEGERS, *_UNSIGNED, *_NARROW, "float32", "float64", "complex64", "complex128")
+"""The dtypes that programs may have on torch."""
+
+
+class Torch:
+    """The words of torch; see `emit.Dialect`."""
+
+    fuse_batch = True
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {"Tensor": torch.Tensor}
+
+    def wide(self, dtype: str) -> str:
+        """Return int64 for the unsigned dtypes that torch only stores (it wraps as they do), else `dtype`.
+
+        Matrix products of narrow floats add up in float32 by themselves, and under autocast too.
+        """
+        return "int64" if dtype in _UNSIGNED else dtype
+
+    def dtype(self, name: str) -> str:
+        """Return the name that stands for a dtype in the source."""
+        assert name in DTYPES, name
+        return self.use(name, getattr(torch, name))
+
+    def use(self, name: str, thing: Any) -> str:
+        """Return `name` after making it a global of the function."""
+        self.names[name] = thing
+        return name
+
+    def guard(self, name: str, value: Value, shape: str | None) -> str:
+        condition = f"not isinstance({name}, Tensor) or {name}.dtype is not {self.dtype(value.dtype)}"
+        return condition if shape is None else f"{condition} or {name}.shape != {shape}"
+
+    def cast(self, x: str, dtype: str) -> str:
+        return f"{x}.to({self.dtype(dtype)})"
+
+    def conj(self, x: str) -> str:
+        return f"{x}.conj()"
+
+    def permute(self, x: str, axes: Sequence[int]) -> str:
+        return f"{x}.t()" if tuple(axes) == (1, 0) else f"{x}.permute({', '.join(map(str, axes))})"
+
+    def reshape(self, x: str, shape: Sequence[str]) -> str:
+        return f"{x}.reshape({', '.join(shape) or '()'})"
+
+    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
+        return f"{x}.diagonal(0, {one}, {two})"
+
+    def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
+        along = str(axes[0]) if len(axes) == 1 else str(tuple(axes))
+        if dtype == "bool":
+            return f"{x}.any({along})"
+        if dtype in _NARROW:
+            return self.cast(f"{x}.sum({along}, dtype={self.dtype('float32')})", dtype)
+        if dtype in _INTEGERS:
+            return f"{x}.sum({along}, dtype={self.dtype(dtype)})"
+        return f"{x}.sum({along})"
+
+    def multiply(self, x: str, y: str, dtype: str) -> str:
+        return f"{self.use('mul', torch.mul)}({x}, {y})"
+
+    def matmul(self, x: str, y: str, rank: int, dtype: str) -> str:
+        if dtype == "bool":
+            return f"{self.use('matmul_bool', operations.matmul_bool)}({x}, {y})"
+        if dtype in _INTEGERS:
+            return f"{self.use('matmul_integer', operations.matmul_integer)}({x}, {y})"
+        function = self.use("bmm", torch.bmm) if rank == 3 else self.use("matmul", torch.matmul)
+        return f"{function}({x}, {y})"
+
+    def multiply_and_reduce(
+        self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str
+    ) -> str | None:
+        """Return a product that is summed up in the layout of `left`: a matrix product of many tiny matrices,
+        which is what this is otherwise, is slower."""
+        if not out:
+            return None
+        if left != right:
+            y = self.permute(y, [right.index(m) for m in left])
+        if dtype in _NARROW:
+            x = self.cast(x, "float32")
+        axes = [axis for axis, m in enumerate(left) if m not in out]
+        code = self.total(self.multiply(x, y, dtype), axes, dtype)
+        kept = tuple(m for m in left if m in out)
+        return code if kept == out else self.permute(code, [kept.index(m) for m in out])
+
+    def spread(self, x: str, modes: Term, term: Term, program: Program, dtype: str) -> str:
+        axes = tuple(modes.index(m) for m in term)
+        return f"{self.use('spread', operations.spread)}({x}, {axes}, {_zero(program.semiring, dtype)})"
+
+    def whole_step(
+        self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
+    ) -> str | None:
+        """Return a step in an ordered semiring; or_and is what sums and products of bools are anyway."""
+        if program.semiring in ("sum_product", "or_and"):
+            return None
+        own = tuple(dict.fromkeys(out.modes))
+        work = self.wide(wide(out.dtype))
+        given = {v.number for v in program.inputs} | {c.value.number for c in program.constants}
+        if program.semiring == "max_times":
+            check = self.use("not_negative", semirings.not_negative)
+            names = [f"{check}({x})" if int(x[1:]) in given else x for x in names]
+        function = self.use("contract_blocked", semirings.contract_blocked)
+        ring = self.use(program.semiring, semirings.OPERATIONS[program.semiring])
+        operands = f"[{', '.join(names)}], {list(terms)}, {own}"
+        code = f"{function}({ring}, {operands}, {self.dtype(work)}, {_zero(program.semiring, work)})"
+        if work != out.dtype:
+            code = self.cast(code, out.dtype)
+        return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
+
+    def call(self, operation: str, names: Sequence[str]) -> str:
+        return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"
+
+    def loop(
+        self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
+    ) -> str:
+        function = self.use("sliced", operations.sliced)
+        add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
+        modes = {m: program.extents[m] for m in step.modes}
+        outs = [v.modes for v in step.outs]
+        dtypes = [f"({self.dtype(v.dtype)}, {self.dtype(self.wide(wide(v.dtype)))})" for v in step.outs]
+        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}]"
+        return f"{function}({body}, {listed}, {add})"
+
+    def scalar(self, x: str, dtype: str) -> str:
+        return x
+
+    def view(self, x: str) -> str:
+        return f"{x}.view_as({x})"
+
+
+def _zero(semiring: str, dtype: str) -> str:
+    """Return the semiring's zero as code, or as a text the reason why `dtype` has none."""
+    try:
+        zero = zero_of(semiring, dtype)
+    except UnsupportedError as error:
+        return repr(str(error))
+    if dtype == "bool":
+        return "False"
+    return repr(zero) if zero == 0 else f"float('{zero}')"

@@ -1,0 +1,115 @@
+"""Factorized: a layout and the arrays of its factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from contractc.errors import OperandError
+from contractc.operands import Layout, dtype_name, library_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factorized:
+    """An array held as factors (NumPy arrays or torch tensors; parameters of a module stay parameters).
+
+    It stands for the dense array of shape `shape` that is the einsum of its factors; see `Layout`.
+    """
+
+    layout: Layout
+    factors: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the dense array."""
+        return self.layout.shape()
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of axes of the dense array."""
+        return len(self.layout.axes)
+
+    @property
+    def dtype(self) -> Any:
+        """Return the dtype of the factors."""
+        return self.factors[0].dtype
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of elements of all factors together."""
+        return sum(prod(x.shape) for x in self.factors)
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.shape))
+        factors = ", ".join(str(tuple(x.shape)) for x in self.factors)
+        share = self.parameters / max(prod(self.shape), 1)
+        return f"{self.layout.format} {sizes}, {self.parameters} parameters ({share:.3g} of dense): {factors}"
+
+    def faults(self) -> list[str]:
+        """Return each rule this operand breaks, as a sentence; nothing means it is well formed."""
+        layout, found = self.layout, []
+        modes = [m for axis in layout.axes for m in axis]
+        found += ["an axis has no modes"] * any(not axis for axis in layout.axes)
+        for axis in layout.axes:
+            if len(axis) > 1 and 0 in (layout.extents[m] for m in axis):
+                found.append("a mode that is part of an axis has extent 0")
+        present = {m for term in layout.terms for m in term}
+        if len(modes) != len(set(modes)):
+            found.append("a mode is in two axes")
+        found += [f"mode {m} of an axis is in no factor" for m in modes if m not in present]
+        if len(layout.terms) != len(self.factors):
+            found.append(f"{len(self.factors)} factors for {len(layout.terms)} terms")
+        for f, (term, x) in enumerate(zip(layout.terms, self.factors, strict=False)):
+            expected = tuple(layout.extents[m] for m in term)
+            if tuple(x.shape) != expected:
+                found.append(f"factor {f} has shape {tuple(x.shape)}, its term {expected}")
+        if len({dtype_name(x) for x in self.factors}) > 1:
+            found.append("its factors have different dtypes")
+        return found
+
+    def to_dense(self) -> Any:
+        """Return the dense array, contracted from the factors by their own library."""
+        from contractc.api import contract
+
+        labels = [x for f, term in zip(self.factors, self.layout.terms, strict=True) for x in (f, list(term))]
+        modes = [m for axis in self.layout.axes for m in axis]
+        return contract(*labels, modes).reshape(self.shape)
+
+
+def factorized(format: str, terms: Sequence[Sequence[int]], axes: Sequence[Sequence[int]], factors: Sequence[Any]) -> Factorized:
+    """Return the operand with these factors; extents are read off their shapes.
+
+    Args:
+        format: its name, for printing.
+        terms: the modes of each factor, as ints from 0.
+        axes: the modes that each axis of the dense array is made of, slowest first.
+        factors: arrays of one library and one dtype.
+
+    Raises:
+        OperandError: the factors do not fit together, with both sides.
+    """
+    library_of(factors)
+    extents: dict[int, tuple[int, int]] = {}
+    for f, (term, x) in enumerate(zip(terms, factors, strict=True)):
+        if len(x.shape) != len(term):
+            raise OperandError(f"factor {f} of a {format} has {len(term)} axes, not {len(x.shape)}")
+        for axis, (m, n) in enumerate(zip(term, x.shape, strict=True)):
+            first = extents.setdefault(m, (int(n), f))
+            if first[0] != n:
+                raise OperandError(
+                    f"factors {first[1]} and {f} of a {format} share a mode, "
+                    f"which is {first[0]} in one and {n} (axis {axis}) in the other"
+                )
+    layout = Layout(
+        format,
+        tuple(map(tuple, terms)),
+        tuple(map(tuple, axes)),
+        tuple(extents[m][0] for m in range(len(extents))),
+    )
+    made = Factorized(layout, tuple(factors))
+    faults = made.faults()
+    if faults:
+        raise OperandError(f"not a {format}: {'; '.join(faults)}")
+    return made
