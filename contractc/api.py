@@ -137,10 +137,8 @@ def contract(
         strip_exponent,
         backend,
     )
-    if tracing and _holds_tensor(expression, *operands):
-        _keep_whole("_contract_in_graph")
-        result = _contract_in_graph(expression, operands, *given)
-        return result if out is None else stored(result, out, casting)
+    if tracing:
+        return _traced_call("contract", out, casting, expression, operands, *given)
     return _contract(out, expression, operands, *given)
 
 
@@ -179,10 +177,8 @@ def einsum(
             result = entry[1](*operands)
             if result is not MISS:
                 return result
-    if tracing and _holds_tensor(subscripts, *operands):
-        _keep_whole("_einsum_in_graph")
-        result = _einsum_in_graph(subscripts, operands, optimize, dtype, order, casting)
-        return result if out is None else stored(result, out, casting)
+    if tracing:
+        return _traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)
     return _einsum(out, subscripts, operands, optimize, dtype, order, casting)
 
 
@@ -335,26 +331,27 @@ def _einsum(
     return _delivered(executable(*arrays), arrays, out, order, casting)
 
 
-def _holds_tensor(*arguments: Any) -> bool:
-    """Return whether a torch tensor is among the arguments, or in a list of operands."""
-    return any(is_torch(y) for x in arguments for y in (x if isinstance(x, list | tuple) else (x,)))
+def _traced_call(name: str, out: Any, casting: str, *given: Any) -> Any:
+    """Return the call of `contract` or `einsum` while torch traces it: as one node of its graph, if that can be.
+
+    Operands held as factors cannot stand there, and without a tensor the call is none of torch's business.
+    """
+    from contractc.backends.torch import keep_whole, untraced
+
+    arguments = [x for y in (given[0], *given[1]) for x in (y if isinstance(y, list | tuple) else (y,))]
+    if not any(is_torch(x) for x in arguments) or any(hasattr(x, "factors") for x in arguments):
+        return untraced(_CALLS[name], out, *given)
+    keep_whole(__name__, "_in_graph")
+    result = _in_graph(name, *given)
+    return result if out is None else stored(result, out, casting)
 
 
-def _keep_whole(name: str) -> None:
-    """Make torch.compile leave the function of that name to the time when its graph becomes aten calls."""
-    from contractc.backends.torch import keep_whole
-
-    keep_whole(__name__, name)
+def _in_graph(name: str, *given: Any) -> Any:
+    """Return what `contract` or `einsum` returns: the node that stands in a graph of torch.compile."""
+    return _CALLS[name](None, *given)
 
 
-def _contract_in_graph(*given: Any) -> Any:
-    """Return what `contract` does: the call that stands in the graph of torch.compile, whose inside it skips."""
-    return _contract(None, *given)
-
-
-def _einsum_in_graph(*given: Any) -> Any:
-    """Return what `einsum` does: the call that stands in the graph of torch.compile, whose inside it skips."""
-    return _einsum(None, *given)
+_CALLS = {"contract": _contract, "einsum": _einsum}
 
 
 @lru_cache(maxsize=1024)

@@ -66,13 +66,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     backend = backend_named(target.backend)
     program = lower(plan, target, exponents=options.exponent)
     arrays: Sequence[Any] = ()
-    if constants:
-        fixed = [k for k, t in enumerate(plan.network.tensors) if t.constant]
-        program = replace(
-            program,
-            inputs=tuple(v for v in program.inputs if v.number not in fixed),
-            constants=tuple(Constant(v, "") for v in program.inputs if v.number in fixed),
-        )
+    if program.constants:
         prologue, program = hoist_constants(program)
         arrays = _run_prologue(prologue, backend, constants)
         digests = [hashlib.sha256(backend.to_bytes(x)).hexdigest() for x in arrays]
@@ -92,13 +86,14 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:
-    """Return the results of the steps that depend on constants only; copies, so that no caller can change them."""
+    """Return the results of the steps that depend on constants only: copies, in order in memory, for us alone."""
     copies = [backend.constant(x, v.number) for x, v in zip(constants, prologue.inputs, strict=True)]
     if not prologue.steps:
         numbers = [v.number for v in prologue.inputs]
         return [copies[numbers.index(i)] for i in prologue.results]
-    results = backend.compile(prologue, ()).run(*copies)
-    return list(results) if len(prologue.results) > 1 else [results] if prologue.results else []
+    made = backend.compile(prologue, ()).run(*copies)
+    results = made if len(prologue.results) > 1 else (made,) if prologue.results else ()
+    return [backend.constant(x, number) for x, number in zip(results, prologue.results, strict=True)]
 
 
 def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:

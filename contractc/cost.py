@@ -110,12 +110,21 @@ def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
     return replace(plan, seconds=found.seconds, flops=found.flops, traffic=found.traffic, peak=found.peak)
 
 
+_BATCH = 3
+"""The group of a mode that is in another operand and in the result."""
+
+
 def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
-    """Return whether a matrix product needs `term` copied: its batch, summed and free modes are interleaved."""
+    """Return whether a matrix product needs `term` copied.
+
+    It does if batch, summed and free modes are interleaved, or if batch modes come last.
+    """
     if len(term) < 2 or not others:
         return False
     elsewhere = {m for t in others for m in t}
     groups = [(m in elsewhere) * 2 + (m in out) for m in dict.fromkeys(term)]
+    if len(groups) > 1 and groups[-1] == _BATCH and set(groups) != {_BATCH}:
+        return True
     runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
     return runs > len(set(groups)) or len(set(term)) != len(term)
 

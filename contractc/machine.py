@@ -32,7 +32,7 @@ class Machine:
     flops_float64: float = 6.0e10
     flops_other: float = 1.0e9
     bandwidth: float = 1.5e10
-    permuting: float = 4.0e9
+    permuting: float = 6.0e9
     call: float = 1.0e-6
 
     def rate(self, dtype: str) -> float:

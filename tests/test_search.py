@@ -22,7 +22,7 @@ from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum, parse
 from contractc.operands import Operand
 from contractc.plans import Path, Plan
-from contractc.search import MOST_EXACT, SEARCHES, search
+from contractc.search import MOST_EXACT, SEARCHES, left_to_right, search
 from contractc.search.anneal import anneal
 from contractc.search.exact import optimal
 from contractc.search.greedy import greedy
@@ -120,7 +120,7 @@ def test_optimal_beyond_its_size_is_greedy_and_says_so() -> None:
 
 
 @given(networks())
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", sorted(SEARCHES.keys() - {"anneal"}))
 def test_every_search_finds_a_valid_plan_and_the_same_every_time(name: str, found: TensorNetwork) -> None:
     plan = search(found, name)
     assert plan.faults() == []
@@ -132,8 +132,8 @@ def test_every_search_finds_a_valid_plan_and_the_same_every_time(name: str, foun
 @given(networks())
 def test_greedy_and_annealed_paths_cost_at_least_the_optimum(found: TensorNetwork) -> None:
     least = price(found, optimal(found)[0])
-    for name in ("greedy", "anneal", "left-to-right"):
-        assert price(found, SEARCHES[name](found)[0]) >= least
+    for path, _ in (greedy(found), left_to_right(found), anneal(found, moves=200)):
+        assert price(found, path) >= least
 
 
 def chain(count: int) -> TensorNetwork:
@@ -182,6 +182,15 @@ def test_a_chain_of_three_thousand_matrices_is_contracted() -> None:
         fibonacci.append(fibonacci[-1] + fibonacci[-2])
     assert result[0, 1] == fibonacci[3000]
     assert result[1, 1] == fibonacci[3001]
+
+
+@settings(max_examples=30)
+@given(networks())
+def test_annealing_finds_a_valid_plan_and_the_same_every_time(found: TensorNetwork) -> None:
+    path, name = anneal(found, moves=100)
+    assert Plan(found, path, (len(found.tensors) + len(path) - 1,)).faults() == []
+    assert anneal(found, moves=100) == (path, name)
+    assert anneal(found, moves=100, seed=1)[1] == name
 
 
 def test_annealing_never_ends_above_the_greedy_path_it_starts_from() -> None:

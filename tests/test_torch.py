@@ -297,7 +297,8 @@ def test_parameters_subclasses_and_modules_pass() -> None:
 def test_executables_are_called_from_several_threads() -> None:
     operands = draw((30, 40), (40, 50), (50, 20))
     compiled = contractc.compile(CHAIN, *operands)
-    expected, found = compiled(*operands), []
+    expected = compiled(*operands)
+    found: list[Any] = []
 
     def call() -> None:
         found.extend(compiled(*operands) for _ in range(50))
@@ -567,23 +568,19 @@ def test_checkpoint_recomputes() -> None:
 @pytest.mark.parametrize("text", ["ij,jk->ik", CHAIN, "bij,bjk->bik", "ij,j->i", "bi,ij,bj->b"])
 def test_autocast_gives_what_einsum_gives(text: str) -> None:
     extents = {"b": 3, "i": 4, "j": 5, "k": 6, "l": 7}
-    operands = draw(
-        *([extents[m] for m in term] for term in text.partition("->")[0].split(",")),
-        dtype=torch.float32,
-        grad=True,
-    )
+    shapes = [tuple(extents[m] for m in term) for term in text.partition("->")[0].split(",")]
+    operands = draw(*shapes, dtype=torch.float32, grad=True)
     compiled = contractc.compile(text, *operands)
-    for function in (lambda *xs: contractc.contract(text, *xs), compiled):
+    for ahead in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found, expected = function(*operands), torch.einsum(text, *operands)
+            found = compiled(*operands) if ahead else contractc.contract(text, *operands)
+            expected = torch.einsum(text, *operands)
             mixed = contractc.contract(text, operands[0].bfloat16(), *operands[1:])
         torch.testing.assert_close(found.float(), expected.float(), rtol=0.1, atol=0.1)
         torch.testing.assert_close(mixed.float(), expected.float(), rtol=0.1, atol=0.1)
         found.float().sum().backward()
         assert operands[0].grad.dtype == torch.float32
-        if (
-            text != "bi,ij,bj->b"
-        ):  # its last step multiplies float32 by bfloat16 elementwise: no product of matrices
+        if text != "bi,ij,bj->b":  # it ends with an elementwise product, which autocast leaves in float32
             assert found.dtype == torch.bfloat16
 
 
@@ -601,15 +598,10 @@ class Counter:
         return torch._dynamo.backends.registry.lookup_backend("aot_eager")(graph, inputs)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_graphs(request: pytest.FixtureRequest) -> None:
-    if "compiled_by_torch" in request.fixturenames:
-        torch._dynamo.reset()
-
-
 @pytest.fixture
 def compiled_by_torch() -> Callable[[Any], tuple[Any, Counter]]:
     """Return a function giving torch.compile(function, fullgraph=True) and the counter of its graphs."""
+    torch._dynamo.reset()
 
     def build(function: Any) -> tuple[Any, Counter]:
         counter = Counter()

@@ -220,7 +220,7 @@ def _sliced(
 
 def constant(x: np.ndarray, number: int) -> np.ndarray:
     """Return a read-only copy of constant operand `number`."""
-    copy = np.array(x)
+    copy = np.array(x, order="C")
     copy.flags.writeable = False
     return copy
 

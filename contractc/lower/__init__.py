@@ -8,7 +8,7 @@ from contractc.dtypes import is_floating, wide
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
 from contractc.plans import Plan
-from contractc.programs import Call, Contract, Loop, Program, Reshape, Step, Value
+from contractc.programs import Call, Constant, Contract, Loop, Program, Reshape, Step, Value
 from contractc.serial import checked
 
 __all__ = ["lower", "split_exponents", "translate"]
@@ -33,7 +33,8 @@ def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
 def translate(plan: Plan, target: Target) -> Program:
     """Return `plan` as a program, one Contract a step; sliced modes become one Loop around all of them.
 
-    Where a factorized operand splits modes, arrays are reshaped at both ends.
+    Where a factorized operand splits modes, arrays are reshaped at both ends. Constants have no digest yet:
+    their arrays are not known here.
 
     On NumPy, narrow floats are widened by the first step that reads them and narrowed by the last; torch's
     own kernels accumulate wide and keep intermediates narrow, so there they stay as they are.
@@ -77,14 +78,15 @@ def translate(plan: Plan, target: Target) -> Program:
         steps.append(Reshape(Value(fresh + o, term, network.dtype), (results[o],)))
     if network.fused:
         results = tuple(range(fresh, fresh + len(results)))
+    constant = [t.constant for t in network.tensors]
     return Program(
-        inputs,
+        tuple(v for v, fixed in zip(inputs, constant, strict=True) if not fixed),
         (*split, *steps),
         results,
         network.extents,
         network.semiring,
         network.dynamic,
-        (),
+        tuple(Constant(v, "") for v, fixed in zip(inputs, constant, strict=True) if fixed),
         network.labels,
     )
 
@@ -130,7 +132,7 @@ def split_exponents(program: Program) -> Program:
         exponents[value.number] = (*before, exponent.number)
         number += 2
 
-    for value in program.inputs:
+    for value in (*program.inputs, *(c.value for c in program.constants)):
         if is_floating(value.dtype) and value.dtype != "float16":
             split(value, ())
     for step in program.steps:

@@ -58,23 +58,45 @@ def merge_equal_steps(program: Program) -> Program:
 
 
 def natural_layout(program: Program) -> Program:
-    """Return `program` with the modes of each intermediate in the order a matrix product leaves them.
+    """Return `program` with the modes of each intermediate in an order a matrix product leaves them in.
 
-    Before:  %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
-    After:   the same with %2: [b, i, j] ordered as batch, rows of the left, columns of the right operand
+    That is batch, rows, columns, or batch, columns, rows: the second if the first would end in a batch mode of
+    the step that reads it, which then could not read rows or columns with unit stride. What depends on
+    constants only is computed once, so it gets the order that its reader wants: batch, free, summed modes.
+
+    Before:  %2: [i, b, j] = contract %0: [i, b, k] %1: [k, b, j]
+    After:   %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
     """
     known = program.values()
+    constant = {c.value.number for c in program.constants}
+    readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
     fixed = {*program.results, *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs)}
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
             steps.append(replace(step, body=natural_layout(step.body)))
             continue
+        if constant.issuperset(step.inputs):
+            constant |= {v.number for v in step.outs}
         if isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in fixed:
+            reader = readers.get(step.out.number)
+            others = [known[i].modes for i in reader.inputs if i != step.out.number] if reader else []
+            elsewhere = {m for other in others for m in other}
+            wanted = set(reader.out.modes) if reader else set()
+            if step.out.number in constant and reader and reader.out.number not in constant:
+                groups_of = {m: (m not in elsewhere or m not in wanted) + (m not in wanted) for m in step.out.modes}
+                step = replace(step, out=replace(step.out, modes=tuple(sorted(groups_of, key=groups_of.__getitem__))))
+                known[step.out.number] = step.out
+                steps.append(step)
+                continue
             left, right = (known[i].modes for i in step.inputs)
             g = groups(left, right, step.out.modes)
             if g.summed:
-                step = replace(step, out=replace(step.out, modes=(*g.batch, *g.rows, *g.columns)))
+                order = (*g.batch, *g.rows, *g.columns)
+                batch = elsewhere & wanted
+                if g.rows and g.columns and g.columns[-1] in batch and g.rows[-1] not in batch:
+                    order = (*g.batch, *g.columns, *g.rows)
+                step = replace(step, out=replace(step.out, modes=order))
                 known[step.out.number] = step.out
         steps.append(step)
     return replace(program, steps=tuple(steps))

@@ -36,6 +36,8 @@ def cheapest_layout(
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
     """Return for each group what `path` makes of it: factored, partly merged or materialised."""
+    if not network.groups:
+        return ()
     count = len(network.tensors)
     covered = [frozenset([k]) for k in range(count)]
     for ids in path:

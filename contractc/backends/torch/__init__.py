@@ -8,7 +8,7 @@ names no device: it runs where the tensors are.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -129,7 +129,7 @@ def constant(x: Tensor, number: int) -> Tensor:
         raise OperandError(
             f"operand {number} requires grad, so it cannot be a constant; detach it, or give it at each call"
         )
-    return x.detach().clone()
+    return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 def to_bytes(x: Tensor) -> bytes:
@@ -137,6 +137,12 @@ def to_bytes(x: Tensor) -> bytes:
     host = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
     body = host.reshape(-1).view(torch.uint8).numpy().tobytes()
     return f"{x.dtype}{tuple(x.shape)}".removeprefix("torch.").encode() + body
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def untraced(function: Callable[..., Any], *given: Any) -> Any:
+    """Return `function(*given)`; torch.compile breaks its graph here and runs it."""
+    return function(*given)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -23,7 +23,7 @@ def matmul_bool(x: Tensor, y: Tensor) -> Tensor:
 
 
 def matmul_integer(x: Tensor, y: Tensor) -> Tensor:
-    """Return the product of integer matrices [.., m, k] and [.., k, n] or vectors, wrapping as the dtype does.
+    """Return the product of integer matrices [.., m, k] and [.., k, n], or vectors; it wraps.
 
     Torch has it for the CPU only; elsewhere products are formed and summed in blocks of `BLOCK` elements.
     """
