@@ -26,7 +26,8 @@ def to_numpy(name: str) -> np.dtype:
             import ml_dtypes
         except ImportError:
             raise UnsupportedError("bfloat16 on NumPy needs the package ml_dtypes") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        narrow: np.dtype = np.dtype(ml_dtypes.bfloat16)
+        return narrow
     try:
         return np.dtype(name)
     except TypeError:

@@ -82,8 +82,8 @@ def _pieces(grown: _Grown, operands: Sequence[Operand]) -> dict[int, Term]:
                 label, by = grown.network.label(mode), ways[0][1]
                 raise OperandError(f"mode '{label}' is dynamic, but operand {by} splits it")
             label = grown.network.label(mode)
-            sizes = [b // a for a, b in zip([1, *cuts], cuts, strict=False)]
-            pieces[mode] = tuple(grown.add(n, f"{label}.{k}") for k, n in enumerate(sizes))
+            steps = zip([1, *cuts], cuts, strict=False)
+            pieces[mode] = tuple(grown.add(high // low, f"{label}.{k}") for k, (low, high) in enumerate(steps))
     return pieces
 
 

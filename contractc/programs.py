@@ -76,7 +76,7 @@ class Reshape:
     """The same elements in the same order under other modes: axes split into several, or fused into one."""
 
     out: Value
-    inputs: tuple[int]
+    inputs: tuple[int, ...]
 
     @property
     def outs(self) -> tuple[Value, ...]:
@@ -314,6 +314,8 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
             yield "has a body with other extents or another semiring"
         if len(step.body.inputs) != len(inputs) or len(step.body.results) != len(step.outs):
             yield "has another number of inputs or results than its body"
+            return
+        if step.body.faults():
             return
         for outer, inner in zip(inputs, step.body.inputs, strict=True):
             if inner.modes != tuple(m for m in outer.modes if m not in step.modes):

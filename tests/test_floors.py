@@ -25,7 +25,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, building
+    api, calls, reading, building
     bundle, tune
     search, lower, backends, providers, store
     cost

@@ -139,7 +139,7 @@ def test_expressions_are_well_formed(row: Expression) -> None:
     if row.numpy:
         np.testing.assert_allclose(answers[0], np.einsum(row.text, *operands), atol=1e-12)
     else:
-        with pytest.raises(ValueError, match="subscript|ascii"):
+        with pytest.raises(ValueError, match=r"subscript|ascii"):
             np.einsum(row.text, *operands)
 
 

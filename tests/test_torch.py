@@ -316,7 +316,7 @@ def test_constants_are_copied_and_never_require_grad() -> None:
     x, y, z = draw((30, 4), (4, 5), (5, 6))
     expected = x @ (y @ z)
     compiled = contractc.compile(CHAIN, x, y, z, constants=(1, 2))
-    assert [c.value.modes for c in compiled.program.constants] == [(1, 3)]
+    assert [set(c.value.modes) for c in compiled.program.constants] == [{1, 3}]
     y.zero_()
     close(compiled(x), expected)
     z.requires_grad_()
@@ -755,7 +755,7 @@ def test_tracing_leaves_nothing_in_the_cache_that_slows_later_calls() -> None:
         lambda *xs: contractc.contract(text, *xs), fullgraph=True, backend="aot_eager", dynamic=True
     )
     close(function(*operands), contractc.contract(text, *operands))
-    from contractc import api
+    from contractc import calls
 
-    source = api._latest[text][1].__code__.co_varnames
+    source = calls.latest[text][1].__code__.co_varnames
     assert not [name for name in source if name.startswith("d")]

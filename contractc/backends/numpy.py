@@ -11,11 +11,11 @@ import numpy as np
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.emit import emit
-from contractc.dtypes import promote as promoted, to_numpy, wide
+from contractc.dtypes import promote as promoted, to_numpy, wide, zero_of
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy
 from contractc.programs import OPERATIONS, Loop, Program, Value
-from contractc.semirings import SEMIRINGS
+from contractc.semirings import SEMIRINGS, Semiring
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_AXES = 64
@@ -139,7 +139,7 @@ class _Numpy:
 
     def loop(self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]) -> str:
         function = self.use("sliced", _sliced)
-        ring = self.use(f"add_{program.semiring}", getattr(np, SEMIRINGS[program.semiring].add))
+        ring = self.use(program.semiring, SEMIRINGS[program.semiring])
         modes = {m: program.extents[m] for m in step.modes}
         outs = ", ".join(f"({v.modes}, {self.dtype(v.dtype)})" for v in step.outs)
         return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, [{outs}], {ring})"
@@ -196,9 +196,10 @@ def _sliced(
     terms: Sequence[Term],
     modes: dict[int, int],
     outs: Sequence[tuple[Term, np.dtype]],
-    add: Any,
+    ring: Semiring,
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, put side by side or added up in order."""
+    add = getattr(np, ring.add)
     results: list[Any] = [None] * len(outs)
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
     for position in product(*(range(n) for n in modes.values())):
@@ -215,6 +216,8 @@ def _sliced(
                 target[...] = part
             else:
                 add(target, part, out=target)
+    if 0 in modes.values():
+        results = [np.full([extents[m] for m in t], zero_of(ring.name, d.name), d) for t, d in outs]
     return results[0] if len(outs) == 1 else tuple(results)
 
 

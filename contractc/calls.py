@@ -1,0 +1,158 @@
+"""Calls of `contract` and `einsum` whose code is not at hand: read, plan, compile, keep, run."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.errors import EinsumError, pointed
+from contractc.executable import Executable, stored
+from contractc.machine import Target
+from contractc.network import ellipsis_left_out
+from contractc.notation import Einsum, numpy_refuses, written
+from contractc.operands import describe, flattened, is_torch, traced
+from contractc.options import Options, conjugated, frozen
+from contractc.reading import cast_checked, complete, dtype_named, order_named, read
+
+MOST_CACHED = 512
+"""Executables kept by the cache of `contract` and `einsum`; the least recently used goes first."""
+
+latest: dict[str, tuple[int, Callable[..., Any]]] = {}
+latest_einsum: dict[str, tuple[int, Callable[..., Any]]] = {}
+_executables: OrderedDict[object, Executable] = OrderedDict()
+_lock = threading.Lock()
+
+
+
+_DEFAULT = Options()
+
+
+def contract_anew(
+    out: Any,
+    expression: Any,
+    operands: Sequence[Any],
+    optimize: Any,
+    memory_limit: int | str | None,
+    dtype: Any,
+    order: str,
+    casting: str,
+    semiring: str,
+    conj: int | Iterable[int],
+    preferred_element_type: Any,
+    strip_exponent: bool,
+    backend: str | None,
+) -> Any:
+    """Return what `contract` does, for operands that the code met last does not fit."""
+    einsum_, arrays, target = read(expression, operands, semiring, backend)
+    options = Options(
+        frozen(optimize),
+        memory_limit,
+        semiring,
+        conjugated(conj, len(arrays)),
+        strip_exponent,
+        dtype_named(dtype),
+        dtype_named(preferred_element_type),
+    )
+    order = order_named(order)
+    options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
+    executable = _cached(einsum_, arrays, target, options)
+    factors = flattened(arrays)
+    if type(expression) is str and options == _DEFAULT and len(factors) == len(arrays) and not traced():
+        _remember(latest, expression, arrays, executable)
+    return _delivered(executable(*factors), factors, out, order, casting)
+
+
+def einsum_anew(
+    out: Any, subscripts: Any, operands: Sequence[Any], optimize: Any, dtype: Any, order: str, casting: str
+) -> Any:
+    """Return what `einsum` does, for operands that the code met last does not fit."""
+    expression, arrays, target = read(subscripts, operands, "sum_product", None)
+    reason = numpy_refuses(expression, in_range=optimize is False)
+    if reason is not None:
+        raise EinsumError(reason)
+    order = order_named(order)
+    options = Options(complete(frozen(optimize), len(arrays)), dtype=dtype_named(dtype))
+    if optimize and out is not None:
+        casting = "unsafe"  # NumPy's optimized path does not check either
+    options = cast_checked(arrays, options, "sum_product", target, out, casting)
+    executable = _cached(expression, arrays, target, options)
+    if ellipsis_left_out(expression, [describe(x) for x in arrays]):
+        message = "the output has no ellipsis for the axes that one covers; contract sums them"
+        raise EinsumError(pointed(message, written(expression).text, ()))
+    if type(subscripts) is str and options == _DEFAULT and not traced():
+        _remember(latest_einsum, subscripts, arrays, executable)
+    return _delivered(executable(*arrays), arrays, out, order, casting)
+
+
+def traced_call(name: str, out: Any, casting: str, *given: Any) -> Any:
+    """Return the call of `contract` or `einsum` while torch traces it: as one node of its graph, if it can.
+
+    Operands held as factors cannot stand there, and without a tensor the call is none of torch's business.
+    """
+    from contractc.backends.torch import keep_whole, untraced
+
+    arguments = [x for y in (given[0], *given[1]) for x in (y if isinstance(y, list | tuple) else (y,))]
+    if not any(is_torch(x) for x in arguments) or any(hasattr(x, "factors") for x in arguments):
+        return untraced(_CALLS[name], out, *given)
+    keep_whole(__name__, "_in_graph")
+    result = _in_graph(name, *given)
+    return result if out is None else stored(result, out, casting)
+
+
+def _in_graph(name: str, *given: Any) -> Any:
+    """Return what `contract` or `einsum` returns: the node that stands in a graph of torch.compile."""
+    return _CALLS[name](None, *given)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {"contract": contract_anew, "einsum": einsum_anew}
+
+
+def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
+    """Return the executable for arrays like these, from the cache if it has been built before."""
+    operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
+    key = (expression, tuple(operands), target, options)
+    try:
+        with _lock:
+            found = _executables.get(key)
+            if found is not None:
+                _executables.move_to_end(key)
+                return found
+    except TypeError:  # an unhashable path optimizer: nothing to look up, nothing to keep
+        key = None  # type: ignore[assignment]
+    network = network_of(expression, operands, target, options)
+    executable = build(plan_of(network, options), target, options)
+    if key is not None:
+        with _lock:
+            _executables[key] = executable
+            while len(_executables) > MOST_CACHED:
+                _executables.popitem(last=False)
+                latest.clear()
+                latest_einsum.clear()
+    return executable
+
+
+def _remember(
+    recent: dict[str, tuple[int, Callable[..., Any]]], text: str, arrays: Sequence[Any], executable: Executable
+) -> None:
+    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
+    if len(recent) >= MOST_CACHED:
+        recent.clear()
+    recent[text] = len(arrays), executable.run
+
+
+def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting: str) -> Any:
+    """Return `result` in the memory order asked for, or written into `out`."""
+    if out is not None:
+        return stored(result, out, casting)
+    if order != "K" and isinstance(result, tuple):
+        return tuple(_delivered(x, arrays, None, order, casting) for x in result)
+    if order == "K" or not isinstance(result, np.ndarray):
+        return result
+    if order == "A":
+        order = "F" if all(x.flags.f_contiguous for x in arrays) else "C"
+    return np.asarray(result, order=order)  # type: ignore[call-overload]
