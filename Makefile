@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-overhead bench-import lint clean
+.PHONY: demo test test-peers fuzz bench-overhead bench-import bench-factorized lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -22,6 +22,9 @@ bench-overhead: .venv/.ready
 
 bench-import: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/import_time.py
+
+bench-factorized: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/factorized.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
