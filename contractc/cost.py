@@ -83,12 +83,19 @@ def costs(
         step_flops = flops([terms[i] for i in ids], out, extents)
         step_traffic = sum(reads) + made
         shared = len(ids) > 1 and not {m for i in ids for m in terms[i]} <= set(out)
-        copies = sum(_copied(terms[i], [terms[j] for j in ids if j != i], out) * size(terms[i]) for i in ids)
+        arranged = [fixed[i] and i >= count for i in ids]  # computed ahead, in the order that suits this step
+        copies = sum(
+            size(terms[i])
+            for i, free in zip(ids, arranged, strict=True)
+            if not free and _copied(terms[i], [terms[j] for j in ids if j != i], out)
+        )
         fixed.append(all(fixed[i] for i in ids))
         if not fixed[-1]:
             total_flops += step_flops
             total_traffic += step_traffic
-            if count + s in results and network.fused and not _natural([terms[i] for i in ids], out):
+            if count + s in results and network.fused and not _natural(
+                [_along(out, terms[i]) if free else terms[i] for i, free in zip(ids, arranged, strict=True)], out
+            ):
                 copies += size(out)
             total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
             total_seconds += min(2 * copies * width, 10**300) / machine.permuting
@@ -127,6 +134,11 @@ def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
         return True
     runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
     return runs > len(set(groups)) or len(set(term)) != len(term)
+
+
+def _along(out: Term, term: Term) -> Term:
+    """Return the modes of `term` in the order they have in `out`, the others last."""
+    return (*(m for m in dict.fromkeys(out) if m in term), *(m for m in term if m not in out))
 
 
 def _natural(terms: Sequence[Term], out: Term) -> bool:

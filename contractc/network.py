@@ -192,8 +192,7 @@ def bind(
         verb = "operand was" if given == 1 else "operands were"
         message = f"the expression has {wanted} term{'s' * (wanted != 1)} but {given} {verb} given"
         raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
-    if len(operands) > MOST_TENSORS:
-        raise ResourceLimitError(f"{len(operands)} operands; at most {MOST_TENSORS} are planned")
+    check_count(len(operands))
     terms, labels = _expand_ellipses(expression, operands)
     extents = _unify(expression, operands, terms, labels)
     tensors = []
@@ -219,6 +218,12 @@ def bind(
         tuple(sorted({*_dynamic_modes(expression, dynamic), *varying})),
         labels=tuple(labels),
     )
+
+
+def check_count(operands: int) -> None:
+    """Raise ResourceLimitError if there are more operands than are planned."""
+    if operands > MOST_TENSORS:
+        raise ResourceLimitError(f"{operands} operands; at most {MOST_TENSORS} are planned")
 
 
 def ellipsis_left_out(expression: Einsum, operands: Sequence[Operand]) -> bool:

@@ -13,6 +13,7 @@ from contractc.backends import backend_named
 from contractc.dtypes import result_dtype, to_numpy
 from contractc.errors import EinsumError, UnsupportedError
 from contractc.machine import Target
+from contractc.network import check_count
 from contractc.notation import Einsum, labelled, parse, parse_interleaved
 from contractc.operands import (
     Operand,
@@ -63,6 +64,7 @@ def read(
 ) -> tuple[Einsum, list[Any], Target]:
     """Return the expression, the operands as arrays of one library, and where they run."""
     found, given = split_call(expression, operands, semiring)
+    check_count(len(given))
     library = library_of(given)
     if backend not in (None, "auto", library):
         raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
@@ -77,6 +79,7 @@ def read_ahead(
 ) -> tuple[Einsum, list[Any], Target]:
     """Return the same for operands some of which are shapes."""
     found, given = split_call(expression, operands, semiring)
+    check_count(len(given))
     library = library_of([x for x in given if not is_shape(x)])
     if isinstance(target, Target):
         chosen = target

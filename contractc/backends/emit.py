@@ -258,10 +258,15 @@ class Function:
         return code, tuple(modes)
 
     def _reduced(self, code: str, modes: Term, keep: Sequence[int], work: str) -> tuple[str, Term]:
-        axes = [axis for axis, m in enumerate(modes) if m not in keep]
-        if not axes:
-            return code, modes
-        return self.dialect.total(code, axes, work), tuple(m for m in modes if m in keep)
+        extents, dynamic = self.program.extents, self.dynamic
+        left = tuple(m for m in modes if m in keep or (extents[m] == 1 and m not in dynamic))
+        if left != modes:
+            axes = [axis for axis, m in enumerate(modes) if m not in left]
+            code = self.dialect.total(code, axes, work)
+        kept = tuple(m for m in left if m in keep)
+        if kept != left:  # a sum over one position is a view
+            code = self.dialect.reshape(code, [self.extent(m) for m in kept])
+        return code, kept
 
     def _pair(self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str) -> tuple[str, Term]:
         """Return the contraction of two prepared inputs, and the order its modes come out in."""

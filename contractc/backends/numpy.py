@@ -14,7 +14,7 @@ from contractc.backends.emit import emit
 from contractc.dtypes import promote as promoted, to_numpy, wide, zero_of
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy
-from contractc.programs import OPERATIONS, Loop, Program, Value
+from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
 from contractc.semirings import SEMIRINGS, Semiring
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -32,12 +32,27 @@ def refuses(program: Program) -> str | None:
     values = program.values().values()
     if program.semiring == "log_sum_exp" and any(v.dtype == "object" for v in values):
         return "log_sum_exp has no meaning for Python objects"
-    wide_terms = [v for v in values if v.dtype == "object" and len(set(v.modes)) > len(_LETTERS)]
-    if wide_terms:
-        return f"%{wide_terms[0].number} has more than {len(_LETTERS)} modes of Python objects"
     for value in values:
         if len(value.modes) > _MOST_AXES:
             return f"%{value.number} has {len(value.modes)} axes, NumPy arrays have at most {_MOST_AXES}"
+    return _too_many_modes(program)
+
+
+def _too_many_modes(program: Program) -> str | None:
+    """Return which step brings more modes together than the function that computes it can name, or None."""
+    known = program.values()
+    for step in program.steps:
+        if isinstance(step, Loop):
+            found = _too_many_modes(step.body)
+            if found is not None:
+                return found
+        if not isinstance(step, Contract):
+            continue
+        modes = {m for i in step.inputs for m in known[i].modes}
+        if program.semiring != "sum_product" and len(modes) > _MOST_AXES:
+            return f"%{step.out.number} is made of {len(modes)} modes, NumPy arrays have at most {_MOST_AXES} axes"
+        if step.out.dtype == "object" and len(modes) > len(_LETTERS):
+            return f"%{step.out.number} is made of {len(modes)} modes of objects, np.einsum takes {len(_LETTERS)}"
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from contractc.notation import Term
 from contractc.programs import Constant, Contract, Loop, Program, Reshape, Step, Value, groups
 
 
@@ -68,38 +69,47 @@ def natural_layout(program: Program) -> Program:
     After:   %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
     """
     known = program.values()
+    fixed = {*program.results, *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs)}
     constant = {c.value.number for c in program.constants}
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    fixed = {*program.results, *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs)}
     steps: list[Step] = []
     for step in program.steps:
-        if isinstance(step, Loop):
-            steps.append(replace(step, body=natural_layout(step.body)))
-            continue
         if constant.issuperset(step.inputs):
             constant |= {v.number for v in step.outs}
-        if isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in fixed:
+        if isinstance(step, Loop):
+            step = replace(step, body=natural_layout(step.body))
+        elif isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in fixed:
             reader = readers.get(step.out.number)
-            others = [known[i].modes for i in reader.inputs if i != step.out.number] if reader else []
-            elsewhere = {m for other in others for m in other}
-            wanted = set(reader.out.modes) if reader else set()
-            if step.out.number in constant and reader and reader.out.number not in constant:
-                groups_of = {m: (m not in elsewhere or m not in wanted) + (m not in wanted) for m in step.out.modes}
-                step = replace(step, out=replace(step.out, modes=tuple(sorted(groups_of, key=groups_of.__getitem__))))
-                known[step.out.number] = step.out
-                steps.append(step)
-                continue
-            left, right = (known[i].modes for i in step.inputs)
-            g = groups(left, right, step.out.modes)
-            if g.summed:
-                order = (*g.batch, *g.rows, *g.columns)
-                batch = elsewhere & wanted
-                if g.rows and g.columns and g.columns[-1] in batch and g.rows[-1] not in batch:
-                    order = (*g.batch, *g.columns, *g.rows)
-                step = replace(step, out=replace(step.out, modes=order))
-                known[step.out.number] = step.out
+            read = [known[i].modes for i in reader.inputs if i != step.out.number] if reader else []
+            inputs = [known[i].modes for i in step.inputs]
+            wanted = reader.out.modes if reader else ()
+            if step.out.number in constant and reader and not constant.issuperset(reader.inputs):
+                order = _order_for_reader(step.out.modes, read, wanted)
+            else:
+                order = _product_order(inputs, step.out.modes, read, wanted)
+            step = replace(step, out=replace(step.out, modes=order))
+            known[step.out.number] = step.out
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _order_for_reader(modes: Term, others: Sequence[Term], wanted: Term) -> Term:
+    """Return `modes` as the step that contracts them with `others` to `wanted` reads them without a copy."""
+    elsewhere = {m for term in others for m in term}
+    batch = tuple(m for m in modes if m in elsewhere and m in wanted)
+    free = tuple(m for m in modes if m not in elsewhere)
+    return (*batch, *free, *(m for m in modes if m not in batch and m not in free))
+
+
+def _product_order(inputs: Sequence[Term], modes: Term, others: Sequence[Term], wanted: Term) -> Term:
+    """Return `modes` in the order in which the product of two `inputs` has them at no cost."""
+    g = groups(inputs[0], inputs[1], modes)
+    if not g.summed:
+        return modes
+    batch = {m for term in others for m in term if m in wanted}
+    if g.rows and g.columns and g.columns[-1] in batch and g.rows[-1] not in batch:
+        return (*g.batch, *g.columns, *g.rows)
+    return (*g.batch, *g.rows, *g.columns)
 
 
 PASSES: tuple[Callable[[Program], Program], ...] = (pairwise, merge_equal_steps, natural_layout)
