@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from contractc.building import build, conj_and_constant, network_of, plan_of
@@ -46,7 +46,7 @@ def contract(
             torch.einsum does.
         optimize: how the order is found; see `contractc.search.search`.
         memory_limit: bytes of all tensors alive at once, operands included; "max_input" for the operands and
-            once more the largest; None or -1 for none. Kept by looping over slices.
+            twice the largest; None or -1 for none. Kept by looping over slices.
         out: array for the result, which is returned; it may overlap the operands.
         dtype: dtype to compute in, checked by `casting` as np.einsum does.
         order: memory order of the result, "C", "F", "A" or "K" (free).
@@ -165,7 +165,7 @@ def compile(
     *operands: Any,
     dtype: Any = "float64",
     constants: Iterable[int] = (),
-    dynamic: Iterable[str] = (),
+    dynamic: Iterable[Hashable] = (),
     target: str | Target | None = None,
     optimize: Any = None,
     memory_limit: int | str | None = None,
@@ -216,7 +216,7 @@ def plan(
     expression: Any,
     *operands: Any,
     dtype: Any = "float64",
-    dynamic: Iterable[str] = (),
+    dynamic: Iterable[Hashable] = (),
     optimize: Any = None,
     memory_limit: int | str | None = None,
     semiring: str = "sum_product",

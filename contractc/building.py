@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from contractc.search import check_allocation, search
 
 
 def network_of(
-    expression: Einsum, operands: Sequence[Operand], target: Target, options: Options, dynamic: Iterable[str] = ()
+    expression: Einsum, operands: Sequence[Operand], target: Target, options: Options, dynamic: Iterable[Hashable] = ()
 ) -> TensorNetwork:
     """Return the network of `expression`: operands promoted as the target's library does it."""
     promote = backend_named(target.backend).promote

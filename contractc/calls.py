@@ -17,6 +17,7 @@ from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
 from contractc.operands import describe, flattened, is_torch, traced
 from contractc.options import Options, conjugated, frozen
+from contractc.programs import Contract, kind
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
 
 MOST_CACHED = 512
@@ -86,7 +87,20 @@ def einsum_anew(
         raise EinsumError(pointed(message, written(expression).text, ()))
     if type(subscripts) is str and options == _DEFAULT and not traced():
         _remember(latest_einsum, subscripts, arrays, executable)
+    swapped = [x for x in (subscripts, *operands) if isinstance(x, np.ndarray) and not x.dtype.isnative]
+    if swapped and options == _DEFAULT and order == "K" and _is_view(executable):
+        (given,) = swapped  # a view does no arithmetic, so the bytes may stay as they are
+        return executable(given.view(arrays[0].dtype)).view(given.dtype)
     return _delivered(executable(*arrays), arrays, out, order, casting)
+
+
+def _is_view(executable: Executable) -> bool:
+    """Return whether the result is a view of the only operand, whatever its values are."""
+    program = executable.program
+    if len(program.inputs) != 1 or len(program.steps) != 1:
+        return False
+    (value,), (step,) = program.inputs, program.steps
+    return isinstance(step, Contract) and kind([value.modes], step.out.modes) in ("view", "permute", "diagonal")
 
 
 def traced_call(name: str, out: Any, casting: str, *given: Any) -> Any:

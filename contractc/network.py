@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from contractc import serial
 from contractc.dtypes import is_dtype, itemsize, result_dtype
 from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
-from contractc.notation import ELLIPSIS, Einsum, Term, labelled, written
+from contractc.notation import ELLIPSIS, Einsum, Term, display, labelled, written
 from contractc.operands import Operand
 from contractc.semirings import SEMIRINGS
 
@@ -172,7 +172,7 @@ def typed(dtype: str, modes: Term, network: Any) -> str:
 
 
 def bind(
-    expression: Einsum, operands: Sequence[Operand], dtype: str, dynamic: Iterable[str] = ()
+    expression: Einsum, operands: Sequence[Operand], dtype: str, dynamic: Iterable[Hashable] = ()
 ) -> TensorNetwork:
     """Return the network of `expression` over `operands` whose dtypes promote to `dtype`.
 
@@ -315,10 +315,13 @@ def _extent_message(
     return pointed(f"{name} is {sides[0]} but {sides[1]}", shown.text, marks)
 
 
-def _dynamic_modes(expression: Einsum, dynamic: Iterable[str]) -> Term:
+def _dynamic_modes(expression: Einsum, dynamic: Iterable[Hashable]) -> Term:
     modes = []
     for label in dynamic:
-        if str(label) not in expression.labels:
-            raise OperandError(pointed(f"dynamic mode '{label}' is in no operand", written(expression).text, ()))
-        modes.append(expression.labels.index(str(label)))
+        name = display(label)
+        found = [m for m, other in enumerate(expression.labels) if other == name]
+        if len(found) != 1:
+            problem = "is in no operand" if not found else "could be any of several modes that print alike"
+            raise OperandError(pointed(f"dynamic mode '{name}' {problem}", written(expression).text, ()))
+        modes += found
     return tuple(sorted(set(modes)))

@@ -140,7 +140,7 @@ def parse_interleaved(
         outputs = (_implicit_output(inputs, numbers),)
     else:
         outputs = (_number_labels(output, "the output", numbers),)
-    expression = Einsum(inputs, outputs, semiring, tuple(_shown(label) for label in numbers))
+    expression = Einsum(inputs, outputs, semiring, tuple(display(label) for label in numbers))
     if len(numbers) > known:
         shown = written(expression)
         at = shown.axes[-1][outputs[0].index(known)]
@@ -267,7 +267,7 @@ def _implicit_output(inputs: tuple[Term, ...], numbers: Mapping[Any, int]) -> Te
     return (*head, *(numbers[label] for label in once))
 
 
-def _shown(label: Hashable) -> str:
+def display(label: Hashable) -> str:
     """Return a label as one short printable word: labels are the user's, and not to be trusted."""
     text = "".join(c if c.isprintable() and c != " " else "?" for c in str(label)[:24])
     return text or "?"

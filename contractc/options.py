@@ -56,14 +56,14 @@ def bytes_allowed(memory_limit: int | str | None, inputs: Sequence[int]) -> int 
     """Return a memory limit in bytes of everything alive at once, or None for no limit.
 
     Args:
-        memory_limit: bytes; None or -1 for no limit; "max_input" for the operands and once more the largest
+        memory_limit: bytes; None or -1 for no limit; "max_input" for the operands and twice the largest
             of them.
         inputs: the bytes of each operand.
     """
     if memory_limit is None or memory_limit == -1:
         return None
     if memory_limit == "max_input":
-        return sum(inputs) + max(inputs, default=0)
+        return sum(inputs) + 2 * max(inputs, default=0)
     if isinstance(memory_limit, str) or memory_limit < 0:
         raise ValueError(f"memory_limit={memory_limit!r} is no number of bytes, None, -1 or 'max_input'")
     return int(memory_limit)

@@ -222,6 +222,21 @@ def test_numpy_refuses_says_why(text: str, message: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 52], "label 52 is not one of 0 to 51; contract takes any\n  0 52 -> 0"),
+        ([0, -1], "label -1 is not one of 0 to 51; contract takes any\n  0 -1 -> 0"),
+        ([0, "a"], "label a is not one of 0 to 51; contract takes any\n  0 a -> 0"),
+        ([0, 51], None),
+    ],
+)
+def test_numpy_refuses_labels_out_of_its_range(labels: list[Hashable], message: str | None) -> None:
+    expression = parse_interleaved([labels], labels[:1])
+    assert numpy_refuses(expression, in_range=True) == message
+    assert numpy_refuses(expression) is None
+
+
+@pytest.mark.parametrize(
     ("expression", "faults"),
     [
         (Einsum(((1, 0),), ((0,),)), ["modes are not numbered in order of first appearance"]),
