@@ -42,7 +42,8 @@ class Case:
 
 
 def drawn(*shape: int) -> torch.Tensor:
-    return torch.randn(shape) / shape[-1] ** 0.5
+    scale: float = shape[-1] ** -0.5
+    return torch.randn(shape) * scale
 
 
 def tensor_train(name: str, rows: Sequence[int], columns: Sequence[int], rank: int, batch: int) -> Case:
@@ -92,7 +93,9 @@ def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, 
     return median(pairs), medians[12], medians[487]
 
 
-def layers(case: Case) -> tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]], list[torch.Tensor], torch.Tensor]:
+def layers(
+    case: Case,
+) -> tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]], list[torch.Tensor], torch.Tensor]:
     """Return the three ways to compute a layer, the factors and the dense matrix, which are their parameters."""
     factors = [x.clone().requires_grad_() for x in case.weight.factors]
     dense = case.weight.to_dense().detach().clone().requires_grad_()
@@ -106,7 +109,9 @@ def layers(case: Case) -> tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]
         {
             "contractc": lambda x: layer(x, *factors),
             "dense": lambda x: x @ dense.T,
-            "pairwise": lambda x: pairwise(x.reshape(case.batch, *case.split), *factors).reshape(case.batch, -1),
+            "pairwise": lambda x: pairwise(x.reshape(case.batch, *case.split), *factors).reshape(
+                case.batch, -1
+            ),
         },
         factors,
         dense,
@@ -163,7 +168,9 @@ def run(case: Case, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure all cases and write the lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)

@@ -25,7 +25,11 @@ from contractc.search import check_allocation, search
 
 
 def network_of(
-    expression: Einsum, operands: Sequence[Operand], target: Target, options: Options, dynamic: Iterable[Hashable] = ()
+    expression: Einsum,
+    operands: Sequence[Operand],
+    target: Target,
+    options: Options,
+    dynamic: Iterable[Hashable] = (),
 ) -> TensorNetwork:
     """Return the network of `expression`: operands promoted as the target's library does it."""
     promote = backend_named(target.backend).promote

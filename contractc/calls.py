@@ -29,7 +29,6 @@ _executables: OrderedDict[object, Executable] = OrderedDict()
 _lock = threading.Lock()
 
 
-
 _DEFAULT = Options()
 
 
@@ -100,7 +99,11 @@ def _is_view(executable: Executable) -> bool:
     if len(program.inputs) != 1 or len(program.steps) != 1:
         return False
     (value,), (step,) = program.inputs, program.steps
-    return isinstance(step, Contract) and kind([value.modes], step.out.modes) in ("view", "permute", "diagonal")
+    return isinstance(step, Contract) and kind([value.modes], step.out.modes) in (
+        "view",
+        "permute",
+        "diagonal",
+    )
 
 
 def traced_call(name: str, out: Any, casting: str, *given: Any) -> Any:
@@ -151,7 +154,10 @@ def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: 
 
 
 def _remember(
-    recent: dict[str, tuple[int, Callable[..., Any]]], text: str, arrays: Sequence[Any], executable: Executable
+    recent: dict[str, tuple[int, Callable[..., Any]]],
+    text: str,
+    arrays: Sequence[Any],
+    executable: Executable,
 ) -> None:
     """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
     if len(recent) >= MOST_CACHED:

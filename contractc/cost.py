@@ -36,7 +36,9 @@ def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[
     return size * (max(1, len(terms) - 1) + (not inner <= set(out)))
 
 
-def seconds(flop_count: int, traffic: int, dtype: str, matmul: bool, machine: Machine = DEFAULT_MACHINE) -> float:
+def seconds(
+    flop_count: int, traffic: int, dtype: str, matmul: bool, machine: Machine = DEFAULT_MACHINE
+) -> float:
     """Return the predicted seconds of one step: the slower of arithmetic and memory, plus one call.
 
     A step that is no matrix product (nothing summed over two operands) runs at memory speed.
@@ -54,8 +56,9 @@ def costs(
 ) -> Costs:
     """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`.
 
-    Steps on constants alone run once, ahead of all calls, so only their memory counts. The peak counts every tensor alive during a step and a copy of each operand of the step that a matrix
-    product may need in another order; intermediates are freed after their last use.
+    Steps on constants alone run once, ahead of all calls, so only their memory counts. The peak counts every
+    tensor alive during a step and a copy of each operand of the step that a matrix product may need in another
+    order; intermediates are freed after their last use.
     """
     terms = kept_terms(network, path, results)
     count = len(network.tensors)
@@ -93,8 +96,16 @@ def costs(
         if not fixed[-1]:
             total_flops += step_flops
             total_traffic += step_traffic
-            if count + s in results and network.fused and not _natural(
-                [_along(out, terms[i]) if free else terms[i] for i, free in zip(ids, arranged, strict=True)], out
+            if (
+                count + s in results
+                and network.fused
+                and not _natural(
+                    [
+                        _along(out, terms[i]) if free else terms[i]
+                        for i, free in zip(ids, arranged, strict=True)
+                    ],
+                    out,
+                )
             ):
                 copies += size(out)
             total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)

@@ -94,7 +94,9 @@ def _reduce(add: Any, array: Array, axes: Sequence[int], semiring: str, dtype: s
     if not axes:
         return array
     if array.size:
-        return np.asarray(add.reduce(array, axis=tuple(axes), dtype=None if semiring == "or_and" else array.dtype))
+        return np.asarray(
+            add.reduce(array, axis=tuple(axes), dtype=None if semiring == "or_and" else array.dtype)
+        )
     shape = [n for axis, n in enumerate(array.shape) if axis not in axes]
     if 0 in shape:
         return np.empty(shape, array.dtype)

@@ -59,7 +59,9 @@ class Executable:
             result = MISS
         if result is MISS:
             result = self.run(*admitted(flattened(operands), self.program, self.as_array))
-            assert result is not MISS, f"generated code refuses the operands it was generated for\n{self.program}"
+            assert result is not MISS, (
+                f"generated code refuses the operands it was generated for\n{self.program}"
+            )
         return result if out is None else stored(result, out)
 
     def __str__(self) -> str:
@@ -96,7 +98,9 @@ def stored(result: Any, out: Any, casting: Any = "same_kind") -> Any:
     return out
 
 
-def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any, int, Any], Any]) -> list[Any]:
+def admitted(
+    operands: Sequence[Any], program: Program, as_array: Callable[[Any, int, Any], Any]
+) -> list[Any]:
     """Return `operands` as the arrays that `program` was compiled for.
 
     Lists and numbers become arrays of the dtype compiled for, if that is of their kind or a wider one; arrays
@@ -107,7 +111,9 @@ def admitted(operands: Sequence[Any], program: Program, as_array: Callable[[Any,
     """
     if len(operands) != len(program.inputs):
         wanted = len(program.inputs)
-        raise OperandError(f"this executable takes {wanted} operand{'s' * (wanted != 1)}, not {len(operands)}")
+        raise OperandError(
+            f"this executable takes {wanted} operand{'s' * (wanted != 1)}, not {len(operands)}"
+        )
     like = next((x for x in operands if hasattr(x, "dtype")), None)
     arrays = []
     extents: dict[int, tuple[int, int]] = {}

@@ -83,7 +83,9 @@ def _pieces(grown: _Grown, operands: Sequence[Operand]) -> dict[int, Term]:
                 raise OperandError(f"mode '{label}' is dynamic, but operand {by} splits it")
             label = grown.network.label(mode)
             steps = zip([1, *cuts], cuts, strict=False)
-            pieces[mode] = tuple(grown.add(high // low, f"{label}.{k}") for k, (low, high) in enumerate(steps))
+            pieces[mode] = tuple(
+                grown.add(high // low, f"{label}.{k}") for k, (low, high) in enumerate(steps)
+            )
     return pieces
 
 

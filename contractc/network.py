@@ -79,14 +79,20 @@ class TensorNetwork:
             found += [f"tensor {k} has dtype {tensor.dtype!r}"] * (not is_dtype(tensor.dtype))
         for term in self.outputs:
             found += [f"output mode {m} is in no tensor" for m in term if m not in present]
-        found += [f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if type(n) is not int or n < 0]
+        found += [
+            f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if type(n) is not int or n < 0
+        ]
         found += [f"the results have dtype {self.dtype!r}"] * (not is_dtype(self.dtype))
         found += [f"no semiring is called {self.semiring!r}"] * (self.semiring not in SEMIRINGS)
         found += [f"dynamic mode {m} does not exist" for m in self.dynamic if m not in known]
-        found += [f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)]
+        found += [
+            f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)
+        ]
         for k, tensor in enumerate(self.tensors):
             if tensor.given and self.size(tensor.given) != self.size(tensor.modes):
-                found.append(f"tensor {k} has {self.size(tensor.given)} elements but its modes {tensor.modes} another number")
+                found.append(
+                    f"tensor {k} has {self.size(tensor.given)} elements but its modes {tensor.modes} another number"
+                )
         if self.fused and [self.size(t) for t in self.fused] != [self.size(t) for t in self.outputs]:
             found.append("the fused outputs have another number of elements than the outputs")
         if not self.tensors or not self.outputs:
@@ -191,7 +197,9 @@ def bind(
         wanted, given = len(expression.inputs), len(operands)
         verb = "operand was" if given == 1 else "operands were"
         message = f"the expression has {wanted} term{'s' * (wanted != 1)} but {given} {verb} given"
-        raise OperandError(pointed(message, written(expression).text, ()) if given else "no operands were given")
+        raise OperandError(
+            pointed(message, written(expression).text, ()) if given else "no operands were given"
+        )
     check_count(len(operands))
     terms, labels = _expand_ellipses(expression, operands)
     extents = _unify(expression, operands, terms, labels)
@@ -267,7 +275,9 @@ def _rank_message(expression: Einsum, number: int, axes: int, modes: int) -> str
     marks = shown.axes[number] or (shown.starts[number],)
     plural = "es" if axes != 1 else "is"
     at_least = "at least " if ELLIPSIS in expression.inputs[number] else ""
-    message = f"operand {number} has {axes} ax{plural} but its term has {at_least}{modes} mode{'s' * (modes != 1)}"
+    message = (
+        f"operand {number} has {axes} ax{plural} but its term has {at_least}{modes} mode{'s' * (modes != 1)}"
+    )
     return pointed(message, shown.text, marks)
 
 
@@ -281,7 +291,9 @@ def _unify(
         own: dict[int, int] = {}
         for axis, (mode, extent) in enumerate(zip(term, operand.shape, strict=True)):
             if own.setdefault(mode, axis) != axis and operand.shape[own[mode]] != extent:
-                raise OperandError(_extent_message(expression, operands, mode, (number, own[mode]), (number, axis)))
+                raise OperandError(
+                    _extent_message(expression, operands, mode, (number, own[mode]), (number, axis))
+                )
             if extent == 1:
                 where[mode] = where[mode] or (number, axis)
             elif extents[mode] == 1:

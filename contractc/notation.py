@@ -144,7 +144,9 @@ def parse_interleaved(
     if len(numbers) > known:
         shown = written(expression)
         at = shown.axes[-1][outputs[0].index(known)]
-        raise EinsumError(pointed(f"output mode '{expression.labels[known]}' is in no operand", shown.text, [at]))
+        raise EinsumError(
+            pointed(f"output mode '{expression.labels[known]}' is in no operand", shown.text, [at])
+        )
     return expression
 
 

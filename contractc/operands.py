@@ -166,7 +166,9 @@ def device_of(x: Any) -> str:
 
 def is_shape(x: object) -> bool:
     """Return whether `x` is a tuple of ints, which `compile` and `plan` read as a shape."""
-    return isinstance(x, tuple) and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in x)
+    return isinstance(x, tuple) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in x
+    )
 
 
 def shape_of(x: Sequence[int], number: int) -> tuple[int, ...]:
@@ -174,5 +176,7 @@ def shape_of(x: Sequence[int], number: int) -> tuple[int, ...]:
     shape = tuple(int(n) for n in x)
     for axis, extent in enumerate(shape):
         if extent < 0:
-            raise OperandError(f"the shape of operand {number} is {extent} on axis {axis}; extents are 0 or more")
+            raise OperandError(
+                f"the shape of operand {number} is {extent} on axis {axis}; extents are 0 or more"
+            )
     return shape

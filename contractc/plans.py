@@ -65,7 +65,11 @@ class Plan:
             if covered != list(range(count)):
                 found.append(f"output {o} contracts the tensors {covered}, not each of {count} once")
         dynamic = [m for m in self.sliced if m in self.network.dynamic]
-        found += [f"sliced mode {m} does not exist" for m in self.sliced if m not in range(len(self.network.extents))]
+        found += [
+            f"sliced mode {m} does not exist"
+            for m in self.sliced
+            if m not in range(len(self.network.extents))
+        ]
         found += [f"sliced mode {m} is dynamic" for m in dynamic]
         return found
 
@@ -203,9 +207,14 @@ def step_table(plan: Plan) -> str:
         flops = network.size(inner) * (max(1, len(ids) - 1) + (not inner <= set(terms[count + s])))
         rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, count_text(flops)))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
-    lines = ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    lines = [
+        "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
     plural = "s" * (len(plan.path) != 1)
-    head = f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
+    head = (
+        f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
+    )
     for group, choice in zip(network.groups, plan.choices, strict=False):
         head += f"\n  factors {' '.join(f'%{k}' for k in group)}: {choice}"
     if plan.sliced:

@@ -262,7 +262,9 @@ def _with_conj(step: Contract) -> Iterator[tuple[int, bool]]:
 def _faults(program: Program) -> Iterator[str]:
     known: dict[int, Value] = {}
     modes = range(len(program.extents))
-    yield from (f"mode {m} has extent {n}" for m, n in enumerate(program.extents) if type(n) is not int or n < 0)
+    yield from (
+        f"mode {m} has extent {n}" for m, n in enumerate(program.extents) if type(n) is not int or n < 0
+    )
     for value in (*program.inputs, *(c.value for c in program.constants)):
         if value.number in known:
             yield f"%{value.number} is an input twice"
@@ -272,7 +274,9 @@ def _faults(program: Program) -> Iterator[str]:
         missing = [i for i in step.inputs if i not in known]
         yield from (f"step {at} reads %{i} before it is set" for i in missing)
         if not missing:
-            yield from (f"step {at} {fault}" for fault in _step_faults(program, step, [known[i] for i in step.inputs]))
+            yield from (
+                f"step {at} {fault}" for fault in _step_faults(program, step, [known[i] for i in step.inputs])
+            )
         for out in step.outs:
             if out.number in known:
                 yield f"step {at} sets %{out.number} a second time"
@@ -304,7 +308,9 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
             yield f"has {len(step.conj)} conj flags for {len(step.inputs)} inputs"
         yield from (f"keeps mode {m}, which no input has" for m in step.out.modes if m not in present)
     elif isinstance(step, Reshape):
-        if [_size(program, v) for v in inputs] != [_size(program, step.out)] or inputs[0].dtype != step.out.dtype:
+        if [_size(program, v) for v in inputs] != [_size(program, step.out)] or inputs[
+            0
+        ].dtype != step.out.dtype:
             yield f"makes %{step.out.number} with another number of elements or dtype"
     elif isinstance(step, Loop):
         yield from (f"has a body in which {fault}" for fault in step.body.faults())
@@ -365,12 +371,16 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
     return tuple(held[i] for i in program.results)
 
 
-def _evaluate_loop(program: Program, step: Loop, operands: Sequence[Array], terms: Sequence[Term]) -> list[Array]:
+def _evaluate_loop(
+    program: Program, step: Loop, operands: Sequence[Array], terms: Sequence[Term]
+) -> list[Array]:
     add: Any = getattr(np, SEMIRINGS[program.semiring].add)
     made: list[Array | None] = [None] * len(step.outs)
     for position in product(*(range(program.extents[m]) for m in step.modes)):
         at = dict(zip(step.modes, position, strict=True))
-        sliced = [x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(operands, terms, strict=True)]
+        sliced = [
+            x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(operands, terms, strict=True)
+        ]
         for k, (out, part) in enumerate(zip(step.outs, _evaluate(step.body, sliced, ()), strict=True)):
             whole = made[k]
             place = tuple(at.get(m, slice(None)) for m in out.modes)

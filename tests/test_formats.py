@@ -152,7 +152,9 @@ def test_two_factorized_operands_meet(
     one, dense_one = make(rng, sizes, sizes, r)
     two, dense_two = other(rng, sizes, sizes, r)
     np.testing.assert_allclose(contractc.contract("ij,jk->ik", one, two), dense_one @ dense_two, atol=1e-9)
-    np.testing.assert_allclose(contractc.contract("ij,ij->", one, two), (dense_one * dense_two).sum(), atol=1e-9)
+    np.testing.assert_allclose(
+        contractc.contract("ij,ij->", one, two), (dense_one * dense_two).sum(), atol=1e-9
+    )
     np.testing.assert_allclose(contractc.contract("ii->", one), np.trace(dense_one), atol=1e-9)
     np.testing.assert_allclose(contractc.contract("ii->i", one), np.diag(dense_one), atol=1e-9)
 
@@ -161,7 +163,9 @@ def test_different_splits_are_cut_into_common_pieces() -> None:
     rng = np.random.default_rng(0)
     fine, dense_fine = random_tt_matrix(rng, (2, 3, 2), (2, 3, 2), 2)
     coarse, dense_coarse = random_kronecker(rng, (6, 2), (2, 6), 1)
-    np.testing.assert_allclose(contractc.contract("ij,jk->ik", fine, coarse), dense_fine @ dense_coarse, atol=1e-9)
+    np.testing.assert_allclose(
+        contractc.contract("ij,jk->ik", fine, coarse), dense_fine @ dense_coarse, atol=1e-9
+    )
 
 
 def test_splits_without_common_pieces_are_refused() -> None:

@@ -151,7 +151,7 @@ def test_bind_marks_dynamic_modes() -> None:
     operands = [Operand((2, 3), "float64")]
     assert bind(parse("bi->i"), operands, "float64", dynamic=["b"]).dynamic == (0,)
     assert bind(parse("bi->i"), operands, "float64", dynamic="ib").dynamic == (0, 1)
-    assert bind(parse_interleaved([[7, 9]]), operands, "float64", dynamic=[9]).dynamic == (1,)  # type: ignore[list-item]
+    assert bind(parse_interleaved([[7, 9]]), operands, "float64", dynamic=[9]).dynamic == (1,)
     assert message_of(OperandError, bind, parse("bi->i"), operands, "float64", dynamic=["z"]) == (
         "dynamic mode 'z' is in no operand\n  bi->i"
     )

@@ -122,7 +122,9 @@ def spread(x: np.ndarray, axes: tuple[int, ...], ring: Semiring, dtype: np.dtype
     """
     shape = [x.shape[a] for a in axes]
     only_diagonal = not x.size or all(x.shape[a] == 1 for a in axes if axes.count(a) > 1)
-    result = np.empty(shape, dtype) if only_diagonal else np.full(shape, zero_of(ring.name, dtype.name), dtype)
+    result = (
+        np.empty(shape, dtype) if only_diagonal else np.full(shape, zero_of(ring.name, dtype.name), dtype)
+    )
     grid = np.ogrid[tuple(slice(n) for n in x.shape)]
     result[tuple(grid[a] for a in axes)] = x
     return result

@@ -54,7 +54,9 @@ class Dialect(Protocol):
     def matmul(self, x: str, y: str, rank: int, dtype: str) -> str:
         """Return the matrix product over the last axes; `rank` 3 means leading batch axes."""
 
-    def multiply_and_reduce(self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str) -> str | None:
+    def multiply_and_reduce(
+        self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str
+    ) -> str | None:
         """Return sums of products with no free modes in one expression, or None to use matmul."""
 
     def spread(self, x: str, modes: Term, term: Term, program: Program, dtype: str) -> str:
@@ -68,7 +70,9 @@ class Dialect(Protocol):
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
 
-    def loop(self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]) -> str:
+    def loop(
+        self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
+    ) -> str:
         """Return the expression for running the function `body` for every slice."""
 
     def scalar(self, x: str, dtype: str) -> str:
@@ -151,7 +155,11 @@ class Function:
             if self.guards:
                 self.writer.notes.append(f"{note}: {code}")
             made |= {v.number for v in step.outs}
-            gone = [i for i in dict.fromkeys(step.inputs) if last[i] == s and i in made and i not in program.results]
+            gone = [
+                i
+                for i in dict.fromkeys(step.inputs)
+                if last[i] == s and i in made and i not in program.results
+            ]
             if gone and s < len(program.steps) - 1:
                 self.line(f"del {', '.join(self.names[i] for i in gone)}")
         self.line(f"return {', '.join(self._result(i) for i in program.results)}")
@@ -268,7 +276,9 @@ class Function:
             code = self.dialect.reshape(code, [self.extent(m) for m in kept])
         return code, kept
 
-    def _pair(self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str) -> tuple[str, Term]:
+    def _pair(
+        self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+    ) -> tuple[str, Term]:
         """Return the contraction of two prepared inputs, and the order its modes come out in."""
         a, a_modes = self._reduced(*left, (*right[1], *out), work)
         b, b_modes = self._reduced(*right, (*left[1], *out), work)
@@ -281,7 +291,9 @@ class Function:
                 return fused, out
         return self._matmul(a, a_modes, b, b_modes, g, out, work)
 
-    def _multiply(self, a: str, a_modes: Term, b: str, b_modes: Term, out: Term, work: str) -> tuple[str, Term]:
+    def _multiply(
+        self, a: str, a_modes: Term, b: str, b_modes: Term, out: Term, work: str
+    ) -> tuple[str, Term]:
         if not a_modes or not b_modes:
             return self.dialect.multiply(a, b, work), a_modes or b_modes
         return self.dialect.multiply(
@@ -305,7 +317,7 @@ class Function:
         code = self.dialect.matmul(x, y, 3 if batch else 2, work)
         modes = (*batch, *rows, *columns)
         made = 1 if batch and self.dialect.fuse_batch else len(batch)
-        made += (2 if batch else bool(rows) + bool(columns))
+        made += 2 if batch else bool(rows) + bool(columns)
         if made != len(modes) or (batch and not (rows and columns)):
             code = self.dialect.reshape(code, [self.extent(m) for m in modes])
         return code, modes

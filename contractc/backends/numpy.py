@@ -11,7 +11,8 @@ import numpy as np
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.emit import emit
-from contractc.dtypes import promote as promoted, to_numpy, wide, zero_of
+from contractc.dtypes import promote as promoted
+from contractc.dtypes import to_numpy, wide, zero_of
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy
 from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
@@ -121,7 +122,9 @@ class _Numpy:
             return f"matmul({ready}({x}), {ready}({y}))"
         return f"matmul({x}, {y})"
 
-    def multiply_and_reduce(self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str) -> str | None:
+    def multiply_and_reduce(
+        self, x: str, y: str, left: Term, right: Term, out: Term, dtype: str
+    ) -> str | None:
         if not out or len({*left, *right}) > len(_LETTERS):
             return None
         return f"{self.use('einsum', np.einsum)}({_letters([left, right], out)!r}, {x}, {y})"
@@ -152,7 +155,9 @@ class _Numpy:
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, OPERATIONS[operation].evaluate)}([{', '.join(names)}])"
 
-    def loop(self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]) -> str:
+    def loop(
+        self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
+    ) -> str:
         function = self.use("sliced", _sliced)
         ring = self.use(program.semiring, SEMIRINGS[program.semiring])
         modes = {m: program.extents[m] for m in step.modes}
@@ -186,7 +191,9 @@ def _blas_ready(x: np.ndarray) -> np.ndarray:
     """Return `x`, copied if neither of its last two axes has unit stride: matmul would not call BLAS then."""
     strides, item = x.strides, x.itemsize
     rows, columns = x.shape[-2:]
-    if (strides[-1] == item and strides[-2] >= item * columns) or (strides[-2] == item and strides[-1] >= item * rows):
+    if (strides[-1] == item and strides[-2] >= item * columns) or (
+        strides[-2] == item and strides[-1] >= item * rows
+    ):
         return x
     return x if rows == 1 or columns == 1 else np.ascontiguousarray(x)
 
@@ -194,7 +201,9 @@ def _blas_ready(x: np.ndarray) -> np.ndarray:
 def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
     """Return np.einsum of Python objects: their own + and * are called, and their exceptions surface."""
     if any(np.size(array) == 0 for array in arrays):
-        shape = {m: n for t, x in zip(terms, arrays, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
+        shape = {
+            m: n for t, x in zip(terms, arrays, strict=True) for m, n in zip(t, np.shape(x), strict=True)
+        }
         return np.full([shape[m] for m in out], 0, object)[()]
     names = {m: k for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
     pairs: list[Any] = [x for a, t in zip(arrays, terms, strict=True) for x in (a, [names[m] for m in t])]
@@ -219,7 +228,9 @@ def _sliced(
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
     for position in product(*(range(n) for n in modes.values())):
         at = dict(zip(modes, position, strict=True))
-        parts = body(*(x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(arrays, terms, strict=True)))
+        parts = body(
+            *(x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(arrays, terms, strict=True))
+        )
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
             term, dtype = outs[k]
             place = (*(at.get(m, slice(None)) for m in term), ...)

@@ -17,16 +17,16 @@ from contractc.formats.factorized import Factorized
 from contractc.formats.kinds import kronecker, low_rank, monarch, tt, tt_matrix, tucker
 
 
-def low_rank_from_dense(matrix: Array, *, rank: int | None = None, tolerance: float | None = None) -> Factorized:
+def low_rank_from_dense(
+    matrix: Array, *, rank: int | None = None, tolerance: float | None = None
+) -> Factorized:
     """Return the best low-rank approximation of `matrix` [m, n] (Eckart-Young)."""
     u, s, v = np.linalg.svd(_floating(matrix), full_matrices=False)
     r = _kept(s, rank, tolerance, 1.0)
     return low_rank(u[:, :r] * s[:r], v[:r])
 
 
-def tt_from_dense(
-    array: Array, *, rank: int | None = None, tolerance: float | None = None
-) -> Factorized:
+def tt_from_dense(array: Array, *, rank: int | None = None, tolerance: float | None = None) -> Factorized:
     """Return a tensor train near `array` [n1, n2, ...] by TT-SVD (Oseledets 2011).
 
     The error is at most `tolerance` times the norm of `array`, or within sqrt(d - 1) of the best for `rank`.
@@ -69,7 +69,9 @@ def tucker_from_dense(
     ranks = [rank] * d if rank is None or isinstance(rank, int) else list(rank)
     core, factors = array, []
     for axis in range(d):
-        u, s, _ = np.linalg.svd(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1), full_matrices=False)
+        u, s, _ = np.linalg.svd(
+            np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1), full_matrices=False
+        )
         u = u[:, : _kept(s, ranks[axis], tolerance, 1 / sqrt(d))]
         core = np.moveaxis(np.tensordot(u.conj().T, core, (1, axis)), 0, axis)
         factors.append(u)

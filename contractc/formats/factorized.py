@@ -78,7 +78,9 @@ class Factorized:
         return contract(*labels, modes).reshape(self.shape)
 
 
-def factorized(format: str, terms: Sequence[Sequence[int]], axes: Sequence[Sequence[int]], factors: Sequence[Any]) -> Factorized:
+def factorized(
+    format: str, terms: Sequence[Sequence[int]], axes: Sequence[Sequence[int]], factors: Sequence[Any]
+) -> Factorized:
     """Return the operand with these factors; extents are read off their shapes.
 
     Args:

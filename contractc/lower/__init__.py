@@ -63,9 +63,18 @@ def translate(plan: Plan, target: Target) -> Program:
         steps.append(Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ()))
     results = plan.results
     if sliced:
-        body_inputs = tuple(Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in leaves)
+        body_inputs = tuple(
+            Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in leaves
+        )
         body = Program(
-            body_inputs, tuple(steps), results, network.extents, network.semiring, network.dynamic, (), network.labels
+            body_inputs,
+            tuple(steps),
+            results,
+            network.extents,
+            network.semiring,
+            network.dynamic,
+            (),
+            network.labels,
         )
         whole = tuple(Value(fresh + o, distinct(term), inner) for o, term in enumerate(network.outputs))
         fresh += len(whole)

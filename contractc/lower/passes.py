@@ -69,7 +69,10 @@ def natural_layout(program: Program) -> Program:
     After:   %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
     """
     known = program.values()
-    fixed = {*program.results, *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs)}
+    fixed = {
+        *program.results,
+        *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs),
+    }
     constant = {c.value.number for c in program.constants}
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
     steps: list[Step] = []

@@ -98,5 +98,3 @@ def _with_dense(
         steps.append(tuple(sorted(ids[i] for i in step)))
         ids.append(count + len(steps) - 1)
     return tuple(steps), name
-
-
