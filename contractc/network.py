@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MOST_TENSORS = 20_000
 """More tensors than this are refused: planning them would take longer than anybody waits."""
 
+MOST_AXES = 100_000
+"""More axes of all tensors together than this are refused, for the same reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -190,7 +193,7 @@ def bind(
 
     Raises:
         OperandError: count, ranks or extents do not fit, with both sides in the user's labels.
-        ResourceLimitError: more than `MOST_TENSORS` operands.
+        ResourceLimitError: more than `MOST_TENSORS` operands, or `MOST_AXES` axes.
     """
     expression = labelled(expression)
     if len(operands) != len(expression.inputs):
@@ -200,7 +203,7 @@ def bind(
         raise OperandError(
             pointed(message, written(expression).text, ()) if given else "no operands were given"
         )
-    check_count(len(operands))
+    check_count(len(operands), sum(len(o.shape) for o in operands))
     terms, labels = _expand_ellipses(expression, operands)
     extents = _unify(expression, operands, terms, labels)
     tensors = []
@@ -228,10 +231,12 @@ def bind(
     )
 
 
-def check_count(operands: int) -> None:
-    """Raise ResourceLimitError if there are more operands than are planned."""
+def check_count(operands: int, axes: int = 0) -> None:
+    """Raise ResourceLimitError if there are more operands, or axes of all of them together, than are planned."""
     if operands > MOST_TENSORS:
         raise ResourceLimitError(f"{operands} operands; at most {MOST_TENSORS} are planned")
+    if axes > MOST_AXES:
+        raise ResourceLimitError(f"{operands} operands with {axes} axes; at most {MOST_AXES} axes are planned")
 
 
 def ellipsis_left_out(expression: Einsum, operands: Sequence[Operand]) -> bool:
