@@ -87,9 +87,10 @@ def einsum_anew(
     if type(subscripts) is str and options == _DEFAULT and not traced():
         _remember(latest_einsum, subscripts, arrays, executable)
     swapped = [x for x in (subscripts, *operands) if isinstance(x, np.ndarray) and not x.dtype.isnative]
-    if swapped and options == _DEFAULT and order == "K" and _is_view(executable):
+    if swapped and options.dtype is None and _is_view(executable):
         (given,) = swapped  # a view does no arithmetic, so the bytes may stay as they are
-        return executable(given.view(arrays[0].dtype)).view(given.dtype)
+        view = executable(given.view(arrays[0].dtype)).view(given.dtype)
+        return _delivered(view, [given], out, order, casting)
     return _delivered(executable(*arrays), arrays, out, order, casting)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contractc.errors import OperandError
+from contractc.errors import OperandError, UnsupportedError
 from contractc.network import Tensor, TensorNetwork
 from contractc.notation import Term
 from contractc.operands import Layout, Operand
@@ -19,10 +19,14 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
     arrays have them; lowering reshapes at both ends. The factors of an operand form a group.
 
     Raises:
+        UnsupportedError: the semiring is not the one in which factors make a dense array.
         OperandError: two operands split a mode in ways that have no common pieces, or a dynamic mode is split.
     """
     if all(o.layout is None for o in operands):
         return network
+    if network.semiring != "sum_product":
+        format_ = next(o.layout.format for o in operands if o.layout)
+        raise UnsupportedError(f"{format_} operands are sums of products, which {network.semiring} cannot contract")
     grown = _Grown(network)
     pieces = _pieces(grown, operands)
     tensors: list[Tensor] = []

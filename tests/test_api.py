@@ -193,6 +193,15 @@ def test_preferred_element_type_is_that_of_the_result() -> None:
     assert contractc.contract("ij,jk->ik", A, B, preferred_element_type="complex128", out=out) is out
 
 
+def test_the_dtype_of_out_takes_part_in_the_promotion_as_in_numpy() -> None:
+    x = np.array([2**24, 1, 1], "float32")
+    out = np.empty((), "float64")
+    contractc.contract("i->", x, out=out)
+    assert out == 2**24 + 2 == np.einsum("i->", x, out=np.empty(()))
+    contractc.contract("i->", x, preferred_element_type="float32", out=out)
+    assert out == 2**24 == contractc.contract("i->", x)
+
+
 def test_preferred_element_type_must_hold_the_values() -> None:
     assert message_of(OperandError, contractc.contract, "ij->", Z, preferred_element_type="float64") == (
         "preferred_element_type=float64 cannot hold complex128"
@@ -207,8 +216,9 @@ def test_out_of_a_semiring_has_the_dtype_of_its_result() -> None:
     assert contractc.contract("ij,jk->ik", A, B, semiring="or_and", out=out) is out
     assert out.all()
     logs = np.empty((), "float64")
-    contractc.contract("i->", np.array([0, 0]), semiring="log_sum_exp", out=logs)
-    assert logs == pytest.approx(np.log(2))
+    zeros = np.zeros(2, "int8")
+    contractc.contract("i->", zeros, semiring="log_sum_exp", out=logs)
+    assert logs == contractc.contract("i->", zeros, semiring="log_sum_exp") == np.float32(np.log(2))
 
 
 # conj

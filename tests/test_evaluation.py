@@ -115,6 +115,8 @@ def test_float16_accumulates_in_float32() -> None:
     result = one("i,i->", x, x, dtype="float16")
     assert result.dtype == np.float16
     assert result == 1250
+    large, small = np.full(2, 300, "float16"), np.full(2, 2.0**-10, "float16")
+    assert one("i,i,i->", large, large, small, dtype="float16") == np.float16(2 * 90000 / 1024)
 
 
 def test_operands_are_converted_before_they_are_multiplied() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,9 @@ def chosen(optimize: Any, case: Case, seed: int) -> dict[str, Any]:
     if optimize == "path":
         return {"optimize": random_path(np.random.default_rng(seed), len(case.operands))}
     return {"optimize": optimize}
+
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 
 @share(0.28)
@@ -340,6 +344,7 @@ def test_compile_with_constants_and_dynamic_modes_agrees_with_the_reference(
             assert_close(got, case, k, fresh, dtype)
 
 
+@needs_torch
 @share(0.02)
 @given(torch_cases(), st.sampled_from(("max_plus", "min_plus", "max_times", "or_and", "log_sum_exp")))
 def test_contract_of_torch_tensors_in_a_semiring_agrees_with_the_reference(case: Case, semiring: str) -> None:
@@ -360,6 +365,7 @@ def test_contract_of_torch_tensors_in_a_semiring_agrees_with_the_reference(case:
         )
 
 
+@needs_torch
 @share(0.1)
 @given(torch_cases(), st.sampled_from(OPTIMIZE), st.integers(0, 99), st.integers(0, 2**7 - 1))
 def test_contract_of_torch_tensors_agrees_with_the_reference(
@@ -386,6 +392,7 @@ def test_contract_of_torch_tensors_agrees_with_the_reference(
         assert torch.equal(x, y), "an operand was changed"
 
 
+@needs_torch
 @share(0.02)
 @given(torch_cases(extended=False))
 def test_einsum_of_torch_tensors_agrees_with_the_reference(case: Case) -> None:

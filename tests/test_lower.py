@@ -194,7 +194,7 @@ def test_split_exponents_takes_powers_of_two_out_of_inputs_and_steps() -> None:
         "  %11: f64[i=2, k=4], %12: i64[] = split_exponent %3\n"
         "  %4: f64[i=2] = contract %11 %9 over k  # gemv\n"
         "  %13: f64[i=2], %14: i64[] = split_exponent %4\n"
-        "  %15: i64[] = sum_exponents %6 %8 %12 %10 %14\n"
+        "  %15: i64[] = sum_exponents %6 %8 %10 %12 %14\n"
         "  return %13 %15"
     )
     assert program.faults() == []

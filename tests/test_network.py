@@ -150,9 +150,9 @@ def test_bind_refuses_more_tensors_than_are_planned() -> None:
 def test_bind_refuses_more_axes_than_are_planned() -> None:
     term = "".join(chr(0x4E00 + k) for k in range(50))
     operands = [Operand((1,) * 50, "float64")] * 2001
-    assert message_of(ResourceLimitError, bind, parse(",".join([term] * 2001) + "->"), operands, "float64") == (
-        "2001 operands with 100050 axes; at most 100000 axes are planned"
-    )
+    assert message_of(
+        ResourceLimitError, bind, parse(",".join([term] * 2001) + "->"), operands, "float64"
+    ) == ("2001 operands with 100050 axes; at most 100000 axes are planned")
 
 
 def test_bind_marks_dynamic_modes() -> None:

@@ -86,7 +86,13 @@ def contractc_is_called(request: pytest.FixtureRequest) -> Iterator[None]:
         assert calls > before, "this test did not call contractc"
 
 
-ABOUT_PATHS = ("test_einsum_sorting_behavior", "test_memory_contraints", "test_long_paths", "test_edge_paths")
+ABOUT_PATHS = (
+    "test_einsum_sorting_behavior",
+    "test_memory_contraints",
+    "test_memory_constraints",
+    "test_long_paths",
+    "test_edge_paths",
+)
 """Tests of np.einsum_path alone, which stays NumPy's here: they ask for the very orders that NumPy finds."""
 
 OWN = ("test_the_suite_is_complete", "test_a_wrong_einsum_fails_the_suite", "test_numpy_itself_is_untouched")

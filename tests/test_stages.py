@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -163,8 +164,8 @@ def test_constants_give_the_same_values(row: Expression) -> None:
 @every_row
 def test_conjugates_give_the_same_values(row: Expression) -> None:
     operands = random_operands(row, "complex128")
-    for conj in ([0], list(range(len(operands)))):
-        plan = search(bound(row, operands, conj=conj))
+    for conj, path in product(([0], list(range(len(operands)))), (None, [tuple(range(len(operands)))])):
+        plan = search(bound(row, operands, conj=conj), path)
         expected = truth(row, [x.conj() if k in conj else x for k, x in enumerate(operands)])
         same(plan.evaluate(*operands), expected, "complex128")
         same(lower(plan, NUMPY).evaluate(*operands), expected, "complex128")

@@ -129,36 +129,43 @@ def split_exponents(program: Program) -> Program:
     """
     number = 1 + max(program.values())
     renamed: dict[int, int] = {}
-    exponents: dict[int, tuple[int, ...]] = {}
+    exponents: dict[int, int] = {}
+    made_of: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []
 
-    def split(value: Value, before: tuple[int, ...]) -> None:
+    def split(value: Value) -> None:
         nonlocal number
         scaled = Value(number, value.modes, value.dtype)
         exponent = Value(number + 1, (), "int64")
         steps.append(Call((scaled, exponent), (value.number,), "split_exponent"))
         renamed[value.number] = scaled.number
-        exponents[value.number] = (*before, exponent.number)
+        exponents[value.number] = exponent.number
         number += 2
 
     for value in (*program.inputs, *(c.value for c in program.constants)):
         if is_floating(value.dtype) and value.dtype != "float16":
-            split(value, ())
+            split(value)
     for step in program.steps:
+        made_of[step.outs[0].number] = step.inputs
         if isinstance(step, Reshape):
             (source,) = step.inputs
-            steps.append(Reshape(step.out, (renamed.get(source, source),)))
-            exponents[step.out.number] = exponents.get(source, ())
+            dtype = wide(step.out.dtype) if source in made_of and source in renamed else step.out.dtype
+            steps.append(Reshape(replace(step.out, dtype=dtype), (renamed.get(source, source),)))
             continue
         assert isinstance(step, Contract), step
         out = replace(step.out, dtype=wide(step.out.dtype))
         steps.append(Contract(out, tuple(renamed.get(i, i) for i in step.inputs), step.conj))
-        split(out, tuple(e for i in step.inputs for e in exponents.get(i, ())))
+        split(out)
     known = program.values()
     results: list[int] = []
     for result in program.results:
         total = Value(number, (), "int64")
-        steps.append(Call((total,), exponents[result], "sum_exponents"))
+        found, todo = [], [result]
+        while todo:
+            i = todo.pop()
+            found += [exponents[i]] if i in exponents else []
+            todo += made_of.get(i, ())
+        steps.append(Call((total,), tuple(sorted(found)), "sum_exponents"))
         mantissa, number = renamed.get(result, result), number + 1
         if wide(known[result].dtype) != known[result].dtype:
             narrow = replace(known[result], number=number)
