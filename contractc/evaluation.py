@@ -55,7 +55,7 @@ def evaluate_einsum(
     for k, (term, array) in enumerate(zip(terms, arrays, strict=True)):
         array = array.astype(bool) if semiring == "or_and" else array.astype(work)
         if k < len(conj) and conj[k] and (is_complex(array.dtype.name) or array.dtype.hasobject):
-            array = array.conj()
+            array = np.asarray(array.conj(), array.dtype)
         array, own = _diagonal(array, term)
         union = tuple(dict.fromkeys((*modes, *own)))
         size = 1
@@ -122,7 +122,7 @@ def _place(
     shape = [extents[m] for m in term]
     if 0 in shape:
         return np.empty(shape, array.dtype)
-    if all(extents[m] == 1 for m in own):
+    if all(extents[m] == 1 for m in own if term.count(m) > 1):
         return array.reshape(shape)
     result = np.full(shape, zero_of(semiring, dtype), array.dtype)
     grid = np.indices(array.shape)

@@ -26,7 +26,9 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
         return network
     if network.semiring != "sum_product":
         format_ = next(o.layout.format for o in operands if o.layout)
-        raise UnsupportedError(f"{format_} operands are sums of products, which {network.semiring} cannot contract")
+        raise UnsupportedError(
+            f"{format_} operands are sums of products, which {network.semiring} cannot contract"
+        )
     grown = _Grown(network)
     pieces = _pieces(grown, operands)
     tensors: list[Tensor] = []

@@ -236,7 +236,9 @@ def check_count(operands: int, axes: int = 0) -> None:
     if operands > MOST_TENSORS:
         raise ResourceLimitError(f"{operands} operands; at most {MOST_TENSORS} are planned")
     if axes > MOST_AXES:
-        raise ResourceLimitError(f"{operands} operands with {axes} axes; at most {MOST_AXES} axes are planned")
+        raise ResourceLimitError(
+            f"{operands} operands with {axes} axes; at most {MOST_AXES} axes are planned"
+        )
 
 
 def ellipsis_left_out(expression: Einsum, operands: Sequence[Operand]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import EinsumError, OperandError, ResourceLimitError, UnsupportedError, calls
+from contractc import EinsumError, OperandError, ResourceLimitError, UnsupportedError, calls, formats
 from contractc.notation import parse
 from contractc.options import Options, bytes_allowed, conjugated, frozen
 from messages import message_of
@@ -387,6 +387,26 @@ def test_strip_exponent_is_not_combined_with_slices() -> None:
         UnsupportedError, contractc.contract, text, *[x] * 4, strip_exponent=True, memory_limit=peak - 1
     )
     assert message == "strip_exponent cannot be combined with slices; raise memory_limit"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_strip_exponent_of_factorized_operands(dtype: str) -> None:
+    cores = [rng.random((1, 3, 4, 2)).astype(dtype), rng.random((2, 5, 6, 1)).astype(dtype)]
+    matrix = formats.tt_matrix(cores)
+    x = rng.random((7, 24)).astype(dtype)
+    mantissa, exponent = contractc.contract("bi,oi->bo", x, matrix, strip_exponent=True)
+    assert (mantissa.dtype, mantissa.shape) == (np.dtype(dtype), (7, 15))
+    np.testing.assert_allclose(
+        mantissa.astype(float) * 2.0**exponent, contractc.contract("bi,oi->bo", x, matrix), rtol=5e-3
+    )
+
+
+def test_factorized_operands_are_refused_in_other_semirings() -> None:
+    """Their dense array is a sum of products: contracting the factors by max and plus would be another one."""
+    matrix = formats.low_rank(rng.random((3, 2)), rng.random((2, 4)))
+    assert message_of(UnsupportedError, contractc.contract, "ij->i", matrix, semiring="max_plus") == (
+        "low rank operands are sums of products, which max_plus cannot contract"
+    )
 
 
 # memory

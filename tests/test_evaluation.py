@@ -136,6 +136,7 @@ def test_conj_conjugates_the_operands_it_names() -> None:
     assert one("i,i->", x, y, dtype="complex128", conj=[True, False]) == np.vdot(x, y)
     assert one("i,i->", x, y, dtype="complex128", conj=[False, True]) == np.vdot(y, x)
     assert one("i->", np.array([1 + 2j], object), dtype="object", conj=[True]) == 1 - 2j
+    assert one("->", np.array(1 + 2j, object), dtype="object", conj=[True]) == 1 - 2j
     assert one("i->", np.array([3.0]), dtype="float64", conj=[True]) == 3.0
 
 
@@ -170,6 +171,7 @@ def test_a_zero_that_the_dtype_cannot_hold_is_refused() -> None:
 
 def test_no_zero_is_needed_where_none_is_stored() -> None:
     assert one("i->ii", np.ones(1, int), dtype="int64", semiring="max_plus") == [[1]]
+    assert one("ij->iji", np.ones((1, 3), int), dtype="int64", semiring="max_plus").shape == (1, 3, 1)
     assert one("i->ii", np.ones(0, int), dtype="int64", semiring="max_plus").shape == (0, 0)
     assert one("ij->j", np.ones((0, 0), int), dtype="int64", semiring="max_plus").shape == (0,)
 
