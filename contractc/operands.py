@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, Literal
 
@@ -105,7 +106,7 @@ def as_numpy(x: Any, number: int) -> np.ndarray:
     """
     array = np.asarray(x)
     check_numeric(array.dtype, f"operand {number}")
-    dtype = to_numpy(array.dtype.name)
+    dtype = to_numpy(_name_of(array.dtype))
     if array.dtype is dtype:
         return array
     return array.view(dtype) if array.dtype.isnative else array.astype(dtype)
@@ -134,12 +135,18 @@ def flattened(operands: Sequence[Any]) -> list[Any]:
     return [y for x in operands for y in (x.factors if is_factorized(x) else (x,))]
 
 
+@lru_cache(maxsize=256)
+def _name_of(dtype: np.dtype) -> str:
+    """Return the name of a NumPy dtype, which NumPy takes microseconds to put together."""
+    return dtype.name
+
+
 def dtype_name(x: Any) -> str:
     """Return the name of the dtype of an array of any library."""
     if is_factorized(x):
         return dtype_name(x.factors[0])
     if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.name
+        return _name_of(x.dtype)
     return str(x.dtype).rpartition(".")[2]
 
 

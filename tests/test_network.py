@@ -163,6 +163,11 @@ def test_bind_marks_dynamic_modes() -> None:
     assert message_of(OperandError, bind, parse("bi->i"), operands, "float64", dynamic=["z"]) == (
         "dynamic mode 'z' is in no operand\n  bi->i"
     )
+    alike = parse_interleaved([["x" * 30 + "1", "x" * 30 + "2"]], [])
+    assert message_of(OperandError, bind, alike, operands, "float64", dynamic=["x" * 30]) == (
+        f"dynamic mode '{'x' * 24}' could be any of several modes that print alike\n"
+        f"  {'x' * 24} {'x' * 24} ->"
+    )
 
 
 @pytest.mark.parametrize(
