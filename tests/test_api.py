@@ -763,3 +763,19 @@ def test_a_million_operands_are_refused() -> None:
     assert message_of(ResourceLimitError, contractc.contract, "," * 999_999 + "->", [1.0] * 1_000_000) == (
         "1000000 operands; at most 20000 are planned"
     )
+
+
+def test_a_view_of_a_broadcast_array_allocates_nothing() -> None:
+    huge = np.broadcast_to(0.0, (10**6, 10**6))
+    assert contractc.contract("ij->ji", huge).shape == (10**6, 10**6)
+    assert contractc.contract("ii->i", huge).shape == (10**6,)
+    with pytest.raises(ResourceLimitError):
+        contractc.contract("ij,ij->ij", huge, huge)
+
+
+def test_a_numpy_executable_refuses_a_torch_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    double = contractc.compile("i,->i", (2,), ())
+    assert message_of(OperandError, double, torch.ones(2, dtype=torch.float64), 2.0) == (
+        "operand 0 is a tensor of torch, but this was compiled for NumPy"
+    )

@@ -131,7 +131,7 @@ def test_contract_refuses_a_repeated_output_that_contractc_has_cached() -> None:
 def test_contract_does_not_unpack_a_list_of_operands() -> None:
     with pytest.raises(contractc.OperandError) as caught:
         oe.contract("i,i", [[1, 2], [3, 4]])
-    assert str(caught.value) == "the expression has 2 terms but 1 operands were given"
+    assert str(caught.value) == "the expression has 2 terms but 1 operand was given"
 
 
 def test_contract_takes_every_symbol_opt_einsum_gives_out() -> None:

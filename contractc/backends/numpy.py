@@ -13,8 +13,9 @@ from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.emit import emit
 from contractc.dtypes import promote as promoted
 from contractc.dtypes import to_numpy, wide, zero_of
+from contractc.errors import OperandError
 from contractc.notation import Term
-from contractc.operands import Operand, as_numpy
+from contractc.operands import Operand, as_numpy, is_torch
 from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
 from contractc.semirings import SEMIRINGS, Semiring
 
@@ -24,7 +25,9 @@ _MOST_AXES = 64
 
 
 def as_array(x: Any, number: int, like: Any = None) -> np.ndarray:
-    """Return operand `number` as a NumPy array in native byte order."""
+    """Return operand `number` as a NumPy array in native byte order; raises OperandError for a torch tensor."""
+    if is_torch(x):
+        raise OperandError(f"operand {number} is a tensor of torch, but this was compiled for NumPy")
     return as_numpy(x, number)
 
 

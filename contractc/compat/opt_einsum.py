@@ -398,7 +398,8 @@ def _accepted(text: str, operands: int) -> str:
     """
     written, terms = _read(text) if len(text) < 4096 else _read.__wrapped__(text)
     if terms != operands:
-        raise OperandError(f"the expression has {terms} terms but {operands} operands were given")
+        verb = "operand was" if operands == 1 else "operands were"
+        raise OperandError(f"the expression has {terms} term{'s' * (terms != 1)} but {operands} {verb} given")
     return written
 
 

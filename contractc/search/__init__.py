@@ -85,12 +85,22 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
 
 def check_allocation(plan: Plan, available: int | None) -> None:
     """Raise ResourceLimitError if running `plan` would allocate more than the `available` bytes."""
-    needed = plan.peak - plan.network.bytes_of_inputs()
+    needed = 0 if _is_view(plan) else plan.peak - plan.network.bytes_of_inputs()
     if available is not None and needed > available:
         raise ResourceLimitError(
             f"the contraction would allocate {exact_bytes_text(needed)}, "
             f"this machine has {exact_bytes_text(available)}"
         )
+
+
+def _is_view(plan: Plan) -> bool:
+    """Return whether the result is a view of the only tensor, so that nothing is allocated."""
+    network = plan.network
+    if len(network.tensors) > 1 or len(network.outputs) > 1:
+        return False
+    (tensor,), (term,) = network.tensors, network.outputs
+    same = set(term) == set(tensor.modes) and len(set(term)) == len(term) and not network.fused
+    return same and tensor.dtype == network.dtype and not tensor.conj
 
 
 def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
