@@ -94,6 +94,10 @@ def contract(
             result = entry[1](*operands)
             if result is not MISS:
                 return result
+            for run in entry[2]:
+                result = run(*operands)
+                if result is not MISS:
+                    return result
     given = (
         optimize,
         memory_limit,
@@ -146,6 +150,10 @@ def einsum(
             result = entry[1](*operands)
             if result is not MISS:
                 return result
+            for run in entry[2]:
+                result = run(*operands)
+                if result is not MISS:
+                    return result
     if tracing:
         return traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)
     return einsum_anew(out, subscripts, operands, optimize, dtype, order, casting)

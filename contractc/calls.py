@@ -23,8 +23,14 @@ from contractc.reading import cast_checked, complete, dtype_named, order_named, 
 MOST_CACHED = 512
 """Executables kept by the cache of `contract` and `einsum`; the least recently used goes first."""
 
-latest: dict[str, tuple[int, Callable[..., Any]]] = {}
-latest_einsum: dict[str, tuple[int, Callable[..., Any]]] = {}
+Codes = tuple[int, Callable[..., Any], tuple[Callable[..., Any], ...]]
+"""For a text: how many operands it has, the code met last, and older code for other shapes and dtypes."""
+
+MOST_CODES = 8
+"""Older codes kept for one text: a call tries them one after the other."""
+
+latest: dict[str, Codes] = {}
+latest_einsum: dict[str, Codes] = {}
 _executables: OrderedDict[object, Executable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -155,7 +161,7 @@ def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: 
 
 
 def _remember(
-    recent: dict[str, tuple[int, Callable[..., Any]]],
+    recent: dict[str, Codes],
     text: str,
     arrays: Sequence[Any],
     executable: Executable,
@@ -163,7 +169,9 @@ def _remember(
     """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
     if len(recent) >= MOST_CACHED:
         recent.clear()
-    recent[text] = len(arrays), executable.run
+    before = recent.get(text)
+    older = () if before is None or before[0] != len(arrays) else (before[1], *before[2])[:MOST_CODES]
+    recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
 
 
 def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting: str) -> Any:

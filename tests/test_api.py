@@ -634,6 +634,19 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.latest_einsum.clear()
 
 
+def test_a_text_keeps_code_for_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "xy,yz->xz"
+    pairs = [(np.ones((n, 3)), np.ones((3, 2))) for n in range(1, 6)]
+    for x, y in pairs:
+        contractc.contract(text, x, y)
+        contractc.einsum(text, x, y)
+    monkeypatch.setattr("contractc.api.contract_anew", None)
+    monkeypatch.setattr("contractc.api.einsum_anew", None)
+    for x, y in pairs * 2:
+        np.testing.assert_array_equal(contractc.contract(text, x, y), x @ y)
+        np.testing.assert_array_equal(contractc.einsum(text, x, y), x @ y)
+
+
 @pytest.mark.usefixtures("empty_cache")
 def test_the_cache_keeps_the_latest() -> None:
     for n in range(1, 30):
