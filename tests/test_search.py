@@ -366,3 +366,8 @@ def test_dynamic_modes_are_never_sliced() -> None:
         except ResourceLimitError:
             return
     raise AssertionError("the limit was never too low")
+
+
+def test_an_unknown_search_is_refused_for_one_operand_too() -> None:
+    with pytest.raises(ValueError, match="no search is called 'fastest'"):
+        contractc.plan("ij->i", (2, 3), optimize="fastest")

@@ -18,7 +18,7 @@ from contractc.search.outputs import join_outputs, single_output
 from contractc.search.slice import sliced_to_fit
 from contractc.serial import checked
 
-__all__ = ["SEARCHES", "search"]
+__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search"]
 
 
 MOVES_PER_SECOND = 500_000
@@ -105,7 +105,7 @@ def _is_view(plan: Plan) -> bool:
 
 def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
     count = len(network.tensors)
-    if count == 1:
+    if count == 1 and (not isinstance(optimize, str) or optimize in SEARCHES):
         return ((0,),), "nothing to search"
     if optimize is None or optimize is True:
         optimize = "auto"
@@ -123,6 +123,3 @@ def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
     from contractc.search.external import opt_einsum_path
 
     return opt_einsum_path(network, optimize)
-
-
-__all__ += ["MOST_EXACT", "check_allocation"]
