@@ -78,7 +78,9 @@ def costs(
     total_flops = total_traffic = live = highest = 0
     total_seconds = 0.0
     held: dict[int, int] = {}
-    fixed = [t.constant for t in network.tensors]
+    fixed = [
+        t.constant and not sliced for t in network.tensors
+    ]  # in a loop over slices nothing is done ahead
     for s, ids in enumerate(path):
         out = terms[count + s]
         made = size(out) * (itemsize(network.dtype) if count + s in results else width)
