@@ -36,11 +36,19 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The einsum of one or more values; `conj` tells for each input whether its conjugate is meant."""
+    """The einsum of one or more values; `conj` tells for each input whether its conjugate is meant.
+
+    A fused step has more than two inputs and a `path`: the pairwise order, in SSA form over the positions of the
+    inputs, in which one kernel contracts them without writing the intermediates to memory. `how` is the way
+    chosen for the step, in the words of the backend (a strategy, a tile configuration); "" leaves it to the
+    backend. Neither changes the value.
+    """
 
     out: Value
     inputs: tuple[int, ...]
     conj: tuple[bool, ...] = ()
+    path: tuple[tuple[int, ...], ...] = ()
+    how: str = ""
 
     @property
     def outs(self) -> tuple[Value, ...]:
@@ -241,7 +249,7 @@ def _printed(program: Program, indent: str = "") -> str:
             terms = [known[i].modes for i in step.inputs]
             summed = [m for m in dict.fromkeys(m for t in terms for m in t) if m not in step.out.modes]
             over = f" over {' '.join(program.label(m) for m in summed)}" if summed else ""
-            lines.append(f"  {outs} = contract {names}{over}  # {kind(terms, step.out.modes)}")
+            lines.append(f"  {outs} = contract {names}{over}  # {_comment(step, terms)}")
         elif isinstance(step, Reshape):
             lines.append(f"  {outs} = reshape {names}")
         elif isinstance(step, Loop):
@@ -252,6 +260,14 @@ def _printed(program: Program, indent: str = "") -> str:
             lines.append(f"  {outs} = {step.operation} {names}")
     lines.append(f"  return {' '.join(f'%{i}' for i in program.results)}")
     return "\n".join(indent + line for line in lines)
+
+
+def _comment(step: Contract, terms: Sequence[Term]) -> str:
+    """Return what a step amounts to: its kind, or the order inside a fused step, and how it is done."""
+    word = kind(terms, step.out.modes)
+    if step.path:
+        word = "fused: " + ", ".join(" ".join(map(str, ids)) for ids in step.path)
+    return f"{word}, {step.how}" if step.how else word
 
 
 def _with_conj(step: Contract) -> Iterator[tuple[int, bool]]:
@@ -288,6 +304,19 @@ def _faults(program: Program) -> Iterator[str]:
     yield from (f"dynamic mode {m} has no extent" for m in program.dynamic if m not in modes)
 
 
+def _is_pairwise_path(path: Sequence[Sequence[int]], count: int) -> bool:
+    """Return whether `path` joins the tensors 0 to `count` - 1 two at a time, each id used once."""
+    used = [i for ids in path for i in ids]
+    before = all(i < count + s for s, ids in enumerate(path) for i in ids)
+    return (
+        count > 2
+        and before
+        and len(path) == count - 1
+        and all(len(ids) == 2 for ids in path)
+        and sorted(used) == list(range(2 * count - 2))
+    )
+
+
 def _value_faults(value: Value, modes: range) -> Iterator[str]:
     """Yield what is wrong with one value; its numbers become names in generated source, so they have to be ints."""
     if type(value.number) is not int or value.number < 0:
@@ -307,6 +336,8 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
         if len(step.conj) not in (0, len(step.inputs)):
             yield f"has {len(step.conj)} conj flags for {len(step.inputs)} inputs"
         yield from (f"keeps mode {m}, which no input has" for m in step.out.modes if m not in present)
+        if step.path and not _is_pairwise_path(step.path, len(step.inputs)):
+            yield f"has path {step.path}, which does not contract its {len(step.inputs)} inputs pairwise"
     elif isinstance(step, Reshape):
         if [_size(program, v) for v in inputs] != [_size(program, step.out)] or inputs[
             0

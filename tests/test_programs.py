@@ -337,3 +337,25 @@ def test_sum_exponents_adds_any_number() -> None:
     (total,) = OPERATIONS["sum_exponents"].evaluate([np.array(k) for k in (5, -7, 2000)])
     assert total == 1998
     assert OPERATIONS["sum_exponents"].evaluate([]) == [0]
+
+
+FUSED = Contract(Value(3, (0, 3), "float64"), (0, 1, 2), path=((0, 1), (3, 2)), how="one kernel")
+CHAIN = Program(
+    (X, Y, Value(2, (2, 3), "float64")), (FUSED,), (3,), (2, 3, 4, 5), labels=("i", "j", "k", "l")
+)
+
+
+def test_fused_step_prints_its_order_and_keeps_its_value() -> None:
+    assert "contract %0 %1 %2 over j k  # fused: 0 1, 3 2, one kernel" in str(CHAIN)
+    assert Program.from_json(CHAIN.to_json()) == CHAIN
+    arrays = [np.arange(1.0 + np.prod(shape))[1:].reshape(shape) for shape in ((2, 3), (3, 4), (4, 5))]
+    (value,) = CHAIN.evaluate(*arrays)
+    np.testing.assert_allclose(value, arrays[0] @ arrays[1] @ arrays[2])
+
+
+@pytest.mark.parametrize(
+    "path", [((0, 1),), ((0, 1), (0, 2)), ((0, 1, 2),), ((0, 3), (1, 2)), ((0, 0), (3, 2))]
+)
+def test_fused_step_has_a_path_that_joins_all_inputs(path: Any) -> None:
+    (fault,) = replace(CHAIN, steps=(replace(FUSED, path=path),)).faults()
+    assert "does not contract its 3 inputs pairwise" in fault

@@ -10,7 +10,7 @@ from contractc.programs import Constant, Contract, Loop, Program, Reshape, Step,
 
 
 def pairwise(program: Program) -> Program:
-    """Return `program` with each step of three or more inputs as steps of two, left to right.
+    """Return `program` with each step of three or more inputs as steps of two, left to right; fused steps stay.
 
     Before:  %3 = contract %0 %1 %2
     After:   %4 = contract %0 %1,  %3 = contract %4 %2
@@ -21,7 +21,7 @@ def pairwise(program: Program) -> Program:
     for step in program.steps:
         if isinstance(step, Loop):
             step = replace(step, body=pairwise(step.body))
-        if not isinstance(step, Contract) or len(step.inputs) <= 2:
+        if not isinstance(step, Contract) or len(step.inputs) <= 2 or step.path:
             steps.append(step)
             continue
         flags = step.conj or (False,) * len(step.inputs)
