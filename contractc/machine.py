@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from contractc.default_rates import NANOSECONDS
 from contractc.dtypes import is_complex
 
 
@@ -19,13 +20,37 @@ class Target:
         return self.backend if self.device == "cpu" else f"{self.backend}:{self.device}"
 
 
+GRID = (1, 4, 16, 64, 256)
+"""The extents m, n and k of the matrix products whose times a machine is described by."""
+
+WORKING_SETS = (2**18, 2**20, 2**22, 2**24, 2**26)
+"""Bytes of the copies whose rates describe the caches and the memory of a machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How long matrix products take that stay in cache: nanoseconds for every (m, n, k) of `GRID` cubed.
+
+    The time is that of one product of a batch: the call from Python is counted elsewhere. `provider` names the
+    library (see `contractc.providers`).
+    """
+
+    provider: str
+    dtype: str
+    nanoseconds: tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Rates of one core: operations a second in a large matrix product, bytes a second, seconds a call.
 
     `bandwidth` is for reading and writing memory in order, `permuting` for copies that change the order of axes.
+    `products` has times of matrix products by shape, `copying` pairs of (bytes of both arrays, bytes a second)
+    of copies in order, `fresh` the extra seconds a byte of writing to memory the system has just given, and
+    `calls` pairs of (provider, seconds) for one call of a product.
 
-    The defaults are round numbers of a present-day server core; a measured machine replaces them.
+    The defaults are round numbers of a present-day server core, and those of `default_rates`; a measured machine
+    (`contractc.providers.measure`) replaces them.
     """
 
     flops_float32: float = 1.2e11
@@ -34,6 +59,16 @@ class Machine:
     bandwidth: float = 1.5e10
     permuting: float = 6.0e9
     call: float = 1.0e-6
+    products: tuple[Products, ...] = tuple(Products(*row) for row in NANOSECONDS)
+    copying: tuple[tuple[float, float], ...] = (
+        (2**18, 6.0e10),
+        (2**20, 5.5e10),
+        (2**22, 2.8e10),
+        (2**24, 2.6e10),
+        (2**26, 1.2e10),
+    )
+    calls: tuple[tuple[str, float], ...] = (("numpy", 4e-7), ("torch", 3.5e-6))
+    fresh: float = 6.0e-11
 
     def rate(self, dtype: str) -> float:
         """Return the operations a second of a large matrix product in `dtype`."""

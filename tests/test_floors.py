@@ -32,7 +32,7 @@ FLOORS = """
     executable, plans, programs, machine
     expansion
     network
-    notation, operands, evaluation, dtypes, semirings
+    notation, operands, evaluation, dtypes, semirings, default_rates
     serial, options, errors
     contractc_kernels
 """

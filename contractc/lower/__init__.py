@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contractc.dtypes import is_floating, wide
+from contractc.lower.choose import choose, free_results, layout
 from contractc.lower.passes import PASSES
-from contractc.machine import Target
+from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
 from contractc.programs import Call, Constant, Contract, Loop, Program, Reshape, Step, Value
+from contractc.providers import providers
 from contractc.serial import checked
 
 __all__ = ["lower", "split_exponents", "translate"]
 
 
-def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
+def lower(
+    plan: Plan, target: Target, *, exponents: bool = False, machine: Machine = DEFAULT_MACHINE
+) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
     Args:
@@ -26,6 +30,9 @@ def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
         program = transform(program)
     if exponents:
         program = split_exponents(program)
+    elif target.backend == "numpy" and program.semiring == "sum_product":
+        names = providers()
+        program = choose(layout(free_results(program), machine, names), machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from contractc.backends.emit import Function
 from contractc.backends.torch import operations, semirings
 from contractc.dtypes import wide, zero_of
 from contractc.errors import UnsupportedError
@@ -124,6 +125,11 @@ class Torch:
         if work != out.dtype:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
+
+    def pair(
+        self, function: Function, how: str, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+    ) -> None:
+        return None
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"
