@@ -20,7 +20,7 @@ class Target:
         return self.backend if self.device == "cpu" else f"{self.backend}:{self.device}"
 
 
-GRID = (1, 4, 16, 64, 256)
+GRID = (1, 4, 16, 64, 256, 1024)
 """The extents m, n and k of the matrix products whose times a machine is described by."""
 
 WORKING_SETS = (2**18, 2**20, 2**22, 2**24, 2**26)
