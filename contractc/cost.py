@@ -13,7 +13,6 @@ from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
 
-
 _GRID_STEP = 2
 """The binary logarithm of the ratio of neighbours in `GRID`."""
 

@@ -168,7 +168,13 @@ class _ArrayAPI:
         return None
 
     def pair(
-        self, function: Function, how: str, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
     ) -> None:
         return None
 

@@ -30,6 +30,9 @@ class Dialect(Protocol):
     def guard(self, name: str, value: Value, shape: str | None) -> str:
         """Return a condition that is true when `name` does not hold a value like this."""
 
+    def dtype(self, name: str) -> str:
+        """Return the name that stands for a dtype in the source."""
+
     def cast(self, x: str, dtype: str) -> str:
         """Return `x` converted to `dtype`."""
 
@@ -68,7 +71,13 @@ class Dialect(Protocol):
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
 
     def pair(
-        self, function: Function, how: str, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
     ) -> str | None:
         """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
 

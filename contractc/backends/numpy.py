@@ -157,7 +157,13 @@ class _Numpy:
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
 
     def pair(
-        self, function: Function, how: str, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
     ) -> str:
         return write_pair(function, how, left, right, out, work)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from typing import NamedTuple
 
-from contractc.backends.steps import Task, Way, flat, ways
+from contractc.backends.steps import Task, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.lower.tasks import task_of
 from contractc.machine import Machine
 from contractc.notation import Term
-from contractc.programs import Contract, Loop, Program, Reshape, Step, Value
+from contractc.programs import Contract, Loop, Program, Step, Value
 
 
 def free_results(program: Program) -> Program:
@@ -26,10 +26,18 @@ def free_results(program: Program) -> Program:
     steps: list[Step] = []
     for step in program.steps:
         steps.append(step)
-        if not isinstance(step, Contract) or step.out.number not in program.results or step.out.number in read:
+        if (
+            not isinstance(step, Contract)
+            or step.out.number not in program.results
+            or step.out.number in read
+        ):
             continue
         out = step.out
-        if task_of(program, step, known) is None or len(set(out.modes)) != len(out.modes) or len(out.modes) < 2:
+        if (
+            task_of(program, step, known) is None
+            or len(set(out.modes)) != len(out.modes)
+            or len(out.modes) < 2
+        ):
             continue
         steps[-1] = replace(step, out=replace(out, number=number))
         steps.append(Contract(out, (number,)))
@@ -47,9 +55,12 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
     After:   %3: [i, k] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     """
     known = program.values()
-    fixed = {*program.results, *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs)}
+    fixed = {
+        *program.results,
+        *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
+    }
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    price = lru_cache(maxsize=None)(lambda task: ways(task, machine, providers)[0].seconds)
+    prices = Prices(machine, tuple(providers), {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
@@ -58,34 +69,64 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
             task = task_of(program, step, known)
             if task is not None and len(set(step.out.modes)) == len(step.out.modes):
                 reader = readers.get(step.out.number)
-                order = _cheapest(program, step, task, reader, known, price)
+                order = _cheapest(program, step, task, reader, known, prices)
                 step = replace(step, out=replace(step.out, modes=order))
                 known[step.out.number] = step.out
         steps.append(step)
     return replace(program, steps=tuple(steps))
 
 
-def _cheapest(program: Program, step: Contract, task: Task, reader: Contract | None, known: Mapping[int, Value], price) -> Term:
+class Prices(NamedTuple):
+    """Predicted seconds of tasks, each computed once."""
+
+    machine: Machine
+    providers: tuple[str, ...]
+    known: dict[Task, float]
+    least: dict[Task, float]
+
+    def seconds(self, task: Task) -> float:
+        """Return the seconds of the best way to compute `task`."""
+        if task not in self.known:
+            self.known[task] = ways(task, self.machine, self.providers)[0].seconds
+        return self.known[task]
+
+    def floor(self, task: Task) -> float:
+        """Return seconds that no order of the arrays of `task` can do much better than."""
+        if task not in self.least:
+            self.least[task] = least_seconds(task, self.machine, self.providers)
+        return self.least[task]
+
+
+def _cheapest(
+    program: Program,
+    step: Contract,
+    task: Task,
+    reader: Contract | None,
+    known: Mapping[int, Value],
+    prices: Prices,
+) -> Term:
     """Return the order of the modes of `step.out` for which making and reading it are cheapest together."""
     ones = tuple(m for m in step.out.modes if m not in task.out)
     orders = natural_orders(task.left, task.right, task.out)
-    later = None
-    if reader is not None:
-        later = task_of(program, reader, known)
-    if later is not None:
+    later = task_of(program, reader, known) if reader is not None else None
+    floor, mine, free = prices.floor(task), 0, False
+    if later is not None and reader is not None:
         mine = 0 if reader.inputs[0] == step.out.number else 1
+        free = reader.out.number not in program.results
         orders += _orders_for(later, mine, task.out)
+        floor += prices.floor(later)
     best, chosen = float("inf"), task.out
     for order in dict.fromkeys([*orders, task.out]):
-        seconds = price(replace(task, out=order))
+        seconds = prices.seconds(replace(task, out=order))
         if later is not None and seconds < best:
             own = tuple(m for m in order if m in (later.left, later.right)[mine])
             read = replace(later, left=own) if mine == 0 else replace(later, right=own)
-            free = reader.out.number not in program.results
             outs = natural_orders(read.left, read.right, read.out) if free else [read.out]
-            seconds += min(price(replace(read, out=out)) for out in outs)
+            seconds += min(prices.seconds(replace(read, out=out)) for out in outs)
         if seconds < best * 0.999:
             best, chosen = seconds, order
+        if best < 1.02 * floor:
+            break
     return (*ones, *chosen)
 
 

@@ -25,13 +25,17 @@ def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Tas
     size = 1
     for m in {*left, *right}:
         size *= program.extents[m]
-    if not SMALL < size or len({*left, *right}) > _MOST_MODES:
+    if not size > SMALL or len({*left, *right}) > _MOST_MODES:
         return None
     a = tuple(m for m in left if m in right or m in out)
     b = tuple(m for m in right if m in left or m in out)
     extents, dynamic = program.extents, program.dynamic
     return Task(
-        flat(a, extents, dynamic), flat(b, extents, dynamic), flat(out, extents, dynamic), extents, wide(step.out.dtype)
+        flat(a, extents, dynamic),
+        flat(b, extents, dynamic),
+        flat(out, extents, dynamic),
+        extents,
+        wide(step.out.dtype),
     )
 
 

@@ -14,8 +14,8 @@ from math import prod
 
 import numpy as np
 
-LEAST = 2**18
-"""Bytes from which memory is kept: smaller blocks are kept by the allocator of C."""
+LEAST = 2**25
+"""Bytes from which memory is kept: smaller blocks are kept by the allocator of C, where all libraries share them."""
 
 MOST = 2**28
 """Bytes kept at most, in all threads together; a block in use counts until it is found to be too much."""

@@ -41,7 +41,7 @@ def torch_matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     except ValueError:  # torch has no negative strides
         np.matmul(x, y, out=out)
         return
-    _matmul(*tensors)
+    _matmul(tensors[0], tensors[1], tensors[2])
 
 
 def _matmul(x: Any, y: Any, out: Any) -> None:
@@ -58,7 +58,7 @@ def _matmul(x: Any, y: Any, out: Any) -> None:
         loops = out.dim() - 3
         for at in product(*(range(n) for n in out.shape[:loops])):
             inner = [t[tuple(i * (t.shape[k] > 1) for k, i in enumerate(at))] for t in (x, y)]
-            _matmul(*inner, out[at])
+            _matmul(inner[0], inner[1], out[at])
 
 
 def torch_accumulate(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:

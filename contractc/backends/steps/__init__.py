@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from contractc.backends.steps.forms import COPIES, LEFT, RESULT, RIGHT, Form, arranged, form_of, fused, size_of
+from contractc.backends.steps.forms import (
+    COPIES,
+    LEFT,
+    RESULT,
+    RIGHT,
+    Form,
+    arranged,
+    form_of,
+    fused,
+    size_of,
+)
 from contractc.cost import bandwidth, call_seconds, fresh_seconds, product_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import Machine
@@ -76,19 +86,22 @@ def understood(how: str) -> tuple[str, frozenset[str], str]:
 
 def ways(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
     """Return the ways to compute `task`, the fastest first; there is one at least."""
-    found = [Way(words(EINSUM), _einsum_seconds(task, machine))]
-    summed = any(m not in task.out for m in task.left)
+    in_out = set(task.out)
+    summed = any(m not in in_out for m in task.left)
     usable = [p for p in providers if p == NUMPY or task.dtype in BLAS]
+    found: list[Way] = []
     if not summed:
         found += [Way(words(MULTIPLY, provider=p), _multiply_seconds(task, machine, p)) for p in usable]
     elif task.dtype in BLAS:
         found += _products(task, machine, usable)
+    if not found or in_out.issubset(task.left) or in_out.issubset(task.right):
+        found.append(Way(words(EINSUM), _einsum_seconds(task, machine)))
     return sorted(found, key=lambda way: way.seconds)
 
 
 def _products(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
     found: list[Way] = []
-    least = min(_ideal_seconds(task, machine, p) for p in providers)
+    least = least_seconds(task, machine, providers)
     best = float("inf")
     for copies in COPIES:
         moved = _copies_seconds(task, machine, copies)
@@ -132,7 +145,9 @@ def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
     sizes = [task.size(axis) for axis in form.loops]
     count, inner = prod(sizes), sizes[-1]
     whole = len(form.out) - len(form.loops) == sum(1 for x in form.out[-2:] if x in (form.rows, form.columns))
-    return count / inner * call / 2 + (0.0 if whole and form.out[-3:-2] == form.loops[-1:] else count * 1.5e-6)
+    return count / inner * call / 2 + (
+        0.0 if whole and form.out[-3:-2] == form.loops[-1:] else count * 1.5e-6
+    )
 
 
 def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> float:
@@ -157,14 +172,18 @@ def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> fl
     return max(0.0, waiting - busy / 2) + fresh_seconds(machine, task.size(task.out) * width)
 
 
-def _ideal_seconds(task: Task, machine: Machine, provider: str) -> float:
-    out = set(task.out)
-    k = size_of(tuple(m for m in task.left if m not in out), task.extents)
-    other = set(task.right)
-    batch = task.size(tuple(m for m in task.out if m in other and m in task.left))
-    m = task.size(tuple(m for m in task.left if m in out)) // max(1, batch)
-    n = task.size(tuple(m for m in task.right if m in out)) // max(1, batch)
-    return batch * product_seconds(machine, provider, task.dtype, m, n, k)
+def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> float:
+    """Return the seconds of `task` if all its groups of modes were one axis each, in the best order."""
+    out, left, right = set(task.out), set(task.left), set(task.right)
+    batch = size_of([m for m in task.out if m in left and m in right], task.extents)
+    made, read, other = task.size(task.out), task.size(task.left), task.size(task.right)
+    if task.dtype not in BLAS or batch == 0:
+        return 0.0
+    k = size_of([m for m in task.left if m not in out], task.extents)
+    m, n = read // max(1, batch * k), other // max(1, batch * k)
+    busy = batch * min(product_seconds(machine, p, task.dtype, m, n, k) for p in providers)
+    total = (made + read + other) * itemsize(task.dtype)
+    return busy + max(0.0, total / bandwidth(machine, 2 * total) - busy / 2)
 
 
 def _copies_seconds(task: Task, machine: Machine, copies: frozenset[str]) -> float | None:

@@ -45,17 +45,19 @@ def write_pair(
         x, y = writer.shaped_from(left, axes[0]), writer.shaped_from(right, axes[1])
         code = writer.multiplied(x, y, axes) if strategy == MULTIPLY else writer.einsum(x, y, axes)
         return writer.shaped(code, axes[2], out)
-    form = form_of(*orders, extents, copies)
+    form = form_of(orders[0], orders[1], orders[2], extents, copies)
     if form is None:
         raise ValueError(f"{how!r:.60} is no way to compute this step")
-    moved = arranged(*orders, copies)
+    moved = arranged(orders[0], orders[1], orders[2], copies)
     x = writer.operand(left, orders[0], moved[0], form.left)
     y = writer.operand(right, orders[1], moved[1], form.right)
     code = writer.product(x, y, form)
     if moved[2] == orders[2]:
         return writer.shaped(code, form.out, out)
     made, wanted = fused((moved[2], orders[2]))
-    return writer.shaped(writer.copied(writer.reshaped(writer.named(code), form.out, made), made, wanted), wanted, out)
+    return writer.shaped(
+        writer.copied(writer.reshaped(writer.named(code), form.out, made), made, wanted), wanted, out
+    )
 
 
 class _Writer:
@@ -149,7 +151,11 @@ class _Writer:
         out = self.empty(form.out)
         place = self.aligned(out, form.out, (*form.loops, rows, columns))
         if form.sums:
-            multiply = self.torch("torch_accumulate") if self.provider == TORCH else self.use("summed", summed_products)
+            multiply = (
+                self.torch("torch_accumulate")
+                if self.provider == TORCH
+                else self.use("summed", summed_products)
+            )
             self.function.line(f"{multiply}({x}, {y}, {place})")
         elif self.provider == TORCH:
             self.function.line(f"{self.torch('torch_matmul')}({x}, {y}, {place})")

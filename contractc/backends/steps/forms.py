@@ -5,7 +5,8 @@ All functions work on memory orders: the modes of an array from the slowest to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from contractc.notation import Term
@@ -31,6 +32,9 @@ COPIES: tuple[frozenset[str], ...] = tuple(
 """What may be copied into another order around a matrix product, the least first."""
 
 
+_groups = lru_cache(maxsize=4096)(groups)
+
+
 class Form(NamedTuple):
     """Matrix products that make up a pairwise step.
 
@@ -51,22 +55,20 @@ class Form(NamedTuple):
 
 def fused(orders: Sequence[Term]) -> list[tuple[Axis, ...]]:
     """Return `orders` with modes that stand side by side in every order that has them as one axis."""
-    after: list[dict[int, int]] = [dict(zip(order, order[1:], strict=False)) for order in orders]
     owners: dict[int, int] = {}
+    before: dict[int, int] = {}
     for k, order in enumerate(orders):
+        last = -1
         for m in order:
+            if before.setdefault(m, last) != last:
+                before[m] = -1
             owners[m] = owners.get(m, 0) | 1 << k
+            last = m
     result = []
-    for k, order in enumerate(orders):
+    for order in orders:
         axes: list[list[int]] = []
-        for at, m in enumerate(order):
-            before = order[at - 1] if at else None
-            joined = (
-                before is not None
-                and owners[before] == owners[m]
-                and all(after[j].get(before) == m for j in range(len(orders)) if j != k and owners[m] >> j & 1)
-            )
-            if joined:
+        for m in order:
+            if before[m] >= 0 and owners[before[m]] == owners[m]:
                 axes[-1].append(m)
             else:
                 axes.append([m])
@@ -80,7 +82,7 @@ def arranged(left: Term, right: Term, out: Term, copies: frozenset[str]) -> tupl
     A copy puts batch modes first. Free and summed modes follow in the orders they have in the other arrays,
     the group with the fastest mode last if it is known, so that the copy moves runs of memory.
     """
-    g = groups(left, right, out)
+    g = _groups(left, right, out)
     if RESULT in copies:
         rows = _of(left, g.rows)
         columns = _of(right, g.columns)
@@ -106,7 +108,7 @@ def _operand(own: Term, free: Term, other: Term, out: Term, g: Groups) -> Term:
 
 
 def form_of(
-    left: Term, right: Term, out: Term, extents: Sequence[int] | Mapping[int, int], copies: frozenset[str]
+    left: Term, right: Term, out: Term, extents: Sequence[int], copies: frozenset[str]
 ) -> Form | None:
     """Return the matrix products for operands in the given memory orders, or None if there are none.
 
@@ -129,7 +131,7 @@ def form_of(
         forced = {x for x in last if x in part}
         if len(forced) > 1:
             return None
-        chosen.append(forced.pop() if forced else max(part, key=lambda x: _size(x, extents), default=()))
+        chosen.append(forced.pop() if forced else max(part, key=lambda x: size_of(x, extents), default=()))
     m, n, k = chosen
     sums = tuple(x for x in summed if x != k)
     if len(sums) > 1:
@@ -137,16 +139,12 @@ def form_of(
     return Form(a, b, c, m, n, k, tuple(x for x in c if x not in (m, n)), sums)
 
 
-def _size(axis: Axis, extents: Sequence[int] | Mapping[int, int]) -> int:
+def size_of(modes: Sequence[int], extents: Sequence[int]) -> int:
+    """Return the number of positions of `modes`."""
     size = 1
-    for m in axis:
+    for m in modes:
         size *= extents[m]
     return size
-
-
-def size_of(modes: Term, extents: Sequence[int] | Mapping[int, int]) -> int:
-    """Return the number of positions of `modes`."""
-    return _size(modes, extents)
 
 
 def natural_orders(left: Term, right: Term, out: Term) -> list[Term]:
@@ -154,7 +152,7 @@ def natural_orders(left: Term, right: Term, out: Term) -> list[Term]:
 
     Where nothing is summed a batch that is fast in both operands stays so.
     """
-    g = groups(left, right, out)
+    g = _groups(left, right, out)
     batch, rows, columns = _of(left, g.batch), _of(left, g.rows), _of(right, g.columns)
     if not g.summed and batch and left[-1] in batch:
         return list(dict.fromkeys(((*rows, *columns, *batch), (*columns, *rows, *batch))))

@@ -127,7 +127,13 @@ class Torch:
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
 
     def pair(
-        self, function: Function, how: str, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
     ) -> None:
         return None
 
