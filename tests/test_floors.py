@@ -32,7 +32,7 @@ FLOORS = """
     executable, plans, programs, machine
     expansion
     network
-    notation, operands, evaluation, dtypes, semirings
+    notation, operands, evaluation, tensorfiles, dtypes, semirings
     serial, options, errors
     contractc_kernels
 """
