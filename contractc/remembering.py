@@ -65,7 +65,8 @@ def _searcher() -> str:
     """Return a digest of the source of the search and the cost model: a better one forgets older plans."""
     here = Path(__file__).parent
     sources = sorted([*here.glob("search/*.py"), here / "cost.py", here / "machine.py", here / "plans.py"])
-    found = [path.read_bytes() for path in sources if path.exists()] or [str(here).encode()]  # inside of a zip
+    found = [path.read_bytes() for path in sources if path.exists()]
+    found = found or [str(here).encode()]  # inside of a zip archive
     return hashlib.sha256(b"".join(found)).hexdigest()
 
 

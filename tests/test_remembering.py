@@ -19,12 +19,15 @@ from contractc.operands import Operand
 from contractc.options import Options
 from contractc.plans import Plan
 from contractc.remembering import remembered
+from contractc.search import search
 from contractc.store import Store, opened
 
 
 def chain(count: int, extent: int = 3) -> TensorNetwork:
     letters = [chr(0x4E00 + k) for k in range(count + 1)]
-    text = ",".join(a + b for a, b in zip(letters, letters[1:], strict=False)) + f"->{letters[0]}{letters[-1]}"
+    text = (
+        ",".join(a + b for a, b in zip(letters, letters[1:], strict=False)) + f"->{letters[0]}{letters[-1]}"
+    )
     operands = [Operand((extent, extent), "float64")] * count
     return network_of(parse(text), operands, Target(), Options())
 
@@ -40,18 +43,19 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return a list that gets an item for every search."""
     made: list[Any] = []
-    original = remembering.search
 
     def counted(*given: Any) -> Plan:
         made.append(given)
-        return original(*given)
+        return search(*given)
 
     monkeypatch.setattr(remembering, "search", counted)
     return made
 
 
 @pytest.mark.parametrize("optimize", [None, True, "auto", "greedy", "anneal"])
-def test_the_second_search_of_a_large_network_is_read(room: Store, searches: list[Any], optimize: Any) -> None:
+def test_the_second_search_of_a_large_network_is_read(
+    room: Store, searches: list[Any], optimize: Any
+) -> None:
     network = chain(30)
     first = remembered(network, optimize)
     assert remembered(network, optimize) == first
@@ -126,7 +130,9 @@ def test_a_plan_of_another_network_or_nonsense_is_a_miss(room: Store, searches: 
 
 def test_the_api_plans_from_the_store(room: Store, searches: list[Any]) -> None:
     letters = [chr(0x4E00 + k) for k in range(21)]
-    text = ",".join(a + b for a, b in zip(letters, letters[1:], strict=False)) + f"->{letters[0]}{letters[-1]}"
+    text = (
+        ",".join(a + b for a, b in zip(letters, letters[1:], strict=False)) + f"->{letters[0]}{letters[-1]}"
+    )
     rng = np.random.default_rng(0)
     matrices = [rng.normal(size=(3, 3)) for _ in range(20)]
     found = contractc.plan(text, *matrices)
