@@ -25,7 +25,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, calls, reading, building
+    api, calls, reading, building, remembering
     bundle, tune
     search, lower, backends, providers, store
     cost
