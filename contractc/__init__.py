@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Program",
     "ResourceLimitError",
+    "Search",
     "Target",
     "UnsupportedError",
     "compile",
@@ -40,6 +41,7 @@ _MODULES = {
     "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
     "contractc.machine": ("Target",),
+    "contractc.options": ("Search",),
     "contractc.plans": ("Plan",),
     "contractc.programs": ("Program",),
 }

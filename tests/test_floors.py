@@ -47,9 +47,10 @@ OPTIONAL = {
     "array_api_compat": ("backends/array_api",),
     "ml_dtypes": ("dtypes.py",),
     "networkx": ("network.py",),
-    "numba": ("providers/",),
+    "numba": ("providers/", "search/anneal_numba.py"),
     "opt_einsum": ("search/external.py", "compat/"),
     "torch": ("backends/torch", "backends/triton", "providers/", "nn/"),
+    "tqdm": ("search/clock.py",),
     "triton": ("backends/triton",),
 }
 """Where else than in type-checking blocks a library that may be absent is imported; no other library is."""
