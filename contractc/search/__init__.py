@@ -14,7 +14,7 @@ from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
-from contractc.search.outputs import join_outputs, single_output
+from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
 from contractc.serial import checked
 
@@ -75,9 +75,9 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
         ResourceLimitError: the limit cannot be kept; nothing was allocated.
     """
     checked(network)
-    each = [_path(single_output(network, o), optimize) for o in range(len(network.outputs))]
-    path, results = join_outputs(network, [path for path, _ in each])
-    plan = Plan(network, path, results, (), layout_choices(network, path), each[0][1])
+    named = optimize is None or optimize is True or isinstance(optimize, str)
+    path, results, name = joint_path(network, lambda alone: _path(alone, optimize), share=named)
+    plan = Plan(network, path, results, (), layout_choices(network, path), name)
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
