@@ -15,7 +15,7 @@ Find = Callable[[TensorNetwork], tuple[Path, str]]
 """What orders the tensors of a network with one output: (its path, the name of the search)."""
 
 MOST_ALONE = 64
-"""If outputs times tensors are more than this, outputs that one tree gives are not searched one by one."""
+"""If outputs times tensors are more than this, the first tree that serves is taken."""
 
 
 def joint_path(network: TensorNetwork, find: Find, share: bool) -> tuple[Path, tuple[int, ...], str]:
@@ -35,12 +35,15 @@ def joint_path(network: TensorNetwork, find: Find, share: bool) -> tuple[Path, t
         return path, (len(network.tensors) + len(path) - 1,), name
     alone = [_alone(network, o, find) for o in range(len(network.outputs))]
     found: list[tuple[Path, tuple[int, ...], str]] = []
+    small = len(network.outputs) * len(network.tensors) <= MOST_ALONE
     if share and len(network.outputs) > 1:
         for tree, root, term, name in _trees(network, find):
             swept = from_one_tree(network, tree, root, term, alone)
             if swept is not None:
-                found.append((*swept, f"{name}, all outputs from one tree"))
-    if not found or len(network.outputs) * len(network.tensors) <= MOST_ALONE:
+                found.append((*swept, f"{name}, outputs from one tree"))
+                if not small:
+                    break
+    if not found or small:
         each = [search() for search in alone]
         found.insert(0, (*join_outputs(network, [path for path, _ in each]), each[0][1]))
     return min(found, key=lambda item: costs(network, item[0], item[1]).seconds)
@@ -115,34 +118,44 @@ def from_one_tree(
             leaves[-1] |= leaves[i]
     node_of = {mask: node for node, mask in reversed(list(enumerate(leaves))) if node < count or node in sweep.parent}
     every = leaves[root]
+    having: dict[int, list[int]] = {}
+    for k, tensor in enumerate(network.tensors):
+        for m in tensor.modes if every >> k & 1 else ():
+            having.setdefault(m, []).append(k)
     results, taken = [], 0
-    for output, wanted in enumerate(network.outputs):
-        mask = 0
+    viewed: set[int] = set()
+
+    def reduced(node: int | None, wanted: set[int], kept: set[int]) -> int:
+        """Return an output that is a value of the sweep, or a sum of it; no two outputs share their memory."""
+        assert node is not None
+        if {m for m in kept - wanted if network.extents[m] != 1}:
+            return sweep.result(node)
+        if node in viewed and node >= count:
+            return sweep.result(*sweep.steps[node - count])
+        viewed.add(node)
+        return sweep.result(node)
+
+    for output, term_wanted in enumerate(network.outputs):
+        wanted, mask = set(term_wanted), 0
         for k in network.members(output):
             mask |= 1 << k
-        place = None
-        if mask == every:
-            if set(wanted) <= set(term):
-                results.append(sweep.result(root))
-                taken += 1
-                continue
-            place = _smallest(network, every, set(wanted))
-            ids = () if place is None else (sweep.environment(place), place)
-        elif mask in node_of:
-            place = node_of[mask]
-            ids = (place,)
-        elif every & ~mask in node_of and mask & ~every == 0:
-            place = node_of[every & ~mask]
-            ids = (sweep.environment(place),)
-        if place is None:
+        inside, outside = node_of.get(mask), node_of.get(every & ~mask)
+        taken += 1
+        if mask == every and wanted <= set(term):
+            results.append(reduced(root, wanted, set(term)))
+        elif mask == every and (place := _smallest(network, having, wanted)) is not None:
+            results.append(sweep.result(sweep.environment(place), place))
+        elif mask != every and inside is not None:
+            results.append(reduced(inside, wanted, set()))
+        elif mask & ~every == 0 and outside is not None and mask != every:
+            results.append(reduced(sweep.environment(outside), wanted, set()))
+        else:
+            taken -= 1
             path, _ = alone[output]()
             names = list(range(count))
             for step in path:
                 names.append(sweep.add(*(names[i] for i in step)))
             results.append(names[-1])
-        else:
-            results.append(sweep.result(*ids))
-            taken += 1
     return needed_steps(count, sweep.steps, results) if taken > 1 else None
 
 
@@ -182,9 +195,10 @@ def _over_all(path: Path, members: Sequence[int], count: int) -> Path:
     return tuple(tuple(sorted(members[i] if i < len(members) else i + shift for i in ids)) for ids in path)
 
 
-def _smallest(network: TensorNetwork, every: int, wanted: set[int]) -> int | None:
-    """Return the smallest of the tensors in `every` that has all modes `wanted`, or None."""
-    having = [
-        k for k, t in enumerate(network.tensors) if every >> k & 1 and wanted.issubset(t.modes)
-    ]
-    return min(having, key=lambda k: (network.size(set(network.tensors[k].modes)), k), default=None)
+def _smallest(network: TensorNetwork, having: dict[int, list[int]], wanted: set[int]) -> int | None:
+    """Return the smallest tensor that has all modes `wanted`, or None; `having` lists the tensors of each mode."""
+    if not wanted:
+        return None
+    fewest = min((having.get(m, []) for m in wanted), key=len)
+    whole = [k for k in fewest if wanted.issubset(network.tensors[k].modes)]
+    return min(whole, key=lambda k: (network.size(set(network.tensors[k].modes)), k), default=None)
