@@ -29,7 +29,8 @@ MOST_AXES = 100_000
 class Tensor:
     """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used.
 
-    `given` are the modes of the user's array where they differ: an axis may be split into several modes.
+    `given` are the modes of the user's array where they differ: an axis may be split into several modes. Of
+    `trained` tensors the gradient will be asked for, which is part of what an order costs.
     """
 
     modes: Term
@@ -37,6 +38,7 @@ class Tensor:
     constant: bool = False
     conj: bool = False
     given: Term = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,15 @@ class TensorNetwork:
         head = f"{tensors} tensor{'s' * (tensors != 1)}, {modes} mode{'s' * (modes != 1)}, {self.semiring}"
         lines = [f"network ({head})"]
         for k, tensor in enumerate(self.tensors):
-            notes = [word for word, on in (("constant", tensor.constant), ("conj", tensor.conj)) if on]
+            notes = [
+                word
+                for word, on in (
+                    ("constant", tensor.constant),
+                    ("conj", tensor.conj),
+                    ("trained", tensor.trained),
+                )
+                if on
+            ]
             notes += [f"factor of group {g}" for g, members in enumerate(self.groups) if k in members]
             tail = f"  # {', '.join(notes)}" if notes else ""
             lines.append(f"  {k}: {typed(tensor.dtype, tensor.modes, self)}{tail}")
@@ -112,7 +122,11 @@ class TensorNetwork:
         for o, members in enumerate(self.contracted):
             whole = members and list(members) == sorted(set(members)) and members[-1] < len(self.tensors)
             found += [f"output {o} contracts the tensors {members}, which are not some of them"] * (not whole)
-        found += [f"output {o}, which is conjugated, does not exist" for o in self.conjugated if not 0 <= o < len(self.outputs)]
+        found += [
+            f"output {o}, which is conjugated, does not exist"
+            for o in self.conjugated
+            if not 0 <= o < len(self.outputs)
+        ]
         if self.labels and len(self.labels) != len(self.extents):
             found.append(f"{len(self.labels)} labels for {len(self.extents)} modes")
         return found

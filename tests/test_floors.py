@@ -25,7 +25,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, calls, reading, building
+    api, derivatives, calls, reading, building
     bundle, tune
     search, lower, backends, providers, store
     cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from contractc.cost import costs, priced
@@ -16,9 +17,10 @@ from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
 from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
+from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search"]
+__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search", "search_gradients"]
 
 
 MOVES_PER_SECOND = 500_000
@@ -81,6 +83,27 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
+
+
+def search_gradients(
+    network: TensorNetwork,
+    wanted: Sequence[int],
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    value: bool = True,
+) -> Plan:
+    """Return the plan of the one output of `network` and of its gradients by the tensors `wanted`.
+
+    The order is found as in `search`, for what value and gradients cost together; the limit is for both together.
+    The last tensor of the plan's network is the cotangent; see `sweep.with_cotangent`.
+
+    Args:
+        value: whether the output itself comes first.
+    """
+    trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
+    tree = search(replace(network, tensors=tuple(trained)), optimize)
+    plan = gradient_plan(network, tree, wanted, value)
+    return plan if memory_limit is None else priced(sliced_to_fit(plan, memory_limit))
 
 
 def check_allocation(plan: Plan, available: int | None) -> None:

@@ -116,7 +116,9 @@ def from_one_tree(
         leaves.append(0)
         for i in ids:
             leaves[-1] |= leaves[i]
-    node_of = {mask: node for node, mask in reversed(list(enumerate(leaves))) if node < count or node in sweep.parent}
+    node_of = {
+        mask: node for node, mask in reversed(list(enumerate(leaves))) if node < count or node in sweep.parent
+    }
     every = leaves[root]
     having: dict[int, list[int]] = {}
     for k, tensor in enumerate(network.tensors):

@@ -41,7 +41,11 @@ def sliced_to_fit(plan: Plan, memory_limit: int) -> Plan:
     while peak > memory_limit and idle <= PATIENCE:
         if len(network.extents) > MANY:
             modes = set(max(terms, key=lambda term: network.size(m for m in set(term) if m not in sliced)))
-        candidates = [m for m in modes if m in allowed and network.extents[m] > 1 and m not in (*sliced, *network.dynamic)]
+        candidates = [
+            m
+            for m in modes
+            if m in allowed and network.extents[m] > 1 and m not in (*sliced, *network.dynamic)
+        ]
         priced = [(costs(network, plan.path, plan.results, (*sliced, m)), m) for m in candidates]
         if not priced:
             break

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from contractc.dtypes import is_complex
 from contractc.network import Tensor, TensorNetwork
-from contractc.notation import Term
 from contractc.plans import Path
 
 
