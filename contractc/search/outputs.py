@@ -58,14 +58,14 @@ def single_output(network: TensorNetwork, output: int) -> TensorNetwork:
     own = {m for t in tensors for m in t.modes}
     term = tuple(m for m in network.outputs[output] if m in own)
     fused = (network.fused[output],) if network.fused and term == network.outputs[output] else ()
-    places = {k: at for at, k in enumerate(members)}
-    groups = [tuple(places[k] for k in group if k in places) for group in network.groups]
+    whole = len(members) == len(network.tensors)
     return replace(
         network,
         tensors=tensors,
         outputs=(term,),
         fused=fused,
-        groups=tuple(group for group in groups if group),
+        groups=network.groups if whole else (),
+        forced=network.forced if whole else (),
         contracted=(),
         conjugated=(),
     )
