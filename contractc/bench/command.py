@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import get_clock_info
@@ -97,7 +98,10 @@ def main(argv: Sequence[str]) -> int:
         return 2
     changes = ONE_CORE | (CONTROL if options.control else {})
     command = [sys.executable, "-m", "contractc.bench", *argv]
-    return subprocess.run(command, env=environment_with(changes), check=False).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        # an empty store: what another process has planned or tuned must not make first calls look cheap
+        environment = environment_with(changes | {"CONTRACTC_STORE": folder})
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 def fault(options: argparse.Namespace) -> str | None:
@@ -140,7 +144,7 @@ def measure(argv: Sequence[str]) -> int:
     """Measure in this process, print as cases are done, and return the exit status."""
     one_core()
     options = parser().parse_args(argv)
-    from contractc.bench import cases, limits, peers, run, store, table
+    from contractc.bench import cases, limits, lines, peers, run, table
 
     dtypes = [SHORT.get(d, d) for d in options.dtype]
     if options.expression is not None:
@@ -185,11 +189,11 @@ def measure(argv: Sequence[str]) -> int:
                 conditions=conditions,
             )
         )
-        print(store.as_line(results[-1]) if options.json else table.case_line(results[-1]), flush=True)
+        print(lines.as_line(results[-1]) if options.json else table.case_line(results[-1]), flush=True)
     if not options.json:
         print(table.summary(results) if len(results) > 2 else contestants(results))
     if options.out:
-        store.append_results(options.out, results)
+        lines.append_results(options.out, results)
     if options.html:
         write_page(results, options.html)
     return 0
@@ -221,9 +225,9 @@ def report(argv: Sequence[str]) -> int:
     made.add_argument("results", nargs="+", type=Path)
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report")
     options = made.parse_args(argv)
-    from contractc.bench import store, table
+    from contractc.bench import lines, table
 
-    results = [r for path in options.results for r in store.read_results(path)]
+    results = [r for path in options.results for r in lines.read_results(path)]
     print(table.summary(results))
     if options.html:
         write_page(results, options.html)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from contractc.bench.lines import read_results
 from contractc.bench.peers import OURS
 from contractc.bench.run import Result
 from contractc.bench.stats import Ratio, geometric_mean
-from contractc.bench.store import read_results
 from contractc.bench.table import CONTROL_MARK
 from contractc.plans import seconds_text
 

@@ -53,7 +53,8 @@ class Result:
     """A case and how its contestants did; `skipped` says why it was not measured at all.
 
     `program` is the digest of contractc's program, `ways` what its steps run as. `flops`, `traffic` (bytes) and
-    `predicted` (seconds) are those of its plan, `read` and `written` the bytes of the operands and the results.
+    `predicted` (seconds) are those of its plan, `read` and `written` the bytes of the operands (of a repeated mode
+    the diagonal) and the results.
     """
 
     case: Case
@@ -86,14 +87,14 @@ class Result:
         return min(timed_ones, key=lambda pair: pair[0][0])[1] if timed_ones else None
 
     def fraction_of_limit(self) -> float | None:
-        """Return the least seconds the machine could take over those of `contract`, or None."""
+        """Return the least seconds the machine could take over those of `contract` in C order, or None."""
         ours = self.entry(OURS)
-        if ours is None or ours.raw is None or not self.limits:
+        if ours is None or ours.contiguous is None or not self.limits:
             return None
         least = machine_limits.least_seconds(
             self.limits, self.flops, self.read, self.written, self.case.dtype
         )
-        return least / ours.raw[0]
+        return least / ours.contiguous[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return this result as JSON primitives."""
@@ -143,7 +144,7 @@ def measure_case(
     about: dict[str, Any] = {
         "flops": planned.flops,
         "traffic": planned.traffic,
-        "read": network.bytes_of_inputs(),
+        "read": sum(network.size(set(t.modes)) * itemsize(t.dtype) for t in network.tensors),
         "written": sum(map(network.size, network.outputs)) * itemsize(network.dtype),
         "predicted": planned.seconds,
         "limits": dict(limits or {}),
