@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from contractc.cost import priced
@@ -16,11 +17,12 @@ from contractc.search.clock import clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
-from contractc.search.outputs import join_outputs, single_output
+from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
+from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search"]
+__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search", "search_gradients"]
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
@@ -58,15 +60,42 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     options = optimize if isinstance(optimize, Search) else Search()
     clock = clock_of(options)
     checked(network)
+<<<<<<< HEAD
     ask = Ask(options, clock)
     wanted = options.method if optimize is options else optimize
     each = [_path(single_output(network, o), wanted, ask) for o in range(len(network.outputs))]
     path, results = join_outputs(network, [found.path for found in each])
     choices = layout_choices(network, path)
     plan = Plan(network, path, results, (), choices, each[0].search, moves=each[0].moves)
+=======
+    named = optimize is None or optimize is True or isinstance(optimize, str)
+    path, results, name = joint_path(network, lambda alone: _path(alone, optimize), share=named)
+    plan = Plan(network, path, results, (), layout_choices(network, path), name)
+>>>>>>> main
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
+
+
+def search_gradients(
+    network: TensorNetwork,
+    wanted: Sequence[int],
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    value: bool = True,
+) -> Plan:
+    """Return the plan of the one output of `network` and of its gradients by the tensors `wanted`.
+
+    The order is found as in `search`, for what value and gradients cost together; the limit is for both together.
+    The last tensor of the plan's network is the cotangent; see `sweep.with_cotangent`.
+
+    Args:
+        value: whether the output itself comes first.
+    """
+    trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
+    tree = search(replace(network, tensors=tuple(trained)), optimize)
+    plan = gradient_plan(network, tree, wanted, value)
+    return plan if memory_limit is None else priced(sliced_to_fit(plan, memory_limit))
 
 
 def check_allocation(plan: Plan, available: int | None) -> None:
