@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-=======
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
->>>>>>> main
 from operator import index
 from pathlib import Path
 from typing import Any

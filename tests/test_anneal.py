@@ -21,9 +21,9 @@ from contractc.search.anneal import SCHEDULES, annealed
 from contractc.search.ask import Ask
 from contractc.search.auto import anneal
 from contractc.search.clock import Clock, Progress
+from contractc.search.front import best_sweep, sweep
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of, log2_sum, weigher
 from contractc.search.greedy import greedy
-from contractc.search.sweep import best_sweep, sweep
 from messages import message_of
 
 needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contractc.cost import priced
@@ -13,7 +13,7 @@ from contractc.options import Search
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
-from contractc.search.clock import clock_of
+from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
@@ -60,21 +60,30 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     options = optimize if isinstance(optimize, Search) else Search()
     clock = clock_of(options)
     checked(network)
-<<<<<<< HEAD
-    ask = Ask(options, clock)
-    wanted = options.method if optimize is options else optimize
-    each = [_path(single_output(network, o), wanted, ask) for o in range(len(network.outputs))]
-    path, results = join_outputs(network, [found.path for found in each])
-    choices = layout_choices(network, path)
-    plan = Plan(network, path, results, (), choices, each[0].search, moves=each[0].moves)
-=======
-    named = optimize is None or optimize is True or isinstance(optimize, str)
-    path, results, name = joint_path(network, lambda alone: _path(alone, optimize), share=named)
-    plan = Plan(network, path, results, (), layout_choices(network, path), name)
->>>>>>> main
+    named = optimize is None or optimize is True or isinstance(optimize, str | Search)
+    finds = _Finds(options, clock, options.method if optimize is options else optimize)
+    path, results, name = joint_path(network, finds.of, share=named)
+    moves = finds.moves if len(network.outputs) == 1 else ()
+    plan = Plan(network, path, results, (), layout_choices(network, path), name, moves=moves)
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
+
+
+@dataclass(slots=True)
+class _Finds:
+    """The orders looked for in one search: one, or some for several outputs, which share the time."""
+
+    options: Search
+    clock: Clock
+    optimize: Any
+    moves: tuple[int, ...] = ()
+
+    def of(self, network: TensorNetwork) -> tuple[Path, str]:
+        """Return a path for a network of one output, and the name of the search that found it."""
+        found = _path(network, self.optimize, Ask(self.options, self.clock))
+        self.moves = found.moves
+        return found.path, found.search
 
 
 def search_gradients(

@@ -9,9 +9,9 @@ from contractc.search.anneal import SCHEDULES, annealed, engine
 from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
 from contractc.search.exact import optimal
+from contractc.search.front import FIRSTS, best_sweep
 from contractc.search.graph import Pairs, charge, graph_of
 from contractc.search.greedy import greedy
-from contractc.search.sweep import FIRSTS, best_sweep
 
 FEW = 8
 """Networks of so many tensors are searched exactly."""
