@@ -60,6 +60,9 @@ _SHORT = 512.0
 
 _CACHE = 2**21
 
+_TALL = 1.08
+"""How much longer a product takes whose result has long columns rather than long rows (in C order)."""
+
 
 def flat(modes: Sequence[int], extents: Sequence[int], dynamic: Sequence[int]) -> Term:
     """Return `modes` without those of one position, which have no place in memory."""
@@ -129,6 +132,9 @@ def product_form_seconds(task: Task, form: Form, machine: Machine, provider: str
     for axis in form.sums:
         sums *= task.size(axis)
     one = product_seconds(machine, provider, task.dtype, m, n, k)
+    fast, slow = (m, n) if form.out and form.out[-1] == form.rows else (n, m)
+    if fast < slow:
+        one *= _TALL
     call = call_seconds(machine, provider)
     seconds = loops * sums * one + call
     if form.loops and provider == TORCH:

@@ -138,7 +138,9 @@ class _Writer:
         """Return np.einsum of two arrays with the first two of `axes` to the axes of the third."""
         letters = {a: _LETTERS[k] for k, a in enumerate(dict.fromkeys((*axes[0], *axes[1])))}
         left, right, out = ("".join(letters[a] for a in own) for own in axes)
-        return f"{self.use('einsum', np.einsum)}('{left},{right}->{out}', {x}, {y}, order='C')"
+        place = self.empty(axes[2])
+        self.function.line(f"{self.use('einsum', np.einsum)}('{left},{right}->{out}', {x}, {y}, out={place})")
+        return place
 
     def product(self, x: str, y: str, form: Form) -> str:
         """Return the result of the matrix products of `form`, with the axes `form.out`."""
