@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import inf
 
 from contractc.default_rates import NANOSECONDS
 from contractc.dtypes import is_complex
+from contractc.serial import checked, dumps, loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,30 @@ class Machine:
     calls: tuple[tuple[str, float], ...] = (("numpy", 4e-7), ("torch", 3.5e-6))
     fresh: float = 6.0e-11
 
+    def __str__(self) -> str:
+        return _table(self)
+
+    def faults(self) -> list[str]:
+        """Return each rule this machine breaks, as a sentence; nothing means it is well formed."""
+        rates = (self.flops_float32, self.flops_float64, self.flops_other, self.bandwidth, self.permuting)
+        found = [f"a rate is {rate}" for rate in rates if not 0 < rate < inf]
+        for table in self.products:
+            if len(table.nanoseconds) != len(GRID) ** 3:
+                found.append(f"{table.provider} has {len(table.nanoseconds)} times, not {len(GRID) ** 3}")
+            found += [f"{table.provider} has a time of {t} ns" for t in table.nanoseconds if not 0 <= t < inf]
+        found += [f"copies have the rate {rate}" for _, rate in self.copying if not 0 < rate < inf]
+        return found if self.copying else [*found, "no rate of copies"]
+
+    def to_json(self) -> str:
+        """Return this machine as canonical JSON."""
+        return dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Machine:
+        """Return the machine in `text`; raises ValueError if it is none or breaks a rule."""
+        machine: Machine = checked(loads(text, (Machine, Products)))
+        return machine
+
     def rate(self, dtype: str) -> float:
         """Return the operations a second of a large matrix product in `dtype`."""
         if dtype in ("float32", "complex64", "float16", "bfloat16"):
@@ -82,6 +108,19 @@ class Machine:
 
 
 DEFAULT_MACHINE = Machine()
+
+
+def _table(machine: Machine) -> str:
+    """Return the rates of square products by provider and dtype, of copies by size, and of calls, as text."""
+    lines = ["products [n, n] x [n, n], in 1e9 operations a second"]
+    lines.append(f"  {'':18}" + "".join(f"{'n=' + str(n):>8}" for n in GRID[1:]))
+    for table in machine.products:
+        diagonal = [table.nanoseconds[k * (len(GRID) ** 2 + len(GRID) + 1)] for k in range(1, len(GRID))]
+        rates = [2 * n**3 / max(t, 1e-3) for n, t in zip(GRID[1:], diagonal, strict=True)]
+        lines.append(f"  {table.provider + ' ' + table.dtype:18}" + "".join(f"{rate:8.1f}" for rate in rates))
+    copies = ", ".join(f"{rate / 1e9:.1f} GB/s at {size / 1e6:.3g} MB" for size, rate in machine.copying)
+    calls = ", ".join(f"{name} {seconds * 1e6:.2g} us" for name, seconds in machine.calls)
+    return "\n".join([*lines, f"copies, read and written: {copies}", f"calls: {calls}"])
 
 
 def physical_memory() -> int | None:

@@ -40,7 +40,7 @@ def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             _make_room(size + _ALIGNMENT)
             block = np.empty(size + _ALIGNMENT, np.uint8)
             _blocks.append(block)
-        start = -block.ctypes.data % _ALIGNMENT
+        start = -block.__array_interface__["data"][0] % _ALIGNMENT
         return block[start : start + size].view(dtype).reshape(shape)
 
 
@@ -57,11 +57,11 @@ def kept() -> int:
 
 
 def _idle(size: int) -> np.ndarray | None:
-    """Return the block that fits `size` bytes best, moved to the end of the list, or None."""
+    """Return the block that fits `size` bytes best, of equals the one used last, moved to the end; or None."""
     best = None
     for k in range(len(_blocks)):
         found = _blocks[k].nbytes - _ALIGNMENT
-        if size <= found <= size * _WASTE and (best is None or found < _blocks[best].nbytes - _ALIGNMENT):
+        if size <= found <= size * _WASTE and (best is None or found <= _blocks[best].nbytes - _ALIGNMENT):
             block = _blocks[k]
             if sys.getrefcount(block) == _IDLE:
                 best = k

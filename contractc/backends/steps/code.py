@@ -46,7 +46,7 @@ def write_pair(
         code = writer.multiplied(x, y, axes) if strategy == MULTIPLY else writer.einsum(x, y, axes)
         return writer.shaped(code, axes[2], out)
     form = form_of(orders[0], orders[1], orders[2], extents, copies)
-    if form is None:
+    if form is None or (provider == TORCH and form.sums and form.loops):
         raise ValueError(f"{how!r:.60} is no way to compute this step")
     moved = arranged(orders[0], orders[1], orders[2], copies)
     x = writer.operand(left, orders[0], moved[0], form.left)
