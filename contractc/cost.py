@@ -98,7 +98,7 @@ def bandwidth(machine: Machine, size: float) -> float:
 
 def call_seconds(machine: Machine, provider: str) -> float:
     """Return the seconds that one call of a product costs, whatever its size."""
-    return dict(machine.calls).get(provider, machine.call)
+    return next((table.call for table in machine.products if table.provider == provider), machine.call)
 
 
 def fresh_seconds(machine: Machine, size: int) -> float:

@@ -33,12 +33,13 @@ WORKING_SETS = (2**18, 2**20, 2**22, 2**24, 2**26)
 class Products:
     """How long matrix products take that stay in cache: nanoseconds for every (m, n, k) of `GRID` cubed.
 
-    The time is that of one product of a batch: the call from Python is counted elsewhere. `provider` names the
-    library (see `contractc.providers`).
+    The time is that of one product of a batch, without the `call` from Python, which is in seconds. `provider`
+    names the library (see `contractc.providers`).
     """
 
     provider: str
     dtype: str
+    call: float
     nanoseconds: tuple[float, ...]
 
 
@@ -48,8 +49,7 @@ class Machine:
 
     `bandwidth` is for reading and writing memory in order, `permuting` for copies that change the order of axes.
     `products` has times of matrix products by shape, `copying` pairs of (bytes of both arrays, bytes a second)
-    of copies in order, `fresh` the extra seconds a byte of writing to memory the system has just given, and
-    `calls` pairs of (provider, seconds) for one call of a product.
+    of copies in order, and `fresh` the extra seconds a byte of writing to memory the system has just given.
 
     The defaults are round numbers of a present-day server core, and those of `default_rates`; a measured machine
     (`contractc.providers.measure`) replaces them.
@@ -69,7 +69,6 @@ class Machine:
         (2**24, 2.6e10),
         (2**26, 1.2e10),
     )
-    calls: tuple[tuple[str, float], ...] = (("numpy", 4e-7), ("torch", 3.5e-6))
     fresh: float = 6.0e-11
 
     def __str__(self) -> str:
@@ -119,7 +118,7 @@ def _table(machine: Machine) -> str:
         rates = [2 * n**3 / max(t, 1e-3) for n, t in zip(GRID[1:], diagonal, strict=True)]
         lines.append(f"  {table.provider + ' ' + table.dtype:18}" + "".join(f"{rate:8.1f}" for rate in rates))
     copies = ", ".join(f"{rate / 1e9:.1f} GB/s at {size / 1e6:.3g} MB" for size, rate in machine.copying)
-    calls = ", ".join(f"{name} {seconds * 1e6:.2g} us" for name, seconds in machine.calls)
+    calls = ", ".join(f"{t.provider} {t.dtype} {t.call * 1e6:.2g} us" for t in machine.products)
     return "\n".join([*lines, f"copies, read and written: {copies}", f"calls: {calls}"])
 
 

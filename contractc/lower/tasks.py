@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from contractc.backends.steps import Task, flat
+from contractc.backends.steps import BLAS, Task, flat
 from contractc.dtypes import wide
 from contractc.notation import Term
 from contractc.programs import Contract, Program, Value
@@ -17,7 +17,10 @@ _MOST_MODES = 64
 
 
 def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Task | None:
-    """Return what `step` asks of a matrix library, or None if it is no pairwise step or too small to matter."""
+    """Return what `step` asks of a matrix library, or None if that is not for it.
+
+    That is a step that is not pairwise, too small to matter, or a sum of products that BLAS does not have.
+    """
     if len(step.inputs) != 2 or step.path or step.out.dtype == "object":
         return None
     left, right = (_diagonal(known[i].modes) for i in step.inputs)
@@ -26,6 +29,8 @@ def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Tas
     for m in {*left, *right}:
         size *= program.extents[m]
     if not size > SMALL or len({*left, *right}) > _MOST_MODES:
+        return None
+    if wide(step.out.dtype) not in BLAS and any(m in right and m not in out for m in left):
         return None
     a = tuple(m for m in left if m in right or m in out)
     b = tuple(m for m in right if m in left or m in out)

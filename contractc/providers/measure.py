@@ -28,8 +28,9 @@ def measure_machine(clock: Clock = time.perf_counter, names: Sequence[str] | Non
     """
     names = providers() if names is None else names
     tables = [
-        Products(name, dtype, _products(clock, name, dtype))
+        Products(name, dtype, call, _products(clock, name, dtype, call))
         for name in names
+        for call in (_one_call(clock, name),)
         for dtype in ("float32", "float64")
     ]
     copying = [(size, _bandwidth(clock, size)) for size in WORKING_SETS]
@@ -41,7 +42,6 @@ def measure_machine(clock: Clock = time.perf_counter, names: Sequence[str] | Non
         bandwidth=copying[-1][1],
         products=tuple(tables),
         copying=tuple(copying),
-        calls=tuple((name, _one_call(clock, name)) for name in names),
         fresh=_fresh(clock),
         call=_best(clock, _small_call()),
     )
@@ -62,9 +62,8 @@ def _best(clock: Clock, call: Callable[[], Any]) -> float:
     return best
 
 
-def _products(clock: Clock, provider: str, dtype: str) -> tuple[float, ...]:
+def _products(clock: Clock, provider: str, dtype: str, call: float) -> tuple[float, ...]:
     """Return nanoseconds a product for every (m, n, k) of the grid, as one of a batch that stays in cache."""
-    call = _one_call(clock, provider)
     return tuple(1e9 * _product(clock, provider, dtype, call, *shape) for shape in product(GRID, repeat=3))
 
 
