@@ -21,7 +21,8 @@ from contractc.operands import Operand
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
 from contractc.programs import Constant, Program
-from contractc.search import check_allocation, search
+from contractc.remembering import remembered
+from contractc.search import check_allocation
 
 
 def network_of(
@@ -49,7 +50,7 @@ def network_of(
 def plan_of(network: TensorNetwork, options: Options) -> Plan:
     """Return the plan for `network` that the options ask for."""
     sizes = [network.size(t.modes) * itemsize(t.dtype) for t in network.tensors]
-    plan = search(network, options.optimize, bytes_allowed(options.memory_limit, sizes))
+    plan = remembered(network, options.optimize, bytes_allowed(options.memory_limit, sizes))
     if options.exponent and plan.sliced:
         raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
     return plan

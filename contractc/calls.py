@@ -68,7 +68,7 @@ def contract_anew(
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = _cached(einsum_, arrays, target, options)
     factors = flattened(arrays)
-    if type(expression) is str and options == _DEFAULT and len(factors) == len(arrays) and not traced():
+    if type(expression) is str and options == _DEFAULT and len(factors) == len(arrays):
         _remember(latest, expression, arrays, executable)
     return _delivered(executable(*factors), factors, out, order, casting)
 
@@ -90,7 +90,7 @@ def einsum_anew(
     if ellipsis_left_out(expression, [describe(x) for x in arrays]):
         message = "the output has no ellipsis for the axes that one covers; contract sums them"
         raise EinsumError(pointed(message, written(expression).text, ()))
-    if type(subscripts) is str and options == _DEFAULT and not traced():
+    if type(subscripts) is str and options == _DEFAULT:
         _remember(latest_einsum, subscripts, arrays, executable)
     swapped = [x for x in (subscripts, *operands) if isinstance(x, np.ndarray) and not x.dtype.isnative]
     if swapped and options.dtype is None and _is_view(executable):
@@ -154,9 +154,9 @@ def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: 
         with _lock:
             _executables[key] = executable
             while len(_executables) > MOST_CACHED:
-                _executables.popitem(last=False)
-                latest.clear()
-                latest_einsum.clear()
+                _, oldest = _executables.popitem(last=False)
+                _forget(latest, oldest)
+                _forget(latest_einsum, oldest)
     return executable
 
 
@@ -166,12 +166,24 @@ def _remember(
     arrays: Sequence[Any],
     executable: Executable,
 ) -> None:
-    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
+    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded.
+
+    Code with dynamic modes was made while torch traced a call; it is slower than code for one shape.
+    """
+    if executable.program.dynamic or traced():
+        return
     if len(recent) >= MOST_CACHED:
         recent.clear()
     before = recent.get(text)
     older = () if before is None or before[0] != len(arrays) else (before[1], *before[2])[:MOST_CODES]
     recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
+
+
+def _forget(recent: dict[str, Codes], executable: Executable) -> None:
+    """Drop the texts whose code is that of `executable`, so that nothing keeps it alive."""
+    for text, (_, first, older) in list(recent.items()):
+        if executable.run is first or executable.run in older:
+            recent.pop(text, None)
 
 
 def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting: str) -> Any:

@@ -119,7 +119,8 @@ def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:
     varying = tuple(axis for axis, n in enumerate(x.shape) if isinstance(n, symbol))
     if not varying:
         return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj, layout)
-    seen = sys.modules["torch.fx.experimental.symbolic_shapes"].optimization_hint
+    shapes = sys.modules["torch.fx.experimental.symbolic_shapes"]
+    seen = getattr(shapes, "optimization_hint", None) or shapes.size_hint  # the name before torch 2.13
     shape = tuple(seen(n, _UNSEEN) if axis in varying else int(n) for axis, n in enumerate(x.shape))
     varying = tuple(axis for axis in varying if shape[axis] > 1)
     return Operand(shape, dtype_name(x), constant, conj, varying=varying)

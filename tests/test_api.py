@@ -648,6 +648,15 @@ def test_a_text_keeps_code_for_several_shapes(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("empty_cache")
+def test_a_full_cache_forgets_the_oldest_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_CACHED", 3)
+    texts = ["i->", "i->i", "i,i->i", "i,i->"]
+    for text in texts:
+        contractc.contract(text, *[np.ones(2)] * (1 + text.count(",")))
+    assert set(calls.latest) == set(texts[1:])
+
+
+@pytest.mark.usefixtures("empty_cache")
 def test_the_cache_keeps_the_latest() -> None:
     for n in range(1, 30):
         assert contractc.contract("i->", np.ones(n)) == n

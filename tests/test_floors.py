@@ -25,14 +25,14 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, calls, reading, building
+    api, calls, reading, building, remembering
     bundle, tune
     search, lower, backends, providers, store
     cost
     executable, plans, programs, machine
     expansion
     network
-    notation, operands, evaluation, dtypes, semirings
+    notation, operands, evaluation, tensorfiles, dtypes, semirings
     serial, options, errors
     contractc_kernels
 """
