@@ -5,15 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from contractc.programs import Contract, Program
 from contractc.providers.loops import native
-from contractc.providers.loops.kernel import Kernel, kernel
-from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
+from contractc.providers.loops.kernel import kernel
+from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, problem_of, refused
 from contractc.providers.loops.schedule import Schedule, best_schedule
 
-__all__ = ["Library", "compiled", "installed", "loaded", "predicted", "refuses"]
+__all__ = [
+    "COPIED",
+    "HOW",
+    "HOW_LATER",
+    "ORDERED",
+    "STRIDED",
+    "UNIT",
+    "Library",
+    "compiled",
+    "deferred",
+    "installed",
+    "loaded",
+    "note",
+    "predicted",
+    "refuses",
+    "text_of",
+]
+
+HOW, HOW_LATER = "loops", "loops later"
+"""The words in `Contract.how` for steps that run as compiled loops: from the first call, or when calls were slow."""
 
 installed = native.installed
 loaded = native.loaded
@@ -48,14 +68,26 @@ def _vector_bytes() -> int:
 
 
 class Library(NamedTuple):
-    """How arrays of one library are looked at: dtype apart, all that loops need to know."""
+    """How arrays of one library are looked at, in all that loops need to know.
+
+    `form` gives `ORDERED`, `UNIT` or `STRIDED`, or `COPIED` for an array whose strides are no whole elements;
+    `strides` are in elements, and `empty` makes a result.
+    """
 
     form: Callable[[Any], int]
     address: Callable[[Any], int]
-    strides: Callable[[Any], tuple[int, ...]]
+    strides: Callable[[Any], Sequence[int]]
     copied: Callable[[Any], Any]
     empty: Callable[[tuple[int, ...]], Any]
     workspace: Callable[[int], Any]
+    dtypes: tuple[Any, ...]
+
+
+COPIED = -1
+"""The form of an array that has to be copied before loops can read it."""
+
+COMPILING = 0.1
+"""Seconds that compiling takes, about: a step that is compiled later is so after having run that long without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +98,25 @@ class _Variant:
     workspace: int
     extents: tuple[tuple[tuple[int, int], ...], ...]
     strided: tuple[int, ...]
+
+
+def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `other` while it has run for less than compiling takes, from then on what `make` returns."""
+    spent = 0.0
+    made: list[Callable[..., Any]] = []
+
+    def run(*arrays: Any) -> Any:
+        nonlocal spent
+        if made:
+            return made[0](*arrays)
+        start = perf_counter()
+        result = other(*arrays)
+        spent += perf_counter() - start
+        if spent > COMPILING:
+            made.append(make())
+        return result
+
+    return run
 
 
 def compiled(program: Program, step: Contract, library: Library) -> Callable[..., Any]:
@@ -80,24 +131,31 @@ def compiled(program: Program, step: Contract, library: Library) -> Callable[...
     shape = tuple(program.extents[m] for m in step.out.modes)
     axes = tuple(where[m] for m in step.out.modes)
     variants: dict[tuple[int, ...], _Variant | None] = {}
-    form, address, strides, copied, empty, workspace = library
-    first = variants[(ORDERED,) * len(terms)] = _variant(program, step, (ORDERED,) * len(terms), where)
+    form, address, strides, copied, empty, workspace, dtypes = library
+    ordered = (ORDERED,) * len(terms)
+    first = variants[ordered] = _variant(program, step, ordered, where)
     assert first is not None, f"{step} has been refused"
 
     def run(*arrays: Any) -> Any:
-        forms = tuple(map(form, arrays))
-        variant = variants.get(forms)
-        if variant is None:
-            if forms not in variants and len(variants) < MOST_VARIANTS:
-                variants[forms] = variant = _variant(program, step, forms, where)
+        for x, dtype in zip(arrays, dtypes, strict=True):
+            assert x.dtype == dtype, f"{x.dtype} came where {dtype} was compiled for\n{program}"
+        forms = tuple([form(x) for x in arrays])
+        if forms == ordered:
+            variant: _Variant | None = first
+        else:
+            if forms not in variants and len(variants) < MOST_VARIANTS and COPIED not in forms:
+                variants[forms] = _variant(program, step, forms, where)
+            variant = variants.get(forms)
             if variant is None:
-                return run(*(x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)))
+                arrays = tuple([x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)])
+                variant = first
+        assert variant is not None
         result = empty(shape if fixed else tuple([arrays[k].shape[axis] for k, axis in axes]))
         room = workspace(variant.workspace)
-        numbers = [prod([arrays[k].shape[axis] for k, axis in run_]) for run_ in variant.extents]
+        numbers = [prod([arrays[k].shape[axis] for k, axis in places]) for places in variant.extents]
         for k in variant.strided:
             numbers += strides(arrays[k])
-        variant.native.run(*map(address, arrays), address(result), address(room), *numbers)
+        variant.native.run(*[address(x) for x in arrays], address(result), address(room), *numbers)
         return result
 
     return run
@@ -116,13 +174,21 @@ def _variant(
     return _Variant(native.native(made.text, made.function), made.workspace, extents, strided)
 
 
-def text_of(program: Program, step: Contract) -> str:
+def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
     """Return the LLVM text that `step` runs as for inputs in the order of their axes."""
-    made = _made(problem_of(program, step, [ORDERED] * len(step.inputs)))
-    return made.text
-
-
-def _made(problem: Problem) -> Kernel:
-    schedule = best_schedule(problem, native.vector_bytes())
+    problem = problem_of(program, step, [ORDERED] * len(step.inputs))
+    schedule = best_schedule(problem, vector_bytes)
     assert schedule is not None, problem
-    return kernel(problem, schedule, native.vector_bytes())
+    return kernel(problem, schedule, vector_bytes).text
+
+
+def note(program: Program, step: Contract) -> str:
+    """Return how `step` runs, for `explain`."""
+    schedule = _schedule(program, step)
+    if schedule is None or not installed():
+        return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+    problem = problem_of(program, step, [ORDERED] * len(step.inputs))
+    lane = " ".join(program.label(m) for m in problem.members[schedule.lane])
+    outer = " ".join(program.label(m) for k in schedule.outer for m in problem.members[k])
+    words = f"compiled loop, {schedule.width} lanes x {schedule.columns} over {lane}"
+    return f"{words}, outside of it {outer}" if outer else words

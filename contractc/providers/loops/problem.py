@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from contractc.dtypes import wide
+from contractc.fused import ssa_terms
 from contractc.notation import Term
 from contractc.programs import Contract, Program
 from contractc.providers.loops.text import DTYPES
@@ -108,26 +109,6 @@ def problem_of(program: Program, step: Contract, forms: Sequence[int]) -> Proble
         step.out.dtype,
         program.semiring,
     )
-
-
-def ssa_terms(
-    inputs: Sequence[Term], out: Term, path: Sequence[Sequence[int]]
-) -> tuple[tuple[Term, ...], tuple[tuple[int, ...], ...]]:
-    """Return the terms of the inputs and of the result of each step of `path`, and what each step reads.
-
-    A step keeps what is read later or is in `out`, in the order of its inputs.
-    """
-    terms = [*inputs]
-    reads = tuple(tuple(ids) for ids in path) or (tuple(range(len(inputs))),)
-    for s, ids in enumerate(reads):
-        if s == len(reads) - 1:
-            terms.append(out)
-            continue
-        used = {i for later in reads[s + 1 :] for i in later if i < len(terms)}
-        needed = {m for i in used for m in terms[i]} | set(out)
-        union = dict.fromkeys(m for i in ids for m in terms[i])
-        terms.append(tuple(m for m in union if m in needed))
-    return tuple(terms), reads
 
 
 def _folds(inputs: Sequence[Term], out: Term, ordered: Sequence[bool]) -> list[Term]:
