@@ -21,9 +21,19 @@ def numpy_loops(
     """Return the function of arrays that computes `step`: compiled now or later, pairwise without llvmlite."""
     if not loops.installed() or loops.refuses(program, step) is not None:
         return _pairwise(program, step, compile_)
+    library = numpy_library(program, step)
+    if step.how == HOW_LATER:
+        return loops.deferred(
+            lambda: loops.compiled(program, step, library), _pairwise(program, step, compile_)
+        )
+    return loops.compiled(program, step, library)
+
+
+def numpy_library(program: Program, step: Contract) -> Library:
+    """Return how loops look at the arrays of `step` in NumPy."""
     known = program.values()
     dtype = to_numpy(step.out.dtype)
-    library = Library(
+    return Library(
         _form,
         _address,
         _strides,
@@ -32,11 +42,6 @@ def numpy_loops(
         lambda size: np.empty(size, np.uint8),
         tuple(to_numpy(known[i].dtype) for i in step.inputs),
     )
-    if step.how == HOW_LATER:
-        return loops.deferred(
-            lambda: loops.compiled(program, step, library), _pairwise(program, step, compile_)
-        )
-    return loops.compiled(program, step, library)
 
 
 def _pairwise(

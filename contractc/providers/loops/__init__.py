@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from contractc.programs import Contract, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.kernel import kernel
-from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, problem_of, refused
+from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
 from contractc.providers.loops.schedule import Schedule, best_schedule
 
 __all__ = [
@@ -119,10 +119,16 @@ def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) 
     return run
 
 
-def compiled(program: Program, step: Contract, library: Library) -> Callable[..., Any]:
+def compiled(
+    program: Program,
+    step: Contract,
+    library: Library,
+    pick: Callable[[Problem, int], Schedule | None] = best_schedule,
+) -> Callable[..., Any]:
     """Return a function of the arrays of the inputs of `step`, of the dtypes in `program`; it may run in threads.
 
-    The code for inputs in the order of their axes is made now, for others when they come.
+    The code for inputs in the order of their axes is made now, for others when they come; `pick` chooses the
+    schedule for a problem and the bytes of a vector.
     """
     known = program.values()
     terms = [known[i].modes for i in step.inputs]
@@ -133,7 +139,7 @@ def compiled(program: Program, step: Contract, library: Library) -> Callable[...
     variants: dict[tuple[int, ...], _Variant | None] = {}
     form, address, strides, copied, empty, workspace, dtypes = library
     ordered = (ORDERED,) * len(terms)
-    first = variants[ordered] = _variant(program, step, ordered, where)
+    first = variants[ordered] = _variant(program, step, ordered, where, pick)
     assert first is not None, f"{step} has been refused"
 
     def run(*arrays: Any) -> Any:
@@ -144,7 +150,7 @@ def compiled(program: Program, step: Contract, library: Library) -> Callable[...
             variant: _Variant | None = first
         else:
             if forms not in variants and len(variants) < MOST_VARIANTS and COPIED not in forms:
-                variants[forms] = _variant(program, step, forms, where)
+                variants[forms] = _variant(program, step, forms, where, pick)
             variant = variants.get(forms)
             if variant is None:
                 arrays = tuple([x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)])
@@ -162,10 +168,14 @@ def compiled(program: Program, step: Contract, library: Library) -> Callable[...
 
 
 def _variant(
-    program: Program, step: Contract, forms: tuple[int, ...], where: dict[int, tuple[int, int]]
+    program: Program,
+    step: Contract,
+    forms: tuple[int, ...],
+    where: dict[int, tuple[int, int]],
+    pick: Callable[[Problem, int], Schedule | None],
 ) -> _Variant | None:
     problem = problem_of(program, step, forms)
-    schedule = best_schedule(problem, native.vector_bytes())
+    schedule = pick(problem, native.vector_bytes())
     if schedule is None:
         return None
     made = kernel(problem, schedule, native.vector_bytes())

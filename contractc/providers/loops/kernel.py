@@ -147,7 +147,7 @@ class _Kernel:
 
     def _steps(self, level: int, place: Place, remaining: Index | None) -> None:
         """Write the steps that are done at this level."""
-        tile = Tile(self.w, self.a, self.s.width, remaining, not self.kept)
+        tile = Tile(self.w, self.a, self.s.width, self.s.columns, remaining, not self.kept)
         for step, at in enumerate(self.levels):
             if at == level:
                 self._step(tile, step, place)
@@ -206,7 +206,7 @@ class _Kernel:
     def _tile(self, place: Place, remaining: Index | None) -> None:
         """Write the work on one tile, of which only `remaining` positions exist."""
         p, s = self.p, self.s
-        tile = Tile(self.w, self.a, s.width, remaining, not self.kept)
+        tile = Tile(self.w, self.a, s.width, s.columns, remaining, not self.kept)
         for k, flag in enumerate(s.packed):
             if flag:
                 modes, rows = self._order(p.terms[k], self.memory[k].kind, p.forms[k] >= UNIT)
@@ -240,10 +240,10 @@ class _Kernel:
         over([m for m in self.p.out if m not in self.s.outer], place)
 
     def _clear(self, at: Place) -> None:
-        tile = Tile(self.w, self.a, self.s.width, None, False)
+        tile = Tile(self.w, self.a, self.s.width, self.s.columns, None, False)
         tile.store(self.values[-1], at, self.a.zero(self.s.width), self.s.width)
 
     def _reduce(self, at: Place) -> None:
-        tile = Tile(self.w, self.a, self.s.width, None, False)
+        tile = Tile(self.w, self.a, self.s.width, self.s.columns, None, False)
         x = self.a.reduced(tile.load(self.values[-1], at), self.s.width)
         tile.store(self.result, at, x, 1)

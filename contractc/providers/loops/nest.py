@@ -33,22 +33,22 @@ class Tile:
     """What all steps of a tile have in common: the width of vectors, and in the last tile the masks."""
 
     def __init__(
-        self, writer: Writer, arithmetic: Arithmetic, width: int, remaining: Index | None, summed: bool
+        self, writer: Writer, arithmetic: Arithmetic, width: int, columns: int, remaining: Index | None, summed: bool
     ) -> None:
         self.w, self.a, self.width = writer, arithmetic, width
         self.remaining = remaining
         self.summed = summed
         self._masks: dict[tuple[int, int], str] = {}
+        if remaining is not None:  # written here, outside of all loops of the tile
+            for column in range(columns):
+                for repeat in (1, 2):
+                    self._masks[column, repeat] = writer.ramp_below(
+                        remaining, column * width, width * repeat, repeat
+                    )
 
     def mask(self, column: int, repeat: int = 1) -> str:
-        """Return the mask of the lanes of vector `column` that exist; "" if all do."""
-        if self.remaining is None:
-            return ""
-        if (column, repeat) not in self._masks:
-            self._masks[column, repeat] = self.w.ramp_below(
-                self.remaining, column * self.width, self.width * repeat, repeat
-            )
-        return self._masks[column, repeat]
+        """Return the mask of the lanes of vector `column` that exist, each `repeat` times; "" if all do."""
+        return self._masks.get((column, repeat), "")
 
     def offset(self, ref: Ref, place: Place) -> tuple[Index, int]:
         """Return where the element at `place` is: a part known at run time and one known now."""

@@ -60,10 +60,11 @@ class Schedule:
 @lru_cache(maxsize=1024)
 def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     """Return the schedule with the least predicted seconds, or None if there is none that fits in cache."""
-    return min(_schedules(problem, vector_bytes), key=lambda s: (s.seconds, s.lane, s.columns), default=None)
+    return min(schedules(problem, vector_bytes), key=lambda s: (s.seconds, s.lane, s.columns), default=None)
 
 
-def _schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
+def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
+    """Yield the schedules of `problem` whose tiles fit in cache, for vectors of `vector_bytes`."""
     kind = kind_of(problem.work)
     most = max(1, min(16, vector_bytes // kind.bytes))
     for lane in dict.fromkeys(m for term in problem.terms[: problem.inputs] for m in term):
