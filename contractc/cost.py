@@ -72,7 +72,9 @@ def step_seconds(program: Program, step: Contract, call: float, machine: Machine
         return traffic / machine.bandwidth + call
     batch, rows, columns, summed = (_size(part, extents) for part in g[:4])
     copies = sum(
-        size for size, t, other in zip(sizes, terms, reversed(terms), strict=False) if _copied(t, [other], out)
+        size
+        for size, t, other in zip(sizes, terms, reversed(terms), strict=False)
+        if _copied(t, [other], out)
     )
     copies += 0 if _natural(terms, out) else sizes[-1]
     if not g.rows and not g.columns:

@@ -26,10 +26,7 @@ def lower(plan: Plan, target: Target, *, exponents: bool = False, ahead: bool = 
     program = translate(plan, target)
     for transform in PASSES:
         program = transform(program)
-    if exponents:
-        program = split_exponents(program)
-    else:
-        program = fuse(program, fusers(target, ahead))
+    program = split_exponents(program) if exponents else fuse(program, fusers(target, ahead))
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

@@ -59,7 +59,7 @@ def _watched() -> bool:
     return (
         _python_dispatch.is_in_torch_dispatch_mode()
         or torch.is_autocast_enabled("cpu")
-        or torch.overrides._is_torch_function_mode_enabled()
+        or torch.overrides._is_torch_function_mode_enabled()  # type: ignore[attr-defined]
     )
 
 
@@ -69,7 +69,7 @@ def _plain(x: Tensor) -> bool:
         return False
     if x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
         return False
-    if forward_ad.unpack_dual(x).tangent is not None:
+    if forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
         return False
     try:
         x.data_ptr()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contractc.notation import Term
 from contractc.providers.loops.nest import Place, Ref, Tile, write_step
 from contractc.providers.loops.problem import ORDERED, UNIT, Problem
-from contractc.providers.loops.reorder import can_transpose, pack, unpack
+from contractc.providers.loops.reorder import Layout, can_transpose, pack, unpack
 from contractc.providers.loops.schedule import (
     COLUMN,
     Schedule,
@@ -183,10 +183,10 @@ class _Kernel:
             return
         self._steps(1, place, None)
         if not self.kept:
-            self._each_result(place, lambda at: self._clear(at))
+            self._each_result(place, self._clear)
         self._tiles(place)
         if not self.kept:
-            self._each_result(place, lambda at: self._reduce(at))
+            self._each_result(place, self._reduce)
 
     def _tiles(self, place: Place) -> None:
         extent, size = self.extents[self.s.lane], self.s.width * self.s.columns
@@ -209,26 +209,23 @@ class _Kernel:
         tile = Tile(self.w, self.a, s.width, s.columns, remaining, not self.kept)
         for k, flag in enumerate(s.packed):
             if flag:
-                modes, rows = self._order(p.terms[k], self.memory[k].kind, p.forms[k] >= UNIT)
-                pack(tile, self.memory[k], self.values[k], modes, rows, s.lane, s.columns, place)
+                layout = self._layout(p.terms[k], self.memory[k].kind, p.forms[k] >= UNIT)
+                pack(tile, self.memory[k], self.values[k], layout, place)
         self._steps(2, place, remaining)
         if s.unpacked:
-            modes, rows = self._order(p.out, self.result.kind, True)
-            unpack(tile, self.values[-1], self.result, modes, rows, s.lane, s.columns, place)
+            unpack(tile, self.values[-1], self.result, self._layout(p.out, self.result.kind, True), place)
 
-    def _order(
-        self, term: Term, kind: Kind, unit: bool
-    ) -> tuple[list[tuple[int, Index]], tuple[int, int] | None]:
-        """Return the modes to loop over, and the one (with its extent) along which rows are transposed."""
+    def _layout(self, term: Term, kind: Kind, unit: bool) -> Layout:
+        """Return how a tensor is put in vectors; `unit` tells whether its last axis has unit stride."""
         own = [m for m in dict.fromkeys(term) if m != self.s.lane and m not in self.s.outer]
         last = term[-1]
         fits = unit and last in own and term.count(last) == 1 and last not in self.p.dynamic
         rows = (last, self.p.extents[last]) if fits and can_transpose(kind) else None
-        return [(m, self.extents[m]) for m in own if rows is None or m != last], rows
+        modes = tuple((m, self.extents[m]) for m in own if rows is None or m != last)
+        return Layout(modes, rows, self.s.lane, self.s.columns)
 
-    def _each_result(self, place: Place, write: object) -> None:
+    def _each_result(self, place: Place, write: Callable[[Place], None]) -> None:
         """Write loops over the results that the tiles of one position of the outer modes add up."""
-        assert callable(write)
 
         def over(todo: Sequence[int], at: Place) -> None:
             if not todo:

@@ -33,7 +33,13 @@ class Tile:
     """What all steps of a tile have in common: the width of vectors, and in the last tile the masks."""
 
     def __init__(
-        self, writer: Writer, arithmetic: Arithmetic, width: int, columns: int, remaining: Index | None, summed: bool
+        self,
+        writer: Writer,
+        arithmetic: Arithmetic,
+        width: int,
+        columns: int,
+        remaining: Index | None,
+        summed: bool,
     ) -> None:
         self.w, self.a, self.width = writer, arithmetic, width
         self.remaining = remaining
@@ -83,12 +89,17 @@ class Tile:
             return self._conj(ref, converted(w, x, kind, self.a.kind, 1), 1)
         if ref.packed:
             return tuple(
-                w.load(kind.type, self.width, self.address(ref, place, kind.parts * self.width, p * self.width))
+                w.load(
+                    kind.type, self.width, self.address(ref, place, kind.parts * self.width, p * self.width)
+                )
                 for p in range(kind.parts)
             )
         column = place[COLUMN][1] if COLUMN in place else 0
         row = w.load(
-            kind.type, self.width * kind.parts, self.address(ref, place, kind.parts), self.mask(column, kind.parts)
+            kind.type,
+            self.width * kind.parts,
+            self.address(ref, place, kind.parts),
+            self.mask(column, kind.parts),
         )
         x = separated(w, row, kind, self.width)
         return self._conj(ref, converted(w, x, kind, self.a.kind, self.width), self.width)
@@ -122,9 +133,7 @@ def separated(w: Writer, row: str, kind: Kind, width: int) -> Parts:
     if width == 1:
         v = vector(kind.type, 2)
         return tuple(w.op(f"extractelement {v} {row}, i32 {p}") for p in (0, 1))
-    return tuple(
-        w.shuffle(row, "poison", kind.type, 2 * width, range(p, 2 * width, 2)) for p in (0, 1)
-    )
+    return tuple(w.shuffle(row, "poison", kind.type, 2 * width, range(p, 2 * width, 2)) for p in (0, 1))
 
 
 def joined(w: Writer, x: Parts, kind: Kind, width: int) -> str:
@@ -244,7 +253,9 @@ def _block(
         tile.store(target, here, total, lanes)
 
 
-def _nested(tile: Tile, todo: Sequence[tuple[int, Index]], state: list[Place], run: Callable[[], None]) -> None:
+def _nested(
+    tile: Tile, todo: Sequence[tuple[int, Index]], state: list[Place], run: Callable[[], None]
+) -> None:
     """Write loops over the modes in `todo`, `state[0]` being the position inside of them."""
     if not todo:
         run()

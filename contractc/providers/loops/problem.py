@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from contractc.dtypes import wide
+from contractc.dtypes import wide, widens
 from contractc.fused import ssa_terms
 from contractc.notation import Term
 from contractc.programs import Contract, Program
@@ -82,6 +82,9 @@ def refused(program: Program, step: Contract) -> str | None:
         return f"loops do not know {unknown[0]}"
     if program.semiring != "sum_product" and wide(step.out.dtype) not in ("float32", "float64"):
         return f"loops in {program.semiring} are for floating numbers"
+    narrowed = sorted(d for d in dtypes if not widens(d, step.out.dtype))
+    if narrowed:
+        return f"{narrowed[0]} would lose its meaning as {step.out.dtype}"
     if step.out.dtype == "bool" and dtypes != {"bool"}:
         return "the result is bool but an input is not"
     if 0 in (program.extents[m] for v in values for m in v.modes if m not in program.dynamic):

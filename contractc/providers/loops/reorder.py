@@ -2,101 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 
 from contractc.providers.loops.nest import Place, Ref, Tile, joined, separated
+from contractc.providers.loops.schedule import COLUMN
 from contractc.providers.loops.text import Index, Kind, Parts, converted, vector
 
 
-def pack(
-    tile: Tile,
-    source: Ref,
-    target: Ref,
-    modes: Sequence[tuple[int, Index]],
-    rows: tuple[int, int] | None,
-    lane: int,
-    columns: int,
-    start: Place,
-) -> None:
-    """Write the copy of a tile of `source` (in memory) to `target` (in vectors).
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is copied: the modes to loop over, with extents, the lane mode and the vectors of a tile.
 
-    Args:
-        modes: what is looped over, with extents; not the lane mode.
-        rows: a mode (not in `modes`) with unit stride in the source and its extent, along which is transposed.
+    `rows` is a mode (not in `modes`) with unit stride in memory and its extent, along which squares of elements
+    are transposed; None if there is none.
     """
-    place, loops = _opened(tile, modes, start)
-    for column in range(columns):
-        if rows is None:
-            lanes = [_element(tile, source, _lane_at(tile, place, lane, column, k)) for k in range(tile.width)]
-            x = tuple(_gathered(tile, [v[p] for v in lanes], source.kind) for p in range(source.kind.parts))
-            _store_vector(tile, target, place, column, x, source)
-            continue
-        mode, extent = rows
-        for first, count, inside in _strips(tile, extent):
-            with inside as index:
-                at = {**place, mode: (index, first)}
-                kind = _whole(source.kind)
-                mask = tile.w.ramp_below(count, 0, tile.width) if count < tile.width else ""
-                lines = []
-                for k in range(tile.width):
-                    address = tile.address(source, _lane_at(tile, at, lane, column, k), source.kind.parts)
-                    lines.append(tile.w.load(kind, tile.width, address, mask))
-                for k, line in enumerate(transposed(tile, lines, kind)[:count]):
-                    x = _as_parts(tile, line, source.kind)
-                    here = {**at, mode: (index, first + k)}
-                    _store_vector(tile, target, here, column, x, source)
-    _closed(loops)
+
+    modes: tuple[tuple[int, Index], ...]
+    rows: tuple[int, int] | None
+    lane: int
+    columns: int
 
 
-def unpack(
-    tile: Tile,
-    source: Ref,
-    target: Ref,
-    modes: Sequence[tuple[int, Index]],
-    rows: tuple[int, int] | None,
-    lane: int,
-    columns: int,
-    start: Place,
-) -> None:
+def pack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> None:
+    """Write the copy of a tile of `source` (in memory) to `target` (in vectors)."""
+    w, width = tile.w, tile.width
+    with ExitStack() as loops:
+        place = _inside(tile, layout, start, loops)
+        for column in range(layout.columns):
+            lanes = [column * width + k for k in range(width)]
+            if layout.rows is None:
+                elements = [_element(tile, source, _clipped(tile, layout, place, n)) for n in lanes]
+                x = tuple(_gathered(tile, part, source.kind) for part in zip(*elements, strict=True))
+                _store_vector(tile, target, place, column, x, source)
+                continue
+            kind = _whole(source.kind)
+            for index, first, count in _strips(tile, layout.rows[1]):
+                with index as position:
+                    at = {**place, layout.rows[0]: (position, first)}
+                    mask = w.ramp_below(count, 0, width) if count < width else ""
+                    lines = []
+                    for n in lanes:
+                        here = _clipped(tile, layout, at, n)
+                        address = tile.address(source, here, source.kind.parts)
+                        lines.append(w.load(kind, width, address, mask))
+                    for k, line in enumerate(transposed(tile, lines, kind)[:count]):
+                        here = {**at, layout.rows[0]: (position, first + k)}
+                        x = _as_parts(tile, line, source.kind)
+                        _store_vector(tile, target, here, column, x, source)
+
+
+def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> None:
     """Write the copy of a tile of results from `source` (in vectors) to `target` (in memory)."""
-    place, loops = _opened(tile, modes, start)
-    w = tile.w
-    for column in range(columns):
-        if rows is None:
-            x = converted(w, _vector_at(tile, source, place, column), tile.a.kind, target.kind, tile.width)
-            v = vector(target.kind.type, tile.width)
-            for k in range(tile.width):
-                parts = [w.op(f"extractelement {v} {p}, i32 {k}") for p in x]
-
-                def write(k: int = k, parts: Sequence[str] = parts) -> None:
-                    at = _exact(place, lane, column * tile.width + k)
-                    for p, part in enumerate(parts):
-                        w.store(part, target.kind.type, 1, tile.address(target, at, target.kind.parts, p))
-
-                _if_there(tile, column * tile.width + k, write)
-            continue
-        mode, extent = rows
-        for first, count, inside in _strips(tile, extent):
-            with inside as index:
-                at = {**place, mode: (index, first)}
-                kind = _whole(target.kind)
-                lines = []
-                for k in range(tile.width):
-                    if k >= count:
-                        lines.append("zeroinitializer")
-                        continue
-                    here = {**at, mode: (index, first + k)}
-                    x = converted(w, _vector_at(tile, source, here, column), tile.a.kind, target.kind, tile.width)
-                    lines.append(_from_parts(tile, x, target.kind))
-                mask = w.ramp_below(count, 0, tile.width) if count < tile.width else ""
-                for k, line in enumerate(transposed(tile, lines, kind)):
-
-                    def write_row(k: int = k, line: str = line, at: Place = at) -> None:
-                        spot = _exact(at, lane, column * tile.width + k)
-                        w.store(line, kind, tile.width, tile.address(target, spot, target.kind.parts), mask)
-
-                    _if_there(tile, column * tile.width + k, write_row)
-    _closed(loops)
+    w, width, kind = tile.w, tile.width, target.kind
+    with ExitStack() as loops:
+        place = _inside(tile, layout, start, loops)
+        for column in range(layout.columns):
+            if layout.rows is None:
+                x = converted(w, _vector_at(tile, source, place, column), tile.a.kind, kind, width)
+                for k in range(width):
+                    at = _ahead(place, layout, column * width + k)
+                    with _if_there(tile, column * width + k):
+                        for p, part in enumerate(x):
+                            one = w.op(f"extractelement {vector(kind.type, width)} {part}, i32 {k}")
+                            w.store(one, kind.type, 1, tile.address(target, at, kind.parts, p))
+                continue
+            whole = _whole(kind)
+            for index, first, count in _strips(tile, layout.rows[1]):
+                with index as position:
+                    lines = ["zeroinitializer"] * width
+                    for k in range(count):
+                        here = {**place, layout.rows[0]: (position, first + k)}
+                        x = converted(w, _vector_at(tile, source, here, column), tile.a.kind, kind, width)
+                        lines[k] = _from_parts(tile, x, kind)
+                    mask = w.ramp_below(count, 0, width) if count < width else ""
+                    for k, line in enumerate(transposed(tile, lines, whole)):
+                        at = {**_ahead(place, layout, column * width + k), layout.rows[0]: (position, first)}
+                        with _if_there(tile, column * width + k):
+                            w.store(line, whole, width, tile.address(target, at, kind.parts), mask)
 
 
 def transposed(tile: Tile, lines: Sequence[str], kind: str) -> list[str]:
@@ -104,14 +88,13 @@ def transposed(tile: Tile, lines: Sequence[str], kind: str) -> list[str]:
     width, rows = tile.width, list(lines)
     step = 1
     while step < width:
+        low = [lane if not lane & step else width + lane - step for lane in range(width)]
+        high = [lane + step if not lane & step else width + lane for lane in range(width)]
         for i in range(width):
-            if i & step:
-                continue
-            a, b = rows[i], rows[i + step]
-            low = [lane if not lane & step else width + lane - step for lane in range(width)]
-            high = [lane + step if not lane & step else width + lane for lane in range(width)]
-            rows[i] = tile.w.shuffle(a, b, kind, width, low)
-            rows[i + step] = tile.w.shuffle(a, b, kind, width, high)
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                rows[i] = tile.w.shuffle(a, b, kind, width, low)
+                rows[i + step] = tile.w.shuffle(a, b, kind, width, high)
         step *= 2
     return rows
 
@@ -122,6 +105,7 @@ def can_transpose(kind: Kind) -> bool:
 
 
 def _whole(kind: Kind) -> str:
+    """Return the type that holds all parts of an element."""
     return "double" if kind.complex else kind.type
 
 
@@ -137,67 +121,43 @@ def _from_parts(tile: Tile, x: Parts, kind: Kind) -> str:
     if not kind.complex:
         return x[0]
     flat = vector(kind.type, 2 * tile.width)
-    return tile.w.op(f"bitcast {flat} {joined(tile.w, x, kind, tile.width)} to {vector('double', tile.width)}")
+    return tile.w.op(
+        f"bitcast {flat} {joined(tile.w, x, kind, tile.width)} to {vector('double', tile.width)}"
+    )
 
 
-class _Inside:
-    """A loop over the strips of a mode, or for the last strip the place behind it."""
-
-    def __init__(self, tile: Tile, full: int) -> None:
-        self.manager = tile.w.loop(full * tile.width, 0, tile.width) if full else None
-
-    def __enter__(self) -> Index:
-        return self.manager.__enter__() if self.manager else 0
-
-    def __exit__(self, *error: object) -> None:
-        if self.manager:
-            self.manager.__exit__(None, None, None)
-
-
-def _strips(tile: Tile, extent: int) -> list[tuple[int, int, _Inside]]:
-    """Return (first position, positions, loop) of the strips of at most `width` positions."""
+def _strips(tile: Tile, extent: int) -> Iterator[tuple[AbstractContextManager[Index], int, int]]:
+    """Yield (loop, first position, positions) of the strips of at most `width` positions."""
     full, left = divmod(extent, tile.width)
-    found = [(0, tile.width, _Inside(tile, full))] if full else []
+    if full:
+        yield tile.w.loop(full * tile.width, 0, tile.width), 0, tile.width
     if left:
-        found.append((full * tile.width, left, _Inside(tile, 0)))
-    return found
+        yield nullcontext(0), full * tile.width, left
 
 
-def _opened(tile: Tile, modes: Sequence[tuple[int, Index]], start: Place) -> tuple[Place, list[_Loop]]:
+def _inside(tile: Tile, layout: Layout, start: Place, loops: ExitStack) -> Place:
+    """Return the position inside of loops over the modes, which are closed with `loops`."""
     place = dict(start)
-    loops = []
-    for mode, extent in modes:
-        loop = _Loop(tile, extent)
-        place[mode] = (loop.index, 0)
-        loops.append(loop)
-    return place, loops
+    for mode, extent in layout.modes:
+        place[mode] = (loops.enter_context(tile.w.loop(extent)), 0)
+    return place
 
 
-class _Loop:
-    """A loop that has been opened and is closed later."""
-
-    def __init__(self, tile: Tile, extent: Index) -> None:
-        self.manager = tile.w.loop(extent)
-        self.index = self.manager.__enter__()
-
-
-def _closed(loops: Sequence[_Loop]) -> None:
-    for loop in reversed(loops):
-        loop.manager.__exit__(None, None, None)
-
-
-def _lane_at(tile: Tile, place: Place, lane: int, column: int, k: int) -> Place:
-    """Return `place` at lane `k` of a vector; behind the end the last one that exists."""
-    start = place[lane][0]
-    ahead = column * tile.width + k
+def _clipped(tile: Tile, layout: Layout, place: Place, ahead: int) -> Place:
+    """Return `place` at lane `ahead` of the tile; behind the end the last one that exists."""
     if tile.remaining is None:
-        return _exact(place, lane, ahead)
+        return _ahead(place, layout, ahead)
     last = tile.w.add(tile.remaining, -1)
-    return {**place, lane: (tile.w.add(start, tile.w.smallest(ahead, last)), 0)}
+    return {**place, layout.lane: (tile.w.add(place[layout.lane][0], tile.w.smallest(ahead, last)), 0)}
 
 
-def _exact(place: Place, lane: int, ahead: int) -> Place:
-    return {**place, lane: (place[lane][0], ahead)}
+def _ahead(place: Place, layout: Layout, ahead: int) -> Place:
+    return {**place, layout.lane: (place[layout.lane][0], ahead)}
+
+
+def _if_there(tile: Tile, ahead: int) -> AbstractContextManager[None]:
+    """Make what is written inside run only if lane `ahead` of the tile exists."""
+    return nullcontext() if tile.remaining is None else tile.w.when(tile.w.less(ahead, tile.remaining))
 
 
 def _element(tile: Tile, source: Ref, place: Place) -> Parts:
@@ -208,33 +168,18 @@ def _element(tile: Tile, source: Ref, place: Place) -> Parts:
 
 
 def _gathered(tile: Tile, elements: Sequence[str], kind: Kind) -> str:
-    v = vector(kind.type, tile.width)
     x = "poison"
     for k, e in enumerate(elements):
-        x = tile.w.op(f"insertelement {v} {x}, {kind.type} {e}, i32 {k}")
+        x = tile.w.op(f"insertelement {vector(kind.type, tile.width)} {x}, {kind.type} {e}, i32 {k}")
     return x
-
-
-def _column(place: Place, column: int) -> Place:
-    return {**place, -1: (0, column)}
 
 
 def _store_vector(tile: Tile, target: Ref, place: Place, column: int, x: Parts, source: Ref) -> None:
     x = converted(tile.w, x, source.kind, tile.a.kind, tile.width)
     if source.conj:
         x = tile.a.conj(x, tile.width)
-    tile.store(target, _column(place, column), x, tile.width)
+    tile.store(target, {**place, COLUMN: (0, column)}, x, tile.width)
 
 
 def _vector_at(tile: Tile, source: Ref, place: Place, column: int) -> Parts:
-    return tile.load(source, _column(place, column))
-
-
-def _if_there(tile: Tile, ahead: int, write: object) -> None:
-    """Write what runs only if lane `ahead` of the tile exists."""
-    assert callable(write)
-    if tile.remaining is None:
-        write()
-        return
-    with tile.w.when(tile.w.less(ahead, tile.remaining)):
-        write()
+    return tile.load(source, {**place, COLUMN: (0, column)})

@@ -95,9 +95,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
     inner = [t for t, flag in zip(problem.terms, packed, strict=False) if flag]
     inner += [t for t in made[:-1] if lane in t] + ([made[-1]] if unpacked or not kept else [])
     everywhere = tuple(
-        m
-        for m in problem.out
-        if m != lane and all(m in t and t.count(m) == 1 for t in (*made, *inner))
+        m for m in problem.out if m != lane and all(m in t and t.count(m) == 1 for t in (*made, *inner))
     )
     kind = kind_of(problem.work)
     slot = width * kind.parts * kind.bytes
@@ -230,14 +228,14 @@ def blocking(shape: Shape, vector_bytes: int) -> Blocking:
     planned = dict(shape.planned)
     products = shape.parts**2
     depth = prod(planned[m] for m, _ in shape.summed)
-    small = [
-        (m, n) for m, n in shape.out if n is not None and n > 1 and m != COLUMN
-    ]
+    small = [(m, n) for m, n in shape.out if n is not None and n > 1 and m != COLUMN]
     small = sorted(small, key=lambda p: (_group(shape, p[0]), -min(p[1], 8)))[:4]
     fixed = {m: n for m, n in shape.out if m == COLUMN and n}
     whole = prod(planned[m] for m, _ in shape.out)
     best: Blocking | None = None
-    for chosen in product(*([f for f in range(1, min(n, 16) + 1) if n % f == 0 or f in (4, 6)] for _, n in small)):
+    for chosen in product(
+        *([f for f in range(1, min(n, 16) + 1) if n % f == 0 or f in (4, 6)] for _, n in small)
+    ):
         factors = {m: f for (m, _), f in zip(small, chosen, strict=True) if f > 1} | fixed
         block = prod(factors.values())
         if block > max(room, prod(fixed.values())) and (depth > 1 or block > MOST_UNROLLED // 3):

@@ -286,9 +286,7 @@ class Arithmetic:
     def chosen(self, mask: str, x: Parts, y: Parts, lanes: int) -> Parts:
         """Return `x` in the lanes of the mask and `y` in the others."""
         v, m = vector(self.kind.type, lanes), vector("i1", lanes)
-        return tuple(
-            self.w.op(f"select {m} {mask}, {v} {a}, {v} {b}") for a, b in zip(x, y, strict=True)
-        )
+        return tuple(self.w.op(f"select {m} {mask}, {v} {a}, {v} {b}") for a, b in zip(x, y, strict=True))
 
     def reduced(self, x: Parts, lanes: int) -> Parts:
         """Return the sum over the lanes: pairs first, so that the order is the same on every machine."""
