@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contractc.api import compile, contract, einsum, einsum_path, plan
+    from contractc.derivatives import compile_gradients, gradients
     from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
     from contractc.machine import Target
@@ -25,13 +26,16 @@ __all__ = [
     "Plan",
     "Program",
     "ResourceLimitError",
+    "Search",
     "Target",
     "UnsupportedError",
     "compile",
+    "compile_gradients",
     "contract",
     "einsum",
     "einsum_path",
     "explain",
+    "gradients",
     "plan",
 ]
 
@@ -39,7 +43,9 @@ _MODULES = {
     "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
     "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
+    "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.machine": ("Target",),
+    "contractc.options": ("Search",),
     "contractc.plans": ("Plan",),
     "contractc.programs": ("Program",),
 }
