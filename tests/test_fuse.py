@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -227,5 +228,5 @@ def test_array_api_refuses_fused_steps() -> None:
 
 
 def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contractc.lower.fuse.MOST_CANDIDATES", 0)
+    monkeypatch.setattr(import_module("contractc.lower.fuse"), "MOST_CANDIDATES", 0)
     assert fuse(chain(), (ALWAYS,)) == chain()
