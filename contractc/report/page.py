@@ -54,11 +54,12 @@ details > summary { cursor: pointer; margin: 12px 0 8px; color: var(--accent); }
   main { padding: 14px 10px 40px; }
   .cards thead { display: none; }
   .cards, .cards tbody { display: block; }
-  .cards tr { display: grid; grid-template-columns: 1fr auto; gap: 0 10px; padding: 7px 10px; border-top: 1px solid var(--line); }
-  .cards td { display: block; border: 0; padding: 1px 0; text-align: left; }
-  .cards td.full { grid-column: 1 / -1; }
-  .cards td.n { text-align: right; }
-  .cards td.n[data-name]::before { content: attr(data-name) " "; color: var(--soft); font-size: .8rem; }
+  .cards tr { display: flex; flex-wrap: wrap; gap: 0 14px; padding: 7px 10px;
+    border-top: 1px solid var(--line); }
+  .cards td { display: block; border: 0; padding: 1px 0; text-align: left; white-space: normal; }
+  .cards td.full { flex-basis: 100%; }
+  .cards td.named { flex-basis: 100%; }
+  .cards td.n::before, .cards td.named::before { content: attr(data-name) " "; color: var(--soft); font-size: .8rem; }
 }
 """
 
@@ -93,7 +94,8 @@ def table(
 
     Args:
         rows: pairs of (id of the row or "", its cells).
-        kinds: class of each column: `n` for numbers, `full` for what gets a line of its own on a phone.
+        kinds: class of each column: `n` for numbers; what gets a line of its own on a phone is `full`, or `named` if
+            the head of the column stands before it there.
         cards: whether a row becomes a card on a phone, instead of a table that scrolls sideways.
     """
     head = "".join(f'<th class="{kind}">{escape(h)}</th>' for h, kind in zip(heads, kinds, strict=True))

@@ -12,7 +12,7 @@ from contractc.report.steps import StepCost
 WIDTH = 960
 """Pixels across that steps share, as long as each gets `NARROWEST`."""
 
-NARROWEST, WIDEST = 1.8, 240.0
+NARROWEST, WIDEST = 1.8, 170.0
 LEFT, RIGHT, TOP = 64, 40, 14
 COST_HEIGHT, MEMORY_HEIGHT, GAP = 80, 90, 30
 LABELLED = 10
@@ -32,7 +32,7 @@ def timeline(plan: Plan, steps: Sequence[StepCost], text: Callable[[Sequence[int
     """
     count = len(plan.network.tensors)
     dx = min(WIDEST, max(NARROWEST, WIDTH / max(1, len(steps))))
-    spacing = min(24.0, max(1.6, 640 / max(1, count)))
+    spacing = min(24.0, max(0.8, 420 / max(1, count)))
     places = _places(plan, spacing)
     tree_height = max(places.values(), default=0.0) + spacing / 2
     width = LEFT + dx * len(steps) + RIGHT
@@ -184,13 +184,12 @@ def _memory(steps: Sequence[StepCost], top: float, dx: float) -> list[str]:
         f'<polygon points="{LEFT},{bottom:.1f} {line} {end:.1f},{bottom:.1f}" style="fill: var(--area)"/>',
         f'<polyline points="{line}" style="fill: none; stroke: var(--accent); stroke-width: 1.5"/>',
     ]
-    if steps:
-        at = min(_x(highest, dx), end - 20)
+    if len(steps) > 1:
+        x, late = _x(highest, dx), highest > len(steps) / 2
         parts.append(
-            f'<circle cx="{_x(highest, dx):.1f}" cy="{top:.1f}" r="3" style="fill: var(--accent)"/>'
-            f'<text class="ink" x="{at + 6:.1f}" y="{top - 5:.1f}">peak in %{steps[highest].number}</text>'
-            if len(steps) > 1
-            else ""
+            f'<circle cx="{x:.1f}" cy="{top:.1f}" r="3" style="fill: var(--accent)"/><text class="ink" '
+            f'x="{x - 6 if late else x + 6:.1f}" y="{top - 6:.1f}" text-anchor="{"end" if late else "start"}">'
+            f"peak in %{steps[highest].number}</text>"
         )
     return parts
 
