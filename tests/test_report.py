@@ -129,7 +129,7 @@ def test_page_of_a_thousand_tensors_draws_each_of_them() -> None:
 
 
 def test_labels_cannot_break_out_of_the_page() -> None:
-    evil = ["<script>x</script>", "\"><img/src=x>", "&lt;&#0;"]
+    evil = ["<script>x</script>", '"><img/src=x>', "&lt;&#0;"]
     x = [[1.0, 2.0], [3.0, 4.0]]
     plan = contractc.plan(x, evil[:2], x, evil[1:], [evil[0], evil[2]])
     found = parsed(plan_page(plan))
