@@ -13,6 +13,7 @@ from contractc.dtypes import is_complex
 from contractc.executable import MISS
 from contractc.notation import Term
 from contractc.programs import Broadcast, Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
+from contractc.providers import loops
 
 
 class Dialect(Protocol):
@@ -83,6 +84,9 @@ class Dialect(Protocol):
         work: str,
     ) -> str | None:
         """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
+
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        """Return the expression for a step that runs as compiled loops, and how it runs."""
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
@@ -255,6 +259,8 @@ class Function:
         conj = step.conj or (False,) * len(step.inputs)
         terms = [self.known[i].modes for i in step.inputs]
         names = [self.names[i] for i in step.inputs]
+        if step.how in (loops.HOW, loops.HOW_LATER):
+            return self.dialect.compiled(step, self.program, names)
         note = kind(terms, step.out.modes)
         whole = self.dialect.whole_step(names, terms, step.out, self.program, conj)
         if whole is not None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from contractc.dtypes import is_floating, wide
 from contractc.lower.choose import choose, free_results, layout
+from contractc.lower.fuse import fuse, fusers
 from contractc.lower.passes import PASSES
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
@@ -17,20 +18,25 @@ __all__ = ["lower", "split_exponents", "translate"]
 
 
 def lower(
-    plan: Plan, target: Target, *, exponents: bool = False, machine: Machine = DEFAULT_MACHINE
+    plan: Plan,
+    target: Target,
+    *,
+    exponents: bool = False,
+    ahead: bool = False,
+    machine: Machine = DEFAULT_MACHINE,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
     Args:
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
+        ahead: code may be compiled now; else only when calls have lost as much time without it.
     """
     program = translate(plan, target)
     for transform in PASSES:
         program = transform(program)
-    if exponents:
-        program = split_exponents(program)
-    elif target.backend == "numpy" and program.semiring == "sum_product":
+    program = split_exponents(program) if exponents else fuse(program, fusers(target, ahead))
+    if target.backend == "numpy" and program.semiring == "sum_product" and not exponents:
         names = providers()
         program = choose(layout(free_results(program), machine, names), machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"

@@ -1,4 +1,7 @@
-"""Where the CPU program gets its matrix products from: NumPy's own BLAS, or torch's if torch is there already."""
+"""What programs run on beside the array library: compiled loops, matrix products, copies.
+
+Matrix products are NumPy's own, or torch's if torch is there already.
+"""
 
 from __future__ import annotations
 
