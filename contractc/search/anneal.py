@@ -47,7 +47,7 @@ SCHEDULES = (
 LAST = Schedule("the cold", "local", 0, 12.0, 24.0)
 """How a finished tree is looked over."""
 
-PILOT = 0.08
+PILOT = 0.05
 """The share of the moves that each schedule gets before the best one gets the rest."""
 
 ROUNDS = 6
@@ -59,7 +59,7 @@ ENOUGH = 20_000
 FIRST = 30_000
 """Fewer moves than this are given to the local proposal alone."""
 
-SAFETY = 0.85
+SAFETY = 0.88
 """The share of the time left that moves are planned for: machines do not keep a steady pace."""
 
 
@@ -95,7 +95,7 @@ class Annealed:
     """What annealing found: the tree, log2 of its charge, who won, the engine, and the moves that make it again.
 
     `moves` are those of each pilot, those planned for the winner, and those the winner made before the deadline;
-    nothing if the deadline cut a pilot short.
+    nothing if the deadline cut a pilot short. `others` is the best tree of each run.
     """
 
     path: Pairs
@@ -103,6 +103,7 @@ class Annealed:
     schedule: str
     engine: str
     moves: tuple[int, ...]
+    others: tuple[Pairs, ...] = ()
 
 
 def annealed(
@@ -187,18 +188,30 @@ def colder(
 
 
 class _Best:
-    """The cheapest tree met."""
+    """The cheapest tree met, and the cheapest of each run."""
 
     def __init__(self, tree: Engine) -> None:
         self.found = tree.get()
         self.cost = tree.cost()
+        self.runs: list[tuple[float, tuple[list[int], list[int]]]] = []
+
+    def begin(self) -> None:
+        """A new run begins."""
+        self.runs.append((inf, self.found))
 
     def look(self, tree: Engine) -> float:
         """Keep the tree if it is cheaper, and return log2 of its charge."""
         cost = tree.cost()
-        if cost < self.cost:
-            self.cost, self.found = cost, tree.get()
+        if cost < self.runs[-1][0]:
+            found = tree.get()
+            self.runs[-1] = cost, found
+            if cost < self.cost:
+                self.cost, self.found = cost, found
         return cost
+
+    def trees(self, count: int) -> tuple[Pairs, ...]:
+        """Return the best tree of each run, the cheapest first."""
+        return tuple([path_of(*found, count) for _, found in sorted(self.runs, key=lambda run: run[0])])
 
 
 def _run(
@@ -215,6 +228,7 @@ def _run(
     sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
     attempt = tree.walk if schedule.proposal == "walk" else tree.local
     done, least = 0, inf
+    best.begin()
     for sweep in range(sweeps):
         beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
         tree.begin()

@@ -119,7 +119,11 @@ def _annealed(
     )
     path, cold = colder(graph, path, total, clock, seed, chosen)
     record.append(cold)
-    return Found(path, f"annealing by {ways}, {_total(tuple(record))} moves in {chosen.NAME}", tuple(record))
+    others: tuple[Pairs, ...] = ()
+    if len(found) == 1:
+        others = tuple([whole_path(reduction, [other]) for other in found[0].others])
+    made = f"{_total(tuple(record))} moves in {chosen.NAME}"
+    return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
 
 
 class _PartFound(NamedTuple):
@@ -130,6 +134,7 @@ class _PartFound(NamedTuple):
     path: Pairs
     way: str
     moves: tuple[int, ...]
+    others: tuple[Pairs, ...] = ()
 
 
 def _parts(
@@ -168,8 +173,8 @@ def _annealed_part(
     clock: Clock,
     seed: int,
     chosen: ModuleType,
-) -> tuple[Pairs, str, tuple[int, ...]]:
-    """Return the tree of one part by annealing from the greedy `path` and from a sweep, how, and the moves."""
+) -> tuple[Pairs, str, tuple[int, ...], tuple[Pairs, ...]]:
+    """Return the tree of one part by annealing from the greedy `path` and from a sweep, how, the moves, and more."""
     sweeps, until = FIRSTS, Clock()
     if isinstance(moves, tuple):
         sweeps, moves = moves[0], moves[1:]
@@ -180,7 +185,7 @@ def _annealed_part(
     if swept is not None:
         starts = [swept, path, swept] if cost < charge(graph, path) else [path, swept]
     found = annealed(graph, starts, moves, clock, seed, engine=chosen)
-    return found.path, found.schedule, (sweeps, *found.moves) if found.moves else ()
+    return found.path, found.schedule, (sweeps, *found.moves) if found.moves else (), found.others
 
 
 def _pairs(path: Path) -> Pairs:
