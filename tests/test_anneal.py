@@ -278,7 +278,7 @@ def test_joint_slices_keep_the_limit_of_elements(name: str) -> None:
     network = NETWORKS[name]
     graph, path = graph_of(network), start(network)
     widest = max(weigher(graph.extents)(mask) for mask in masks(graph, path)[len(graph.leaves) :])
-    found = sliced_jointly(graph, [path], widest / 2, Clock(), anneal_python, rounds=12)
+    found = sliced_jointly(graph, [path], widest / 2, Clock(), anneal_python, rounds=3)
     assert found is not None
     weight = weigher(graph.extents)
     inner = masks(graph, found.path)[len(graph.leaves) :]
@@ -286,14 +286,14 @@ def test_joint_slices_keep_the_limit_of_elements(name: str) -> None:
     touched = [masks(graph, found.path)[a] | masks(graph, found.path)[b] for a, b in found.path]
     total = log2_sum([weight(mask & ~found.modes) for mask in touched]) + weight(found.modes)
     assert isclose(found.cost, total, abs_tol=1e-9)
-    assert sliced_jointly(graph, [path], widest / 2, Clock(), anneal_python, rounds=12) == found
+    assert sliced_jointly(graph, [path], widest / 2, Clock(), anneal_python, rounds=3) == found
     alone = sliced_jointly(graph, [path], widest / 2, Clock(), anneal_python, rounds=0)
     assert alone is not None and alone.cost >= found.cost
 
 
 def test_no_slice_is_needless() -> None:
     graph, path = graph_of(NETWORKS["one word"]), start(NETWORKS["one word"])
-    found = sliced_jointly(graph, [path], 6.0, Clock(), anneal_python, rounds=12)
+    found = sliced_jointly(graph, [path], 6.0, Clock(), anneal_python, rounds=3)
     assert found is not None
     for b in bits(found.modes):
         inner = masks(graph, found.path)[len(graph.leaves) :]
@@ -303,7 +303,7 @@ def test_no_slice_is_needless() -> None:
 def test_a_memory_limit_is_kept_at_a_lower_cost_than_by_slices_alone() -> None:
     network = NETWORKS["three words"]
     whole = search(network, Search("anneal", moves=20_000))
-    limit = network.bytes_of_inputs() + (whole.peak - network.bytes_of_inputs()) // 40
+    limit = network.bytes_of_inputs() + (whole.peak - network.bytes_of_inputs()) // 200
     plan = search(network, Search("anneal", moves=20_000), limit)
     assert plan.faults() == []
     assert plan.peak == peak_of(plan) <= limit

@@ -21,7 +21,10 @@ from contractc.search.slice import sliced_to_fit
 FIRST = 0.35
 """The share of the time in which the order is searched for without slices, where there is a memory limit."""
 
-WORK = 20_000
+LEAST = 10
+"""Fewest rounds of slicing that are planned."""
+
+WORK = 5_000
 """Rounds times tensors, where the user gives neither time nor moves."""
 
 
@@ -47,14 +50,15 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         limit = _elements(plan, graph, paths[0], memory_limit)
         options, clock = ask
         record = options.moves if isinstance(options.moves, tuple) else ()
-        rounds: int | tuple[int, int] | None = max(10, WORK // len(network.tensors))
+        rounds: int | tuple[int, int] | None = max(LEAST, WORK // len(network.tensors))
         if len(record) % 4 == 3:
             rounds = (record[-2], record[-1])
         elif options.time_limit is not None and options.moves is None:
             rounds = None
         elif isinstance(options.moves, int):
-            rounds = max(1, options.moves // (SWEEP * len(network.tensors)))
-        seconds = clock.left() if rounds is None else 200 * SWEEP * len(network.tensors) / MOVES_PER_SECOND
+            rounds = max(LEAST, options.moves // (SWEEP * len(network.tensors)))
+        number = rounds[0] if isinstance(rounds, tuple) else rounds or 0
+        seconds = number * SWEEP * len(network.tensors) / MOVES_PER_SECOND if number else clock.left()
         barred = sum([1 << b for b, m in enumerate(modes_of(network)) if m in network.dynamic])
         until = clock if clock.deadline < inf else Clock(report=clock.report)
         sliced = sliced_jointly(graph, paths, limit, until, engine(seconds), rounds, options.seed, barred)
