@@ -11,6 +11,7 @@ from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
+from contractc.programs import Contract, Program, groups
 
 
 class Costs(NamedTuple):
@@ -45,6 +46,52 @@ def seconds(
     """
     arithmetic = min(flop_count, 10**300) / machine.rate(dtype) if matmul else 0.0
     return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
+
+
+SMALL_PRODUCT = 3.0e-8
+"""Seconds that each matrix product of a batch costs beside its arithmetic."""
+
+
+def step_seconds(program: Program, step: Contract, call: float, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the predicted seconds of a step of one or two inputs through an array library.
+
+    To arithmetic and traffic come `call` seconds, copies of operands in another order than matrix products read,
+    and what a library loses on products of few rows, columns or summed positions, which it does one by one.
+    """
+    known = program.values()
+    terms = [known[i].modes for i in step.inputs]
+    out, extents = step.out.modes, program.extents
+    width = itemsize(step.out.dtype)
+    sizes = [_size(t, extents) for t in (*terms, out)]
+    traffic = sum(sizes) * width
+    if len(terms) == 1:
+        ordered = tuple(m for m in terms[0] if m in out) == out
+        return traffic / (machine.bandwidth if ordered else machine.permuting) + call
+    g = groups(terms[0], terms[1], out)
+    if not g.summed:
+        return traffic / machine.bandwidth + call
+    batch, rows, columns, summed = (_size(part, extents) for part in g[:4])
+    copies = sum(
+        size
+        for size, t, other in zip(sizes, terms, reversed(terms), strict=False)
+        if _copied(t, [other], out)
+    )
+    copies += 0 if _natural(terms, out) else sizes[-1]
+    if not g.rows and not g.columns:
+        return traffic / (machine.bandwidth / 2) + call
+    thin = 1.0
+    for n, enough in ((rows, 8), (columns, 16), (summed, 8)):
+        thin *= min(1.0, n / enough) ** 0.5
+    arithmetic = 2 * batch * rows * columns * summed / (machine.rate(step.out.dtype) * max(thin, 0.05))
+    arithmetic += SMALL_PRODUCT * batch if batch > 1 else 0.0
+    return max(arithmetic, traffic / machine.bandwidth) + 2 * copies * width / machine.permuting + call
+
+
+def _size(term: Iterable[int], extents: Sequence[int]) -> int:
+    size = 1
+    for m in set(term):
+        size *= extents[m]
+    return size
 
 
 def costs(
