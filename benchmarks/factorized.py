@@ -3,7 +3,7 @@
     python benchmarks/factorized.py [--rounds 30]
 
 Times are medians of interleaved rounds in one process; a ratio is the other's time over contractc's, as the median
-of the paired ratios with a 95 % bootstrap interval. Results are checked against the dense layer in float64. Lines go
+of the paired ratios with its 95 % interval. Results are checked against the dense layer in float64. Lines go
 to benchmarks/results/factorized.jsonl.
 """
 
@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,9 @@ import torch
 
 import contractc
 from contractc import formats
+from contractc.bench import limits
+from contractc.bench.measure import interleaved
+from contractc.bench.stats import paired
 from contractc.formats import Factorized
 
 RESULTS = Path(__file__).parent / "results" / "factorized.jsonl"
@@ -71,26 +71,6 @@ def cases() -> list[Case]:
         Case("low rank 4096x4096 rank 16, batch 256", lora, 256, "bi,or,ri->bo", (4096,)),
         Case("Kronecker 1024x1024, batch 256", kronecker, 256, "bjm,sij,slm->bil", (32, 32)),
     ]
-
-
-def measured(functions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Return the seconds of each function in each of `rounds` interleaved rounds, in a new order every round."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    order = list(range(len(functions)))
-    for _ in range(rounds + 3):
-        random.shuffle(order)
-        for k in order:
-            start = time.perf_counter()
-            functions[k]()
-            seconds[k].append(time.perf_counter() - start)
-    return [s[3:] for s in seconds]
-
-
-def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of other / ours over paired rounds and its 95 % bootstrap interval."""
-    pairs = [b / a for a, b in zip(ours, other, strict=True)]
-    medians = sorted(median(random.choices(pairs, k=len(pairs))) for _ in range(500))
-    return median(pairs), medians[12], medians[487]
 
 
 def layers(
@@ -151,11 +131,11 @@ def run(case: Case, rounds: int) -> list[dict[str, Any]]:
 
     lines = []
     for kind, make in (("forward", inferred), ("forward+backward", trained)):
-        seconds = dict(zip(ways, measured([make(name) for name in ways], rounds), strict=True))
+        seconds = interleaved({name: make(name) for name in ways}, rounds, round_seconds=0.0)
         line: dict[str, Any] = {"case": case.name, "kind": kind}
         line |= {f"{name}_ms": round(median(s) * 1e3, 4) for name, s in seconds.items()}
         for name in ("dense", "pairwise"):
-            line[f"{name}_ratio"] = [round(r, 3) for r in ratio(seconds["contractc"], seconds[name])]
+            line[f"{name}_ratio"] = [round(r, 3) for r in paired(seconds["contractc"], seconds[name])]
         lines.append(line)
         shown = "  ".join(
             f"{name} {line[f'{name}_ms']:8.3f} ms ({r[0]:.2f}x, {r[1]:.2f} to {r[2]:.2f})"
@@ -175,20 +155,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    random.seed(0)
-    machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1, "rounds": rounds}
+    machine = {"cpu": limits.machine()["device"], "torch": torch.__version__, "threads": 1, "rounds": rounds}
     lines = [line | machine for case in cases() for line in run(case, rounds)]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def cpu_name() -> str:
-    """Return the name of the processor as Linux tells it, or what Python knows."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    names = [s.partition(":")[2].strip() for s in info.read_text().splitlines() if s.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
