@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contractc.api import compile, contract, einsum, einsum_path, plan
+    from contractc.derivatives import compile_gradients, gradients
     from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
     from contractc.machine import Target
@@ -28,10 +29,12 @@ __all__ = [
     "Target",
     "UnsupportedError",
     "compile",
+    "compile_gradients",
     "contract",
     "einsum",
     "einsum_path",
     "explain",
+    "gradients",
     "plan",
 ]
 
@@ -39,6 +42,7 @@ _MODULES = {
     "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
     "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
+    "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.machine": ("Target",),
     "contractc.plans": ("Plan",),
     "contractc.programs": ("Program",),

@@ -11,7 +11,7 @@ from contractc.dtypes import is_dtype, itemsize, result_dtype
 from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.notation import ELLIPSIS, Einsum, Term, display, labelled, written
-from contractc.operands import Operand
+from contractc.operands import CHOICES, Operand
 from contractc.semirings import SEMIRINGS
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ MOST_AXES = 100_000
 class Tensor:
     """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used.
 
-    `given` are the modes of the user's array where they differ: an axis may be split into several modes.
+    `given` are the modes of the user's array where they differ: an axis may be split into several modes. Of
+    `trained` tensors the gradient will be asked for, which is part of what an order costs.
     """
 
     modes: Term
@@ -37,6 +38,7 @@ class Tensor:
     constant: bool = False
     conj: bool = False
     given: Term = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,11 @@ class TensorNetwork:
     Mode m has extent `extents[m]` in every tensor that has it: an axis that broadcasts has a mode of its
     own, of extent 1. `dynamic` modes vary from call to call; their extent here is for planning only.
     `groups` lists the tensors that are the factors of one factorized operand; `fused` are the outputs as the
-    user's arrays have them, where modes were split for such operands.
+    user's arrays have them, where modes were split for such operands. `forced` has for each group the choice that
+    the user made for it ("" for none; empty if there is none at all).
+
+    Output o contracts the tensors `contracted[o]`, all of them where that is empty; along a mode that none of
+    these has it is constant. The conjugate is meant of the outputs `conjugated`: so are gradients written.
     """
 
     tensors: tuple[Tensor, ...]
@@ -57,6 +63,9 @@ class TensorNetwork:
     dynamic: tuple[int, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
     fused: tuple[Term, ...] = ()
+    forced: tuple[str, ...] = ()
+    contracted: tuple[tuple[int, ...], ...] = ()
+    conjugated: tuple[int, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
@@ -64,12 +73,22 @@ class TensorNetwork:
         head = f"{tensors} tensor{'s' * (tensors != 1)}, {modes} mode{'s' * (modes != 1)}, {self.semiring}"
         lines = [f"network ({head})"]
         for k, tensor in enumerate(self.tensors):
-            notes = [word for word, on in (("constant", tensor.constant), ("conj", tensor.conj)) if on]
+            notes = [
+                word
+                for word, on in (
+                    ("constant", tensor.constant),
+                    ("conj", tensor.conj),
+                    ("trained", tensor.trained),
+                )
+                if on
+            ]
             notes += [f"factor of group {g}" for g, members in enumerate(self.groups) if k in members]
             tail = f"  # {', '.join(notes)}" if notes else ""
             lines.append(f"  {k}: {typed(tensor.dtype, tensor.modes, self)}{tail}")
-        for term in self.outputs:
-            lines.append(f"  -> {typed(self.dtype, term, self)}")
+        for o, term in enumerate(self.outputs):
+            notes = [f"of {' '.join(map(str, self.members(o)))}"] if self.contracted else []
+            notes += ["conj"] if o in self.conjugated else []
+            lines.append(f"  -> {typed(self.dtype, term, self)}{'  # ' * bool(notes)}{', '.join(notes)}")
         return "\n".join(lines)
 
     def faults(self) -> list[str]:
@@ -91,6 +110,9 @@ class TensorNetwork:
         found += [
             f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)
         ]
+        if self.forced and len(self.forced) != len(self.groups):
+            found.append(f"{len(self.forced)} choices for {len(self.groups)} groups")
+        found += [f"{choice!r:.20} is no choice" for choice in self.forced if choice not in CHOICES]
         for k, tensor in enumerate(self.tensors):
             if tensor.given and self.size(tensor.given) != self.size(tensor.modes):
                 found.append(
@@ -100,22 +122,45 @@ class TensorNetwork:
             found.append("the fused outputs have another number of elements than the outputs")
         if not self.tensors or not self.outputs:
             found.append("no tensors or no outputs")
+        if self.contracted and len(self.contracted) != len(self.outputs):
+            found.append(f"tensors of {len(self.contracted)} outputs for {len(self.outputs)} outputs")
+        for o, members in enumerate(self.contracted):
+            whole = members and list(members) == sorted(set(members)) and members[-1] < len(self.tensors)
+            found += [f"output {o} contracts the tensors {members}, which are not some of them"] * (not whole)
+        found += [
+            f"output {o}, which is conjugated, does not exist"
+            for o in self.conjugated
+            if not 0 <= o < len(self.outputs)
+        ]
         if self.labels and len(self.labels) != len(self.extents):
             found.append(f"{len(self.labels)} labels for {len(self.extents)} modes")
         return found
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: tensors are combined in input order. The meaning of a network."""
-        results = evaluate_einsum(
-            [t.modes for t in self.tensors],
-            self.outputs,
-            self.extents,
-            [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)],
-            dtypes=[self.dtype] * len(self.outputs),
-            semiring=self.semiring,
-            conj=[t.conj for t in self.tensors],
-        )
+        tensors = [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)]
+
+        def contraction(members: Sequence[int], outputs: Sequence[Term]) -> tuple[Array, ...]:
+            return evaluate_einsum(
+                [self.tensors[k].modes for k in members],
+                outputs,
+                self.extents,
+                [tensors[k] for k in members],
+                dtypes=[self.dtype] * len(outputs),
+                semiring=self.semiring,
+                conj=[self.tensors[k].conj for k in members],
+            )
+
+        if self.contracted:
+            results = [contraction(self.members(o), [term])[0] for o, term in enumerate(self.outputs)]
+        else:
+            results = list(contraction(range(len(tensors)), self.outputs))
+        results = [x.conj() if o in self.conjugated else x for o, x in enumerate(results)]
         return tuple(x.reshape(self.shape(term)) for x, term in zip(results, self.results(), strict=True))
+
+    def members(self, output: int) -> tuple[int, ...]:
+        """Return the tensors that an output contracts."""
+        return self.contracted[output] if self.contracted else tuple(range(len(self.tensors)))
 
     def results(self) -> tuple[Term, ...]:
         """Return the outputs as the user's arrays have them: modes that were split are whole again."""

@@ -1,13 +1,16 @@
-"""What a call may ask for beside its operands."""
+"""What a call may ask for beside its operands, and what the environment asks for: the only reader of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
+from pathlib import Path
 from typing import Any
 
-from contractc.errors import OperandError
+from contractc.errors import OperandError, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,32 @@ def bytes_allowed(memory_limit: int | str | None, inputs: Sequence[int]) -> int 
     if isinstance(memory_limit, str) or memory_limit < 0:
         raise ValueError(f"memory_limit={memory_limit!r} is no number of bytes, None, -1 or 'max_input'")
     return int(memory_limit)
+
+
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a process to be started."""
+    return {**os.environ, **changes}
+
+
+def store_folder() -> Path | None:
+    """Return the folder of the store: CONTRACTC_STORE (`off` for none), else one in the user's cache.
+
+    That is `$XDG_CACHE_HOME/contractc` or `~/.cache/contractc`, on macOS `~/Library/Caches/contractc`, on Windows
+    `%LOCALAPPDATA%\\contractc`: the places that platformdirs gives, except that no path names an author.
+
+    Raises:
+        StoreError: this user has no home.
+    """
+    asked = os.environ.get("CONTRACTC_STORE", "")
+    if asked:
+        return None if asked == "off" else Path(asked).absolute()
+    cache = Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", ""))
+    if cache.is_absolute():  # the standard of these variables: relative names are ignored
+        return cache / "contractc"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute():
+        raise StoreError("there is no home folder; CONTRACTC_STORE can name another place")
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "contractc"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from contractc.cost import costs, priced
@@ -14,11 +15,12 @@ from contractc.search.anneal import MOVES, anneal
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
-from contractc.search.outputs import join_outputs, single_output
+from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
+from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search"]
+__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search", "search_gradients"]
 
 
 MOVES_PER_SECOND = 500_000
@@ -75,12 +77,33 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
         ResourceLimitError: the limit cannot be kept; nothing was allocated.
     """
     checked(network)
-    each = [_path(single_output(network, o), optimize) for o in range(len(network.outputs))]
-    path, results = join_outputs(network, [path for path, _ in each])
-    plan = Plan(network, path, results, (), layout_choices(network, path), each[0][1])
+    named = optimize is None or optimize is True or isinstance(optimize, str)
+    path, results, name = joint_path(network, lambda alone: _path(alone, optimize), share=named)
+    plan = Plan(network, path, results, (), layout_choices(network, path), name)
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
+
+
+def search_gradients(
+    network: TensorNetwork,
+    wanted: Sequence[int],
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    value: bool = True,
+) -> Plan:
+    """Return the plan of the one output of `network` and of its gradients by the tensors `wanted`.
+
+    The order is found as in `search`, for what value and gradients cost together; the limit is for both together.
+    The last tensor of the plan's network is the cotangent; see `sweep.with_cotangent`.
+
+    Args:
+        value: whether the output itself comes first.
+    """
+    trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
+    tree = search(replace(network, tensors=tuple(trained)), optimize)
+    plan = gradient_plan(network, tree, wanted, value)
+    return plan if memory_limit is None else priced(sliced_to_fit(plan, memory_limit))
 
 
 def check_allocation(plan: Plan, available: int | None) -> None:
@@ -111,8 +134,8 @@ def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
         optimize = "auto"
     elif optimize is False:
         optimize = "left-to-right"
-    if optimize == "auto" and network.groups:
-        return cheapest_layout(network, auto)
+    if network.groups and (optimize == "auto" or (any(network.forced) and optimize in SEARCHES)):
+        return cheapest_layout(network, SEARCHES[optimize])
     if isinstance(optimize, str) and optimize in SEARCHES:
         return SEARCHES[optimize](network)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):

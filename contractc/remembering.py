@@ -1,0 +1,80 @@
+"""Plans that took long to find are kept in the store, so that the next process has them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contractc.machine import DEFAULT_MACHINE
+from contractc.network import TensorNetwork
+from contractc.plans import Plan
+from contractc.search import SEARCHES, search
+from contractc.serial import FORMAT, encode
+from contractc.store import open_store
+
+LEAST_TENSORS = 16
+"""Networks with fewer tensors are searched anew every time: that is sooner done than a look at the disk."""
+
+WORTH_KEEPING = 0.02
+"""Seconds a search has to take for its plan to be kept; reading the plan of 200 tensors takes 0.005."""
+
+
+def remembered(network: TensorNetwork, optimize: Any = None, memory_limit: int | None = None) -> Plan:
+    """Return what `search` returns, from the store if it has been found before.
+
+    A plan read from the store is checked like any other that comes from outside, and used only if it is for
+    this very network. It was found by the same source of the search, for the same model of the machine.
+    """
+    worth = len(network.tensors) >= LEAST_TENSORS and _has_a_key(optimize)
+    store = open_store() if worth else None
+    if store is None:
+        return search(network, optimize, memory_limit)
+    key = _key(network, optimize, memory_limit)
+    stored = _read(store.read("plan", key), network)
+    if stored is not None:
+        return stored
+    start = time.perf_counter()
+    plan = search(network, optimize, memory_limit)
+    if time.perf_counter() - start >= WORTH_KEEPING:
+        store.write("plan", key, plan.to_json().encode())
+    return plan
+
+
+def _has_a_key(optimize: Any) -> bool:
+    """Return whether `optimize` names a search of ours: a path needs none, another library's may change."""
+    if isinstance(optimize, str):
+        return optimize in SEARCHES
+    return optimize is None or optimize is True or (is_dataclass(optimize) and not isinstance(optimize, type))
+
+
+def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None) -> str:
+    """Return the digest of all that the plan depends on; labels are not part of it."""
+    noun = encode(replace(network, labels=()))
+    asked = "auto" if optimize is None or optimize is True else encode(optimize)
+    text = json.dumps([FORMAT, _searcher(), encode(DEFAULT_MACHINE), asked, memory_limit, noun])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _searcher() -> str:
+    """Return a digest of the source of the search and the cost model: a better one forgets older plans."""
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("search/*.py"), here / "cost.py", here / "machine.py", here / "plans.py"])
+    found = [path.read_bytes() for path in sources if path.exists()]
+    found = found or [str(here).encode()]  # inside of a zip archive
+    return hashlib.sha256(b"".join(found)).hexdigest()
+
+
+def _read(data: bytes | None, network: TensorNetwork) -> Plan | None:
+    if data is None:
+        return None
+    try:
+        plan = Plan.from_json(data.decode())
+    except ValueError:
+        return None
+    return replace(plan, network=network) if plan.network == network else None
