@@ -90,9 +90,9 @@ class _Writer:
         self.root = len(problem.inputs) + len(problem.path) - 1
         self.by_name = {r.name: r for r in self.runs}
         self.at = Addresses(problem, self.runs, self.blocks)
-        self.accumulated = ACCUMULATED.get(problem.out.dtype, problem.out.dtype)
-        if problem.semiring not in ("sum_product", "or_and") and problem.out.dtype.startswith(("int", "uint")):
-            self.accumulated = problem.out.dtype
+        self.accumulated = ACCUMULATED.get(problem.dtype, problem.dtype)
+        if problem.semiring not in ("sum_product", "or_and") and problem.dtype.startswith(("int", "uint")):
+            self.accumulated = problem.dtype
         self.complex = parts_of(problem) == 2
         self.lines: list[str] = []
         self.depth = 1
@@ -409,7 +409,7 @@ class _Writer:
         return span([self.by_name[a] for a in axes], self.blocks)
 
     def _dot_dtype(self) -> str:
-        dtype = self.problem.out.dtype
+        dtype = self.problem.dtype
         if dtype in ("bool", "int8"):
             return "int8"
         if is_complex(dtype):
@@ -532,7 +532,7 @@ class _Writer:
             made = self._assign(
                 [f"tl.where({mask}, {p}, {self._padding()})" for p in made.parts], axes, self.accumulated
             )
-        if self.problem.out.dtype == "bool":
+        if self.problem.dtype == "bool":
             made = self._assign([f"({p} != 0).to(tl.int32)" for p in made.parts], axes, "int32")
         return made
 

@@ -39,7 +39,7 @@ class Problem:
 
     `extents` is indexed by mode; the extents of the modes in `dynamic` are for planning, a kernel takes them at
     run time. `precision` of float32 is `strict` (IEEE), `default` (three tf32 products, nearly float32) or `fast`
-    (one tf32 product).
+    (one tf32 product). `work` is the dtype that is multiplied, where it is not that of the output.
     """
 
     inputs: tuple[Access, ...]
@@ -49,6 +49,12 @@ class Problem:
     dynamic: Term = ()
     semiring: str = "sum_product"
     precision: str = "default"
+    work: str = ""
+
+    @property
+    def dtype(self) -> str:
+        """Return the dtype that is multiplied."""
+        return self.work or self.out.dtype
 
     def size(self, modes: Sequence[int]) -> int:
         """Return the number of positions of `modes`."""

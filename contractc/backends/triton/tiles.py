@@ -84,8 +84,19 @@ def nodes_of(problem: Problem, runs: Sequence[Run]) -> dict[int, Node]:
         present = {r.name for i in ids for r in nodes[i].kept}
         kept = tuple(r for r in runs if r.name in present and not r.values <= under[number])
         summed = tuple(r for r in runs if r.name in present and r.values <= under[number])
-        nodes[number] = Node(number, tuple(ids), kept, summed)
+        nodes[number] = Node(number, _longest_first(problem, ids, nodes, kept), kept, summed)
     return nodes
+
+
+def _longest_first(
+    problem: Problem, ids: Sequence[int], nodes: Mapping[int, Node], kept: Sequence[Run]
+) -> tuple[int, ...]:
+    """Return `ids` with the input first that has more rows of its own: the tensor cores take 64 rows or more at once."""
+    if len(ids) < 2:
+        return tuple(ids)
+    sides = [{r.name for r in nodes[i].kept} for i in ids]
+    sizes = [problem.size([m for r in kept if r.name in a - b for m in r.modes]) for a, b in (sides, sides[::-1])]
+    return tuple(ids) if sizes[0] >= sizes[1] else (ids[1], ids[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,7 @@ def is_dot(problem: Problem, roles: Roles, blocks: Mapping[str, int]) -> bool:
 
     Rows and columns have at least 16 and so has the sum (32 for int8): below, a tile product does not exist.
     """
-    deep = 32 if problem.out.dtype in ("int8", "bool") else 16
+    deep = 32 if problem.dtype in ("int8", "bool") else 16
     return (
         can_dot(problem)
         and span(roles.batch, blocks) == 1
@@ -137,13 +148,13 @@ def is_dot(problem: Problem, roles: Roles, blocks: Mapping[str, int]) -> bool:
 
 def can_dot(problem: Problem) -> bool:
     """Return whether the values of a problem can be multiplied on tensor cores at all."""
-    if problem.semiring not in ("sum_product", "or_and") or problem.out.dtype not in DOTS:
+    if problem.semiring not in ("sum_product", "or_and") or problem.dtype not in DOTS:
         return False
-    if problem.out.dtype == "int8":
+    if problem.dtype == "int8":
         return all(v.dtype in ("int8", "bool") for v in problem.inputs)
     return True
 
 
 def parts_of(problem: Problem) -> int:
     """Return 2 if the tiles of a problem are pairs of real and imaginary parts, else 1."""
-    return 2 if is_complex(problem.out.dtype) else 1
+    return 2 if is_complex(problem.dtype) else 1

@@ -17,7 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -41,6 +45,9 @@ POINTERS = {
 
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by architecture (CUDA C programming guide, table of limits)."""
+
+FAILURES = (triton.CompilationError, triton.OutOfResources, RuntimeError, subprocess.CalledProcessError)
+"""What a kernel that cannot be compiled raises."""
 
 _lock = threading.Lock()
 
@@ -156,3 +163,18 @@ def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
             size *= extents[m]
         programs *= -(-size // block)
     return programs
+
+
+def ordinary(operands: Sequence[Any]) -> bool:
+    """Return whether kernels may be launched on `operands`: plain tensors, outside of every transform and tracer."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
+        return False
+    where = ("cpu", "cuda") if interpreted() else ("cuda",)
+    for x in operands:
+        if type(x) is not Tensor and type(x) is not Parameter:
+            return False
+        if x.device.type not in where or torch.is_autocast_enabled(x.device.type):
+            return False
+    return True
