@@ -7,9 +7,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from drawn import CLASSES, DTYPES, draw, run, truth
+from drawn import CLASSES, DTYPES, INTERPRETED, draw, run, truth
 
 from contractc.evaluation import evaluate_einsum
+
+pytestmark = INTERPRETED
 
 DRAWS = 2
 """Contractions of each class and dtype."""
@@ -33,7 +35,11 @@ def test_kernel_computes_in_a_semiring(kind: str, semiring: str) -> None:
     if semiring == "max_times":
         for x in case.tensors:
             x.abs_() if x.is_contiguous() else None
-        case = case if all((x >= 0).all() for x in case.tensors) else draw(rng, kind, "int32", "max_plus", most=600)
+        case = (
+            case
+            if all((x >= 0).all() for x in case.tensors)
+            else draw(rng, kind, "int32", "max_plus", most=600)
+        )
     task = case.task
     (expected,) = evaluate_einsum(
         task.terms[:-1],

@@ -22,6 +22,7 @@ from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
 from contractc.errors import OperandError
+from contractc.executable import MISS
 from contractc.machine import Target
 from contractc.programs import Contract, Loop, Program
 
@@ -69,6 +70,8 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
     def run(*operands: Any) -> Any:
         if toolchain.ordinary(operands):
             return kernels(*operands)
+        if toolchain.misplaced(operands):
+            return MISS  # which has the operands looked at, and refused
         return plain(*operands)
 
     return run

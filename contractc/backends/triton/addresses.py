@@ -91,7 +91,9 @@ class Addresses:
                 factor = f"s{letter(at, count)}{m}"
                 given.append(factor)
             if stride != 0:
-                terms.append(code if factor == "1" else f"({code}) * {factor}" if " " in code else f"{code} * {factor}")
+                terms.append(
+                    code if factor == "1" else f"({code}) * {factor}" if " " in code else f"{code} * {factor}"
+                )
             inner *= problem.extents[m]
         given.reverse()
         self.functions += ["@triton.jit", f"def {name}({', '.join(['x', *given])}):"]

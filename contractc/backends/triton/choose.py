@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import source_of
-from contractc.backends.triton.model import H200, Device
+from contractc.backends.triton.model import Device
 from contractc.backends.triton.problem import Problem
 from contractc.backends.triton.tasks import (
     LIBRARY,
@@ -117,7 +117,10 @@ def _fused(program: Program, device: Device, precision: str, checked: bool) -> P
             if found.how == LIBRARY or found.kernel is None or found.kernel > GAIN * apart:
                 continue
             if best is None or apart - found.kernel > best[0]:
-                if checked and chosen(task_of(merged, program, precision), device, checked=True).how == LIBRARY:
+                if (
+                    checked
+                    and chosen(task_of(merged, program, precision), device, checked=True).how == LIBRARY
+                ):
                     continue
                 best = (apart - found.kernel, first, second, merged)
         if best is None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from contractc.backends.triton.addresses import Addresses, letter
-from contractc.backends.triton.problem import Problem, Run, adjacent_runs, runs_of
+from contractc.backends.triton.memory import Tile, load, store
+from contractc.backends.triton.problem import Problem, Run, runs_of
 from contractc.backends.triton.tiles import (
     ACCUMULATED,
     Node,
@@ -24,15 +24,12 @@ from contractc.backends.triton.tiles import (
     roles_of,
     span,
 )
-from contractc.dtypes import is_complex, itemsize
+from contractc.dtypes import is_complex
 
 GENERATOR = 1
 """Raised when the generated code changes; what was tuned for another number is not trusted."""
 
 HEADER_LINES = 8
-VECTOR = 16
-"""Bytes that one thread loads at once at most."""
-
 _PRECISION = {"strict": "ieee", "default": "tf32x3", "fast": "tf32"}
 _RINGS = {
     "sum_product": ("*", "tl.sum", "{} + {}"),
@@ -61,24 +58,16 @@ class Source:
     types: tuple[str, ...]
 
 
-class Tile(NamedTuple):
-    """A tile as code: one name, or two for complex numbers; the runs of its axes; its dtype."""
-
-    parts: tuple[str, ...]
-    axes: tuple[str, ...]
-    dtype: str
-
-
 def source_of(problem: Problem, config: TileConfig, *, interpret: bool = False) -> Source:
     """Return the kernel for `problem` with the tiles of `config`.
 
     With `interpret` (for tests only) narrow tiles become float32 after loading: Triton's interpreter adds and
     multiplies bfloat16 as raw bits.
     """
-    return _Writer(problem, config, interpret).write()
+    return Writer(problem, config, interpret).write()
 
 
-class _Writer:
+class Writer:
     """The kernel written so far."""
 
     def __init__(self, problem: Problem, config: TileConfig, interpret: bool) -> None:
@@ -106,10 +95,12 @@ class _Writer:
         parameters = [*names, *(f"e{m}" for m in problem.dynamic), *(n for n, _, _ in at.run_time_strides())]
         grid = self._coordinates()
         tile = self._node(self.root)
-        self._store(tile)
+        store(self, tile)
         body = self.lines
         used = "\n".join([*body, *at.functions])
-        helpers = [n for n in ("greater", "grouped", "smaller", "wide") if f"{n}(" in used or f", {n})" in used]
+        helpers = [
+            n for n in ("greater", "grouped", "smaller", "wide") if f"{n}(" in used or f", {n})" in used
+        ]
         legend = [f"# {line}" for line in self._legend()]
         text = [
             '"""A generated kernel; see docs/kernels.md."""',
@@ -147,7 +138,9 @@ class _Writer:
         problem = self.problem
         lines = []
         for r in self.runs:
-            inside = " ".join(f"m{m}={'e' if m in problem.dynamic else ''}{problem.extents[m]}" for m in r.modes)
+            inside = " ".join(
+                f"m{m}={'e' if m in problem.dynamic else ''}{problem.extents[m]}" for m in r.modes
+            )
             kind = "summed" if r.summed else "kept"
             lines.append(f"{r.name}: {inside} in tiles of {self.blocks[r.name]}, {kind}")
         path = ", ".join(" ".join(map(str, ids)) for ids in problem.path)
@@ -202,7 +195,7 @@ class _Writer:
         """Write the code of a node and return its tile; `order` is the order of the axes its reader wants."""
         node = self.nodes[number]
         if not node.children:
-            return self._load(number, order)
+            return load(self, number, order)
         roles = roles_of(node, self.nodes)
         loops = [r for r in node.summed if not self.at.whole(r)]
         for r in node.summed:
@@ -251,68 +244,31 @@ class _Writer:
         """Return the names of all runs a node's tile depends on from outside."""
         return {r.name for r in self.nodes[number].kept}
 
-    def _axes(self, runs: Sequence[Run]) -> tuple[str, ...]:
+    def axes(self, runs: Sequence[Run]) -> tuple[str, ...]:
         return tuple(r.name for r in runs if self.blocks[r.name] > 1)
 
     def _orders(self, roles: Roles, dot: bool) -> list[tuple[str, ...]]:
         """Return in which order of axes a node reads each of its inputs."""
-        lone = self._axes(roles.lone)
+        lone = self.axes(roles.lone)
         if dot:
             return [
-                (*self._axes(roles.rows), *self._axes(roles.shared), *lone),
-                (*self._axes(roles.shared), *self._axes(roles.columns), *lone),
+                (*self.axes(roles.rows), *self.axes(roles.shared), *lone),
+                (*self.axes(roles.shared), *self.axes(roles.columns), *lone),
             ]
-        whole = (*self._axes(roles.batch), *self._axes(roles.rows), *self._axes(roles.columns))
-        return [(*whole, *self._axes(roles.shared), *lone)] * 2
+        whole = (*self.axes(roles.batch), *self.axes(roles.rows), *self.axes(roles.columns))
+        return [(*whole, *self.axes(roles.shared), *lone)] * 2
 
-    def _shape(self, axes: Sequence[str]) -> str:
+    def shape(self, axes: Sequence[str]) -> str:
         sizes = [str(self.blocks[a]) for a in axes]
         return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
-    def _assign(self, code: Sequence[str], axes: Sequence[str], dtype: str) -> Tile:
+    def assign(self, code: Sequence[str], axes: Sequence[str], dtype: str) -> Tile:
         names = tuple(self.name() for _ in code)
         for name, text in zip(names, code, strict=True):
             self.line(f"{name} = {text}")
         return Tile(names, tuple(axes), dtype)
 
-    def _load(self, number: int, order: Sequence[str] | None) -> Tile:
-        """Write the load of an input, in its own memory order where its unit axis is short."""
-        access, own = self.problem.inputs[number], self.nodes[number].kept
-        axes = tuple(a for a in (order or self._axes(own)) if a in self._axes(own))
-        flat = self._flat(number)
-        pointer, mask, shape_axes = self._pointer(number, axes, flat)
-        other = self._padding()
-        guard = f", mask={mask}, other={other}" if mask else ""
-        size = len(shape_axes) - (len(flat) - 1 if flat else 0)
-        if is_complex(access.dtype):
-            tail = ", ".join([":"] * size)
-            pair = f"[{tail}, None]" if size else ""
-            offsets = f"(({pointer}) * 2){pair} + tl.arange(0, 2)"
-            if mask:
-                guard = f", mask=({mask})[{tail}, None] & (tl.arange(0, 2) < 2)[{'None, ' * size}:], other=0"
-            whole = self.name()
-            self.line(f"{whole} = tl.load({letter(number, len(self.problem.inputs))} + {offsets}{guard})")
-            one, two = self.name(), self.name()
-            self.line(f"{one}, {two} = tl.split({whole})")
-            parts: tuple[str, ...] = (one, f"(-{two})" if access.conj else two)
-        else:
-            whole = self.name()
-            base = letter(number, len(self.problem.inputs))
-            self.line(f"{whole} = tl.load({base} + {pointer}{guard})")
-            parts = (whole,)
-        dtype = ACCUMULATED.get(access.dtype, access.dtype) if is_complex(access.dtype) else access.dtype
-        if access.dtype == "bool":
-            parts, dtype = tuple(f"({p} != 0).to(tl.int8)" for p in parts), "int8"
-        tile = Tile(parts, shape_axes, dtype)
-        if flat:
-            tile = Tile(tuple(f"tl.reshape({p}, {self._shape(shape_axes)})" for p in parts), shape_axes, dtype)
-        if self.interpret and access.dtype in ("bfloat16", "float16"):
-            tile = Tile(tuple(f"{p}.to(tl.float32)" for p in tile.parts), tile.axes, "float32")
-        if tile.parts != (whole,):
-            tile = self._assign(tile.parts, tile.axes, tile.dtype)
-        return tile
-
-    def _padding(self) -> str:
+    def padding(self) -> str:
         """Return what stands for elements that do not exist: the zero of the semiring."""
         if self.problem.semiring not in ("max_plus", "min_plus"):
             return "0"
@@ -322,64 +278,13 @@ class _Writer:
         bits = int(self.accumulated.lstrip("uint"))
         return str(-(2 ** (bits - 1)) if sign else 2 ** (bits - 1) - 1)
 
-    def _flat(self, at: int) -> tuple[str, ...]:
-        """Return the axes of value `at`, fastest first, that are reached as one because the unit axis is short."""
-        access = self.problem.values[at]
-        chain: list[str] = []
-        for run, _ in adjacent_runs(self.problem, self.runs, at):
-            block = self.blocks[run.name]
-            if run.modes[0] in self.problem.dynamic or block == 1:
-                break
-            chain.append(run.name)
-            if block != self.problem.size(run.modes):
-                break
-        if len(chain) < 2 or self.blocks[chain[0]] * itemsize(access.dtype) >= VECTOR:
-            return ()
-        return tuple(chain)
-
-    def _pointer(self, at: int, axes: tuple[str, ...], flat: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
-        """Return the offsets of a tile of value `at`, the mask ("" for none), and the order of its axes."""
-        runs = [r for r in self.runs if at in r.values]
-        if flat:
-            axes = (*(a for a in axes if a not in flat), *reversed(flat))
-        places: list[str | tuple[str, ...]] = [a for a in axes if a not in flat]
-        if flat:
-            places.append(flat)
-        terms, masks = [], []
-        for r in runs:
-            if r.name not in axes:
-                terms.append(self.at.call(at, r, f"x_{r.name}"))
-        for k, place in enumerate(places):
-            index = f"[{', '.join(':' if k == j else 'None' for j in range(len(places)))}]"
-            index = index if len(places) > 1 else ""
-            if isinstance(place, tuple):
-                outer = self.by_name[place[-1]]
-                inner = span([self.by_name[a] for a in place[:-1]], self.blocks)
-                size = inner * self.blocks[outer.name]
-                if self.at.whole(outer):
-                    x = f"tl.arange(0, {size})"
-                else:
-                    start = f"t_{outer.name} * {size}"
-                    if self.problem.wide_offsets(at):
-                        start = f"wide(t_{outer.name}) * {size}"
-                    x = f"({start} + tl.arange(0, {size}))"
-                terms.append(f"{x}{index}")
-                if self.at.masked(outer):
-                    masks.append(f"({x} < {self.at.extent(outer)} * {inner}){index}")
-                continue
-            run = self.by_name[place]
-            terms.append(self.at.call(at, run, f"x_{place}") + index)
-            if self.at.masked(run):
-                masks.append(f"ok_{place}{index}")
-        return " + ".join(t for t in terms if t) or "0", " & ".join(masks), axes
-
     def _prepared(self, tile: Tile, wanted: Sequence[str], node: Node, roles: Roles, dot: bool) -> Tile:
         """Write what a node does to an input before multiplying: sums over lone runs, order, shape and dtype."""
         pair = len(node.children) == 2  # a unary node sums by itself
-        for a in [a for a in self._axes(roles.lone) if pair and a in tile.axes]:
+        for a in [a for a in self.axes(roles.lone) if pair and a in tile.axes]:
             at = tile.axes.index(a)
             tile = Tile(
-                tuple(self._reduced(self._as(p, tile.dtype, self.accumulated), at) for p in tile.parts),
+                tuple(self._reduced(self.cast(p, tile.dtype, self.accumulated), at) for p in tile.parts),
                 tuple(b for b in tile.axes if b != a),
                 self.accumulated,
             )
@@ -392,7 +297,7 @@ class _Writer:
         if dot:
             shared = {r.name for r in roles.shared}
             rows = [a for a in order if a not in shared]
-            sides = [self._size(rows), self._size([a for a in order if a in shared])]
+            sides = [self.size(rows), self.size([a for a in order if a in shared])]
             if order and order[0] in shared:
                 sides.reverse()
             if len(order) != 2:
@@ -400,12 +305,12 @@ class _Writer:
             dtype = self._dot_dtype()
         else:
             dtype = self.accumulated
-        parts = [self._as(p, tile.dtype, dtype) for p in parts]
+        parts = [self.cast(p, tile.dtype, dtype) for p in parts]
         if tuple(parts) != tile.parts:
-            return self._assign(parts, order, dtype)
+            return self.assign(parts, order, dtype)
         return Tile(tuple(parts), order, dtype)
 
-    def _size(self, axes: Sequence[str]) -> int:
+    def size(self, axes: Sequence[str]) -> int:
         return span([self.by_name[a] for a in axes], self.blocks)
 
     def _dot_dtype(self) -> str:
@@ -416,7 +321,7 @@ class _Writer:
             return self.accumulated
         return "float32" if self.interpret and dtype in ("bfloat16", "float16") else dtype
 
-    def _as(self, code: str, dtype: str, wanted: str) -> str:
+    def cast(self, code: str, dtype: str, wanted: str) -> str:
         return code if dtype == wanted else f"{code}.to(tl.{wanted})"
 
     def _reduced(self, code: str, axis: int) -> str:
@@ -426,20 +331,20 @@ class _Writer:
 
     def _zeros(self, roles: Roles, dot: bool) -> Tile:
         """Write the start of a sum."""
-        kept = (*self._axes(roles.batch), *self._axes(roles.rows), *self._axes(roles.columns))
-        shape = self._shape(kept)
+        kept = (*self.axes(roles.batch), *self.axes(roles.rows), *self.axes(roles.columns))
+        shape = self.shape(kept)
         if dot:
             shape = f"({span(roles.rows, self.blocks)}, {span(roles.columns, self.blocks)})"
         names = tuple(f"sum{self.temporaries}_{k}" for k in range(2 if self.complex else 1))
         self.temporaries += 1
         for name in names:
-            start = f"tl.full({shape}, {self._padding()}, tl.{self.accumulated})"
+            start = f"tl.full({shape}, {self.padding()}, tl.{self.accumulated})"
             self.line(f"{name} = {start}")
         return Tile(names, kept, self.accumulated)
 
     def _dot(self, both: Sequence[Tile], roles: Roles, total: Tile | None) -> Tile:
         """Write the product of two tiles as matrices, added to `total`."""
-        kept = (*self._axes(roles.rows), *self._axes(roles.columns))
+        kept = (*self.axes(roles.rows), *self.axes(roles.columns))
         left, right = both
         word = ""
         if left.dtype == "float32" and not self.interpret:
@@ -471,16 +376,16 @@ class _Writer:
 
     def _elementwise(self, both: Sequence[Tile], roles: Roles, total: Tile | None) -> Tile:
         """Write the product of two tiles element by element, reduced and added to `total`; or one tile, reduced."""
-        summed = self._axes(roles.shared)
+        summed = self.axes(roles.shared)
         if len(both) == 1:
             space = both[0].axes
-            summed = self._axes(roles.lone)
+            summed = self.axes(roles.lone)
             codes = list(both[0].parts)
             codes += ["0.0"] * (self.complex and len(codes) == 1)
             if len(codes) == 2 and codes[1] == "0.0":
                 codes[1] = f"{codes[0]} * 0"
         else:
-            whole = (*self._axes(roles.batch), *self._axes(roles.rows), *self._axes(roles.columns), *summed)
+            whole = (*self.axes(roles.batch), *self.axes(roles.rows), *self.axes(roles.columns), *summed)
             present = {a for t in both for a in t.axes}
             space = tuple(a for a in whole if a in present)
             spread = [self._spread(t, space) for t in both]
@@ -493,7 +398,7 @@ class _Writer:
             if len(codes) == 2 and codes[1] == "0.0":
                 codes[1] = f"({codes[0]}) * 0"
         if summed:
-            products = self._assign(codes, space, self.accumulated)
+            products = self.assign(codes, space, self.accumulated)
             codes = list(products.parts)
             left = list(space)
             for a in reversed([a for a in space if a in summed]):
@@ -501,7 +406,7 @@ class _Writer:
                 left.remove(a)
             space = tuple(left)
         if total is None:
-            return self._assign(codes, space, self.accumulated)
+            return self.assign(codes, space, self.accumulated)
         for name, code in zip(total.parts, codes, strict=True):
             self.line(f"{name} = {self.add.format(name, code)}")
         return total
@@ -517,8 +422,8 @@ class _Writer:
         """Write what follows the sum: one axis a run, zeros where an intermediate does not exist."""
         axes = made.axes
         if dot and len(axes) != 2:
-            made = self._assign(
-                [f"tl.reshape({p}, {self._shape(axes)})" for p in made.parts], axes, self.accumulated
+            made = self.assign(
+                [f"tl.reshape({p}, {self.shape(axes)})" for p in made.parts], axes, self.accumulated
             )
         if node.number == self.root:
             return made
@@ -529,41 +434,9 @@ class _Writer:
                 index = ", ".join(":" if b == a else "None" for b in axes)
                 masks.append(f"ok_{a}[{index}]" if len(axes) > 1 else f"ok_{a}")
             mask = " & ".join(masks)
-            made = self._assign(
-                [f"tl.where({mask}, {p}, {self._padding()})" for p in made.parts], axes, self.accumulated
+            made = self.assign(
+                [f"tl.where({mask}, {p}, {self.padding()})" for p in made.parts], axes, self.accumulated
             )
         if self.problem.dtype == "bool":
-            made = self._assign([f"({p} != 0).to(tl.int32)" for p in made.parts], axes, "int32")
+            made = self.assign([f"({p} != 0).to(tl.int32)" for p in made.parts], axes, "int32")
         return made
-
-    def _store(self, tile: Tile) -> None:
-        """Write the store of the result, in memory order where its unit axis is short."""
-        at = len(self.problem.inputs)
-        flat = self._flat(at)
-        flat = flat if set(flat) <= set(tile.axes) else ()
-        pointer, mask, axes = self._pointer(at, tile.axes, flat)
-        parts = list(tile.parts)
-        if axes != tile.axes:
-            order = ", ".join(str(tile.axes.index(a)) for a in axes)
-            parts = [f"tl.permute({p}, ({order}))" for p in parts]
-        size = len(axes)
-        if flat:
-            size = len(axes) - len(flat) + 1
-            sizes = [str(self.blocks[a]) for a in axes if a not in flat] + [str(self._size(flat))]
-            parts = [f"tl.reshape({p}, ({', '.join(sizes)},))" for p in parts]
-        if self.config.split > 1:
-            elements = " * ".join(self.at.extent(r) for r in self.runs if at in r.values) or "1"
-            pointer = f"wide(pid) * ({elements}) + {pointer}"
-        guard = f", mask={mask}" if mask else ""
-        if self.problem.out.dtype == "bool":
-            self.line(f"tl.store(out + {pointer}, ({parts[0]} != 0).to(tl.uint8){guard})")
-        elif self.complex:
-            tail = ", ".join([":"] * size)
-            offsets = f"(({pointer}) * 2)[{tail}, None]" if size else f"({pointer}) * 2"
-            lanes = f"tl.arange(0, 2)[{'None, ' * size}:]" if size else "tl.arange(0, 2)"
-            if mask:
-                guard = f", mask=({mask})[{tail}, None] & (tl.arange(0, 2) < 2)[{'None, ' * size}:]"
-            self.line(f"tl.store(out + {offsets} + {lanes}, tl.join({parts[0]}, {parts[1]}){guard})")
-        else:
-            value = self._as(parts[0], self.accumulated, self.problem.out.dtype)
-            self.line(f"tl.store(out + {pointer}, {value}{guard})")

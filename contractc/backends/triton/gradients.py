@@ -30,7 +30,7 @@ def recorded(compute: Compute, step: Step, *tensors: Tensor) -> Tensor:
     if not differentiable(step):
         result: Tensor = step.plain(*tensors)
         return result
-    return _Recorded.apply(compute, step, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return _Recorded.apply(compute, step, *tensors)  # type: ignore[no-any-return]
 
 
 class _Recorded(torch.autograd.Function):
@@ -53,9 +53,7 @@ class _Recorded(torch.autograd.Function):
         return None, None, *found
 
 
-def gradient_of(
-    compute: Compute, step: Step, at: int, gradient: Tensor, tensors: Sequence[Tensor]
-) -> Tensor:
+def gradient_of(compute: Compute, step: Step, at: int, gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Return the gradient of input `at` of a step."""
     x = tensors[at]
     task, lone = gradient_task(step.task, at)
@@ -89,7 +87,9 @@ def gradient_task(task: Task, at: int) -> tuple[Task, Term]:
         dtypes = (*dtypes[:-1], task.dtypes[-1])
     conj = (flags[at], *(flags[k] ^ (not flags[at]) for k in others))
     path = _rerooted(task, at) if count > 2 else ()
-    made = replace(task, terms=terms, dtypes=dtypes, conj=conj if is_complex(task.dtypes[-1]) else (), path=path)
+    made = replace(
+        task, terms=terms, dtypes=dtypes, conj=conj if is_complex(task.dtypes[-1]) else (), path=path
+    )
     return made, lone
 
 

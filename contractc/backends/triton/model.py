@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from contractc.backends.triton.problem import Problem, adjacent_runs, runs_of
-from contractc.backends.triton.tiles import ACCUMULATED, TileConfig, is_dot, nodes_of, parts_of, roles_of, span
+from contractc.backends.triton.tiles import (
+    ACCUMULATED,
+    TileConfig,
+    is_dot,
+    nodes_of,
+    parts_of,
+    roles_of,
+    span,
+)
 from contractc.dtypes import is_complex, itemsize
 
 
@@ -192,7 +200,12 @@ class Model:
         arithmetic = 2 * work * (4 if parts_of(self.problem) == 2 else 1) * turns * times
         if dot:
             depth = span(roles.shared, blocks)
-            factors = (span(roles.rows, blocks) + span(roles.columns, blocks)) * depth * self.work * parts_of(self.problem)
+            factors = (
+                (span(roles.rows, blocks) + span(roles.columns, blocks))
+                * depth
+                * self.work
+                * parts_of(self.problem)
+            )
             totals.dots += arithmetic
             if self.problem.precision == "default" and self.work == 4:
                 totals.registers += 2 * factors  # each factor as two tf32 parts
@@ -219,7 +232,9 @@ class Model:
             self._walk(child, blocks, tiles, times * (turns if inside else 1), config, totals)
 
 
-def library_seconds(problem: Problem, copied: Sequence[int], device: Device = H200, *, matmul: bool = True) -> float:
+def library_seconds(
+    problem: Problem, copied: Sequence[int], device: Device = H200, *, matmul: bool = True
+) -> float:
     """Return what the library is predicted to take for a step: a matrix product, and copies of the values `copied`.
 
     What is no matrix product is multiplied into an intermediate of full size and summed (as torch does).

@@ -122,7 +122,7 @@ def problem_of(
                 before = found.get(m, 0)
                 found[m] = None if s is None or before is None else s + before
         kept.append(found)
-    parts = [(m,) for m in dict.fromkeys(m for found in kept for m in found)]
+    parts: list[Term] = [(m,) for m in dict.fromkeys(m for found in kept for m in found)]
     merged = True
     while merged:
         merged = False
@@ -143,7 +143,9 @@ def problem_of(
     accesses = []
     for found, dtype, flag in zip(kept, dtypes, (*flags, False), strict=True):
         own = tuple(k for k, part in enumerate(parts) if part[0] in found)
-        accesses.append(Access(own, tuple(found[parts[k][-1]] for k in own), dtype, flag and is_complex(dtype)))
+        accesses.append(
+            Access(own, tuple(found[parts[k][-1]] for k in own), dtype, flag and is_complex(dtype))
+        )
     order = tuple(tuple(ids) for ids in path)
     if not order:
         order = ((0, 1),) if len(terms) == 3 else ((0,),)
@@ -206,7 +208,12 @@ def runs_of(problem: Problem) -> tuple[Run, ...]:
 def _letter(values: frozenset[int], count: int) -> str:
     """Return the letter for a run: b, m, n, k of a matrix product; o (kept) or s (summed) of other contractions."""
     if count == 2:
-        known = {frozenset({0, 1, 2}): "b", frozenset({0, 2}): "m", frozenset({1, 2}): "n", frozenset({0, 1}): "k"}
+        known = {
+            frozenset({0, 1, 2}): "b",
+            frozenset({0, 2}): "m",
+            frozenset({1, 2}): "n",
+            frozenset({0, 1}): "k",
+        }
         return known.get(values, "s")
     return "o" if count in values else "s"
 
@@ -217,7 +224,7 @@ def _split(problem: Problem, values: frozenset[int], modes: Sequence[int]) -> li
     units: dict[int, int] = {}
     for at in by_size:
         unit = problem.values[at].unit
-        if unit in modes:
+        if unit is not None and unit in modes:
             units.setdefault(unit, at)
     reference = by_size[0]
     runs: list[tuple[list[int], int]] = [([m], at) for m, at in units.items()] or [([], reference)]
@@ -237,7 +244,9 @@ def _split(problem: Problem, values: frozenset[int], modes: Sequence[int]) -> li
     for m in rest:
         if m in problem.dynamic:
             first = runs[0][0]
-            if (not first or first[0] not in problem.dynamic) and not any(u in problem.dynamic for u in first):
+            if (not first or first[0] not in problem.dynamic) and not any(
+                u in problem.dynamic for u in first
+            ):
                 first.insert(0, m)
             else:
                 alone.append((m,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from contractc.backends.triton.model import H200, Device, Model, Prediction
 from contractc.backends.triton.problem import Problem, Run
@@ -15,12 +15,26 @@ WORTH_DOT = 8
 """The extent from which on rows, columns and sums are padded to the 16 of a tile product."""
 
 
-def ranked(problem: Problem, device: Device = H200, most: int = RANKED) -> list[tuple[TileConfig, Prediction]]:
+def ranked(
+    problem: Problem, device: Device = H200, most: int = RANKED
+) -> list[tuple[TileConfig, Prediction]]:
     """Return the best tile configs and what they are predicted to take, the fastest first; none if none fits.
 
-    Blocks are found by descent from several starts, one run or two at a time; everything met takes part.
+    Blocks are found by descent from several starts, one run or two at a time; everything met takes part. What can
+    be a product of matrices is one, unless no tile of that kind fits.
     """
     model = Model(problem, device)
+    dots = [
+        node
+        for node in model.nodes.values()
+        if len(node.children) == 2 and _worth_dot(problem, node, model.nodes)
+    ]
+    found = _descended(problem, model, dots)
+    return (found or _descended(problem, model, []))[:most]
+
+
+def _descended(problem: Problem, model: Model, dots: Sequence[Node]) -> list[tuple[TileConfig, Prediction]]:
+    """Return the tile configs met, the fastest first; in all of them the nodes `dots` are products of matrices."""
     limits = {r.name: _limits(problem, r, model.nodes) for r in model.runs}
     met: dict[TileConfig, Prediction | None] = {}
     scores: dict[tuple[int, ...], float] = {}
@@ -29,6 +43,8 @@ def ranked(problem: Problem, device: Device = H200, most: int = RANKED) -> list[
         key = tuple(blocks.values())
         if key not in scores:
             scores[key] = float("inf")
+            if not all(is_dot(problem, model.roles[node.number], blocks) for node in dots):
+                return scores[key]
             for config in _launches(model, blocks):
                 found = met[config] = model.predict(config)
                 scores[key] = min(scores[key], found.seconds if found else float("inf"))
@@ -46,7 +62,7 @@ def ranked(problem: Problem, device: Device = H200, most: int = RANKED) -> list[
                     break
     fitting = [(c, p) for c, p in met.items() if p is not None]
     fitting.sort(key=lambda pair: (pair[1].seconds, str(pair[0])))
-    return fitting[:most]
+    return fitting
 
 
 def _neighbours(here: Mapping[str, int], limits: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, int]]:
@@ -83,7 +99,9 @@ def _limits(problem: Problem, run: Run, nodes: Mapping[int, Node]) -> tuple[int,
 def _worth_dot(problem: Problem, node: Node, nodes: Mapping[int, Node]) -> bool:
     """Return whether a node is large enough in all directions for products of matrices."""
     roles = roles_of(node, nodes)
-    sides = [problem.size([m for r in part for m in r.modes]) for part in (roles.rows, roles.columns, roles.shared)]
+    sides = [
+        problem.size([m for r in part for m in r.modes]) for part in (roles.rows, roles.columns, roles.shared)
+    ]
     return can_dot(problem) and min(sides) >= WORTH_DOT
 
 

@@ -20,6 +20,7 @@ from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Device
 from contractc.backends.triton.tasks import Task, task_of
 from contractc.programs import Contract, Loop, Program, Value
+from contractc.programs import Step as AnyStep
 
 
 def emitted(program: Program, device: Device, precision: str, constants: Sequence[Any]) -> Compiled:
@@ -60,7 +61,7 @@ def aten(program: Program, constants: Sequence[Any]) -> Compiled:
 
 def expanded(program: Program) -> Program:
     """Return `program` with its fused steps as pairwise steps, and no choices."""
-    steps = []
+    steps: list[AnyStep] = []
     number = 1 + max(program.values(), default=0)
     for step in program.steps:
         if isinstance(step, Loop):
@@ -79,7 +80,9 @@ def expanded(program: Program) -> Program:
 def program_of(task: Task) -> Program:
     """Return the program of one step."""
     count = len(task.terms) - 1
-    values = [Value(k, term, dtype) for k, (term, dtype) in enumerate(zip(task.terms, task.dtypes, strict=True))]
+    values = [
+        Value(k, term, dtype) for k, (term, dtype) in enumerate(zip(task.terms, task.dtypes, strict=True))
+    ]
     step = Contract(values[-1], tuple(range(count)), task.conj, task.path)
     return Program(tuple(values[:-1]), (step,), (count,), task.extents, task.semiring, task.dynamic)
 

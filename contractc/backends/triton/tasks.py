@@ -100,9 +100,13 @@ def refusal(task: Task) -> str | None:
         return "the imaginary part would be lost"
     if "bool" in task.dtypes and set(task.dtypes) != {"bool"}:
         return "bools are combined with numbers"
-    if not out.startswith(("float", "bfloat", "complex")) and any(d.startswith(("float", "bf")) for d in given):
+    if not out.startswith(("float", "bfloat", "complex")) and any(
+        d.startswith(("float", "bf")) for d in given
+    ):
         return "fractions would be lost"
-    if task.semiring not in ("sum_product", "or_and") and (out.startswith("uint") or set(task.dtypes) != {out}):
+    if task.semiring not in ("sum_product", "or_and") and (
+        out.startswith("uint") or set(task.dtypes) != {out}
+    ):
         return f"no kernel converts in {task.semiring}"
     return None
 
@@ -172,7 +176,9 @@ def pairwise_tasks(task: Task) -> list[Task]:
         term = task.terms[-1] if last else kept_modes(task, s, terms)
         pair = (terms[one], terms[two], term)
         own = (one < count and flags[one], two < count and flags[two])
-        made.append(replace(task, terms=pair, dtypes=(dtypes[one], dtypes[two], task.dtypes[-1]), conj=own, path=()))
+        made.append(
+            replace(task, terms=pair, dtypes=(dtypes[one], dtypes[two], task.dtypes[-1]), conj=own, path=())
+        )
         terms.append(term)
         dtypes.append(task.dtypes[-1])
     return made

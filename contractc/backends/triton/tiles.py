@@ -91,11 +91,13 @@ def nodes_of(problem: Problem, runs: Sequence[Run]) -> dict[int, Node]:
 def _longest_first(
     problem: Problem, ids: Sequence[int], nodes: Mapping[int, Node], kept: Sequence[Run]
 ) -> tuple[int, ...]:
-    """Return `ids` with the input first that has more rows of its own: the tensor cores take 64 rows or more at once."""
+    """Return `ids`, the input with more rows of its own first: tensor cores take 64 rows or more at once."""
     if len(ids) < 2:
         return tuple(ids)
     sides = [{r.name for r in nodes[i].kept} for i in ids]
-    sizes = [problem.size([m for r in kept if r.name in a - b for m in r.modes]) for a, b in (sides, sides[::-1])]
+    sizes = [
+        problem.size([m for r in kept if r.name in a - b for m in r.modes]) for a, b in (sides, sides[::-1])
+    ]
     return tuple(ids) if sizes[0] >= sizes[1] else (ids[1], ids[0])
 
 

@@ -49,6 +49,9 @@ SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 10
 FAILURES = (triton.CompilationError, triton.OutOfResources, RuntimeError, subprocess.CalledProcessError)
 """What a kernel that cannot be compiled raises."""
 
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""What TRITON_INTERPRET said when this was imported: kernels are loaded for good then."""
+
 _lock = threading.Lock()
 
 
@@ -69,7 +72,7 @@ class Binary:
 
 def interpreted() -> bool:
     """Return whether Triton interprets kernels in this process, which is for tests of their numbers."""
-    return bool(triton.knobs.runtime.interpret)
+    return INTERPRETED
 
 
 @cache
@@ -99,7 +102,9 @@ def loaded(source: Source) -> Any:
         return _module(source.text).kernel
 
 
-def signature_of(source: Source, kernel: Any, *, divisible: bool = True) -> tuple[dict[str, str], dict[Any, Any]]:
+def signature_of(
+    source: Source, kernel: Any, *, divisible: bool = True
+) -> tuple[dict[str, str], dict[Any, Any]]:
     """Return the types of the parameters and their attributes.
 
     With `divisible` pointers are multiples of 16 bytes and run-time numbers multiples of 16.
@@ -143,7 +148,9 @@ def resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        listed = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            [str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
     numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", listed.stdout)}
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
@@ -165,11 +172,19 @@ def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
     return programs
 
 
+def transformed() -> bool:
+    """Return whether a transform, a tracer, a dispatch mode or forward differentiation is active."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+    )
+
+
 def ordinary(operands: Sequence[Any]) -> bool:
     """Return whether kernels may be launched on `operands`: plain tensors, outside of every transform and tracer."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
+    if transformed():
         return False
     where = ("cpu", "cuda") if interpreted() else ("cuda",)
     for x in operands:
@@ -178,3 +193,10 @@ def ordinary(operands: Sequence[Any]) -> bool:
         if x.device.type not in where or torch.is_autocast_enabled(x.device.type):
             return False
     return True
+
+
+def misplaced(operands: Sequence[Any]) -> bool:
+    """Return whether an operand is a plain tensor on a device that kernels cannot read, and nothing is traced."""
+    if interpreted() or transformed():
+        return False
+    return any((type(x) is Tensor or type(x) is Parameter) and x.device.type == "cpu" for x in operands)
