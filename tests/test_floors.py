@@ -29,7 +29,7 @@ FLOORS = """
     bundle, tune
     search, lower, backends, providers, store
     cost
-    executable, plans, programs, machine
+    executable, plans, fused, programs, machine
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings
@@ -51,10 +51,12 @@ OPTIONAL = {
     "jax": ("bench/peers.py",),
     "ml_dtypes": ("dtypes.py",),
     "networkx": ("network.py",),
-    "numba": ("providers/",),
+    "llvmlite": ("providers/",),
+    "numba": ("providers/", "search/anneal_numba.py"),
     "opt_einsum": ("search/external.py", "compat/", "bench/peers.py"),
     "pytblis": ("bench/peers.py",),
     "torch": ("backends/torch", "backends/triton", "providers/", "nn/", "bench/"),
+    "tqdm": ("search/clock.py",),
     "triton": ("backends/triton",),
 }
 """Where else than in type-checking blocks a library that may be absent is imported; no other library is."""
