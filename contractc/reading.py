@@ -90,7 +90,9 @@ def read_ahead(
         like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
         name, _, device = (target or library).partition(":")
         if name in ("cuda", "triton"):
-            chosen = Target("triton", "cuda" + f":{device.removeprefix('cuda').removeprefix(':')}".rstrip(":"))
+            chosen = Target(
+                "triton", "cuda" + f":{device.removeprefix('cuda').removeprefix(':')}".rstrip(":")
+            )
         else:
             chosen = _where(name, device or device_of(like), asked=target is not None)
     module = backend_named(chosen.backend)
