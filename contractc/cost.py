@@ -15,7 +15,7 @@ from contractc.programs import Contract, Program, groups
 
 
 class Costs(NamedTuple):
-    """Predicted costs of a whole plan; units as in `Plan`."""
+    """Predicted costs of a whole plan, or of a step; units as in `Plan`."""
 
     seconds: float
     flops: int
@@ -101,7 +101,26 @@ def costs(
     sliced: Term = (),
     machine: Machine = DEFAULT_MACHINE,
 ) -> Costs:
-    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`.
+    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`."""
+    each = step_costs(network, path, results, sliced, machine)
+    highest = max((step.peak for step in each), default=0)
+    if sliced:
+        highest += sum(network.size(term) for term in network.outputs) * itemsize(wide(network.dtype))
+    peak = highest + network.bytes_of_inputs()
+    slices = network.size(sliced)
+    total_seconds = sum(step.seconds for step in each)
+    total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
+    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+
+
+def step_costs(
+    network: TensorNetwork,
+    path: Path,
+    results: Sequence[int],
+    sliced: Term = (),
+    machine: Machine = DEFAULT_MACHINE,
+) -> list[Costs]:
+    """Return the costs of each step of an SSA `path` in one slice; the peak is without the operands of the network.
 
     Steps on constants alone run once, ahead of all calls, so only their memory counts. The peak counts every
     tensor alive during a step and a copy of each operand of the step that a matrix product may need in another
@@ -112,7 +131,6 @@ def costs(
     extents = list(network.extents)
     for m in sliced:
         extents[m] = min(1, extents[m])
-    slices = network.size(sliced)
     width = itemsize(wide(network.dtype))
 
     def size(term: Iterable[int]) -> int:
@@ -122,8 +140,8 @@ def costs(
         return product
 
     last = {i: s for s, ids in enumerate(path) for i in ids}
-    total_flops = total_traffic = live = highest = 0
-    total_seconds = 0.0
+    live = 0
+    each = []
     held: dict[int, int] = {}
     fixed = [
         t.constant and not sliced for t in network.tensors
@@ -142,9 +160,10 @@ def costs(
             if not free and _copied(terms[i], [terms[j] for j in ids if j != i], out)
         )
         fixed.append(all(fixed[i] for i in ids))
-        if not fixed[-1]:
-            total_flops += step_flops
-            total_traffic += step_traffic
+        spent = 0.0
+        if fixed[-1]:
+            step_flops = step_traffic = 0
+        else:
             if (
                 count + s in results
                 and network.fused
@@ -157,18 +176,15 @@ def costs(
                 )
             ):
                 copies += size(out)
-            total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
-            total_seconds += min(2 * copies * width, 10**300) / machine.permuting
-        highest = max(highest, live + made + copies * width)
+            spent = seconds(step_flops, step_traffic, network.dtype, shared, machine)
+            spent += min(2 * copies * width, 10**300) / machine.permuting
+        each.append(Costs(spent, step_flops, step_traffic, live + made + copies * width))
         live += made
         held[count + s] = made
         for i in ids:
             if last[i] == s and i in held:
                 live -= held.pop(i)
-    if sliced:
-        highest += sum(network.size(term) for term in network.outputs) * width
-    peak = highest + network.bytes_of_inputs()
-    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+    return each
 
 
 def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
