@@ -74,8 +74,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    ways = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, ways=ways)
+    kernels = fusers(target, options.ahead)
+    program = lower(plan, target, exponents=options.exponent, kernels=kernels)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)

@@ -141,6 +141,11 @@ class Torch:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
+        note = loops.note(program, step)
+        return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
+
     def pair(
         self,
         function: Function,
@@ -151,11 +156,6 @@ class Torch:
         work: str,
     ) -> None:
         return None
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
-        note = loops.note(program, step)
-        return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"
