@@ -55,7 +55,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     if count <= FULL:
         return Found(*optimal(network))
     found = greedy(network)
-    options, clock = ask
+    options, clock = ask.options, ask.clock
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -69,7 +69,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
             return Found(*found)
         clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
-    return _annealed(network, found, moves, clock, options.seed)
+    return _annealed(network, found, moves, clock, ask)
 
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
@@ -77,9 +77,9 @@ def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     found = greedy(network)
     if len(network.tensors) < 3:
         return Found(*found)
-    options, clock = ask
+    options, clock = ask.options, ask.clock
     moves = MOVES if options.time_limit is None and options.moves is None else options.moves
-    return _annealed(network, found, moves, clock, options.seed)
+    return _annealed(network, found, moves, clock, ask)
 
 
 def _annealed(
@@ -87,7 +87,7 @@ def _annealed(
     start: tuple[Path, str],
     moves: int | tuple[int, ...] | None,
     clock: Clock,
-    seed: int,
+    ask: Ask,
 ) -> Found:
     """Return the cheapest path met while annealing, no dearer than `start`, a path and its name.
 
@@ -100,7 +100,8 @@ def _annealed(
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
         return Found(first, f"{start[1]}, no time for more")
-    chosen = engine(clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND)
+    seed, seconds = ask.options.seed, clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
+    chosen = ask.engine or engine(seconds)
     try:
         reduction = reduced(graph)
         found = list(_parts(reduction, first, moves, clock, seed, chosen))
