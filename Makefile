@@ -13,7 +13,7 @@ test: .venv/.ready
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py
-	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py
+	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py tests/peers/test_planner.py
 
 fuzz: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
