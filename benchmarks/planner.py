@@ -135,7 +135,7 @@ def ssa(linear: Steps, count: int) -> Steps:
 def ours(case: Case, seed: int, seconds: float, kernel: str) -> Steps:
     """Return what contractc finds in `seconds` with the engine of that name."""
     chosen = anneal_python if kernel == "python" else engine(1e9)
-    options = Search(time_limit=seconds, seed=seed)
+    options = Search(time_limit=seconds, seed=seed, minimize="flops")
     return auto(case.network(), Ask(options, clock_of(options), chosen)).path
 
 
@@ -195,7 +195,10 @@ def sliced_ours(case: Case, seed: int, limit: float, seconds: float = 10.0) -> t
     """Return path and sliced modes that contractc finds in `seconds`."""
     network, began = case.network(), time.monotonic()
     graph = graph_of(network)
-    found = anneal(network, Ask(Search(time_limit=0.35 * seconds, seed=seed), Clock(began + 0.35 * seconds)))
+    found = anneal(
+        network,
+        Ask(Search(time_limit=0.35 * seconds, seed=seed, minimize="flops"), Clock(began + 0.35 * seconds)),
+    )
     paths = [tuple((a, b) for a, b in path) for path in (found.path, *found.others)]
     fast = engine(1e9)
     sliced = sliced_jointly(graph, paths, limit, Clock(began + seconds), fast, None, seed)
