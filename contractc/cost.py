@@ -146,6 +146,27 @@ def step_seconds(program: Program, step: Contract, call: float, machine: Machine
     return max(arithmetic, traffic / machine.bandwidth) + 2 * copies * width / machine.permuting + call
 
 
+def arithmetic_seconds(program: Program, step: Contract, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the seconds of the arithmetic of a step, along its path, at the rate of the best large product."""
+    known = program.values()
+    terms = [set(known[i].modes) for i in step.inputs]
+    out = set(step.out.modes)
+    left = set(range(len(terms)))
+    operations = 0
+    for ids in step.path or (tuple(range(len(terms))),):
+        left -= set(ids)
+        inner = set().union(*(terms[i] for i in ids))
+        needed = out.union(*(terms[i] for i in left))
+        operations += flops([terms[i] for i in ids], inner & needed, program.extents)
+        left.add(len(terms))
+        terms.append(inner & needed)
+    dtype = wide(step.out.dtype)
+    rates = [
+        2e9 * GRID[-1] ** 3 / table.nanoseconds[-1] for table in machine.products if table.dtype == dtype
+    ]
+    return min(operations, 10**300) / max([machine.rate(dtype), *rates])
+
+
 def _size(term: Iterable[int], extents: Sequence[int]) -> int:
     size = 1
     for m in set(term):

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from contractc.cost import step_seconds
+from contractc.cost import arithmetic_seconds, step_seconds
 from contractc.dtypes import wide
-from contractc.machine import Target
+from contractc.lower.tasks import is_view, seconds_alone
+from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.programs import Contract, Loop, Program, Step
-from contractc.providers import loops
+from contractc.providers import loops, providers
 
 MOST_STEPS = 8
 """The most steps that become one."""
@@ -20,6 +21,12 @@ MOST_CANDIDATES = 400
 
 GAIN = 1.15
 """How many times faster a fused step has to be by prediction: predictions are not better than that."""
+
+GAIN_ALONE = 3.0
+"""The same for a step that is not merged with others: a library's product is measured, loops are only predicted."""
+
+LOOPS_SHARE = 0.8
+"""The share of the rate of the best large matrix product that compiled loops are trusted to reach."""
 
 WORTH_A_LOOK = 2.0e-5
 """Seconds of a run of steps below which its calls are all there is to it."""
@@ -51,10 +58,20 @@ def fusers(target: Target, ahead: bool) -> tuple[Fuser, ...]:
     if not (loops.installed() if ahead else loops.loaded()):
         return ()
     how = loops.HOW if ahead else loops.HOW_LATER
-    call = 1.0e-6 if target.backend == "numpy" else 5.0e-6
-    return (
-        Fuser(how, loops.refuses, loops.predicted, lambda program, step: step_seconds(program, step, call)),
-    )
+    numpy = target.backend == "numpy"
+    call = 1.0e-6 if numpy else 5.0e-6
+    names = providers()
+
+    def alone(program: Program, step: Contract) -> float:
+        if is_view(program, step):
+            return call
+        seconds = seconds_alone(program, step, DEFAULT_MACHINE, names) if numpy else None
+        return step_seconds(program, step, call) if seconds is None else seconds
+
+    def fused(program: Program, step: Contract) -> float:
+        return max(loops.predicted(program, step), arithmetic_seconds(program, step) / LOOPS_SHARE)
+
+    return (Fuser(how, loops.refuses, fused, alone),)
 
 
 def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
@@ -94,10 +111,11 @@ def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
+            gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in ways:
                 seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
-                if seconds * GAIN + before < best[number]:
-                    best[number] = seconds * GAIN + before
+                if seconds * gain + before < best[number]:
+                    best[number] = seconds * gain + before
                     chosen[number] = replace(merged, how=way.how), way, run
     return _with(program, makers, chosen)
 

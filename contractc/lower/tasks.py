@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from contractc.backends.steps import BLAS, Task, flat
+from contractc.backends.steps import BLAS, Task, flat, ways
+from contractc.backends.steps.forms import natural_orders
 from contractc.dtypes import wide
+from contractc.machine import Machine
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Value
+from contractc.programs import Contract, Program, Value, kind
 
 SMALL = 2**14
 """Positions of the joint index space up to which every way takes about as long as its calls."""
@@ -42,6 +45,26 @@ def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Tas
         extents,
         wide(step.out.dtype),
     )
+
+
+def seconds_alone(
+    program: Program, step: Contract, machine: Machine, providers: Sequence[str]
+) -> float | None:
+    """Return the predicted seconds of `step` by the best way with its result in any order; None if it is no task."""
+    task = task_of(program, step, program.values())
+    if task is None:
+        return None
+    orders = natural_orders(task.left, task.right, task.out)
+    return min(ways(replace(task, out=out), machine, providers)[0].seconds for out in orders)
+
+
+def is_view(program: Program, step: Contract) -> bool:
+    """Return whether `step` only looks at its one input in another way."""
+    if len(step.inputs) != 1 or any(step.conj):
+        return False
+    value = program.value(step.inputs[0])
+    word = kind([value.modes], step.out.modes)
+    return word in ("view", "permute", "diagonal") and value.dtype == step.out.dtype
 
 
 def _diagonal(modes: Term) -> Term:
