@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-from contractc.backends.steps import BLAS, Task, flat, ways
-from contractc.backends.steps.forms import natural_orders
+from contractc.backends.steps import BLAS, Task, flat
 from contractc.dtypes import wide
-from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.programs import Contract, Program, Value, kind
 
@@ -22,7 +19,8 @@ _MOST_MODES = 64
 def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Task | None:
     """Return what `step` asks of a matrix library, or None if that is not for it.
 
-    That is a step that is not pairwise or fused, too small to matter, or a sum of products that BLAS does not have.
+    That is a step that is not pairwise, one whose way has been chosen, one too small to matter, or a sum of
+    products that BLAS does not have.
     """
     if len(step.inputs) != 2 or step.path or step.how or step.out.dtype == "object":
         return None
@@ -45,17 +43,6 @@ def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Tas
         extents,
         wide(step.out.dtype),
     )
-
-
-def seconds_alone(
-    program: Program, step: Contract, machine: Machine, providers: Sequence[str]
-) -> float | None:
-    """Return the predicted seconds of `step` by the best way with its result in any order; None if it is no task."""
-    task = task_of(program, step, program.values())
-    if task is None:
-        return None
-    orders = natural_orders(task.left, task.right, task.out)
-    return min(ways(replace(task, out=out), machine, providers)[0].seconds for out in orders)
 
 
 def is_view(program: Program, step: Contract) -> bool:
