@@ -10,7 +10,7 @@ from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.cost import stream_seconds
 from contractc.dtypes import wide
-from contractc.lower.tasks import task_of
+from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -23,6 +23,9 @@ MOST_CANDIDATES = 400
 
 GAIN = 1.15
 """How many times faster a fused step has to be by prediction: predictions are not better than that."""
+
+GAIN_ALONE = 2.0
+"""The same for a step that is not merged with others: a library's product is measured, loops are only predicted."""
 
 WORTH_A_LOOK = 2.0e-5
 """Seconds of a run of steps below which its calls are all there is to it."""
@@ -66,6 +69,8 @@ def library_seconds(program: Program, step: Contract, machine: Machine, librarie
     """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
     known = program.values()
     task = task_of(program, step, known)
+    if is_view(program, step):
+        return machine.call
     if task is None:
         return stream_seconds(
             [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
@@ -111,10 +116,11 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
+            gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
                 seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
-                if seconds * GAIN + before < best[number]:
-                    best[number] = seconds * GAIN + before
+                if seconds * gain + before < best[number]:
+                    best[number] = seconds * gain + before
                     chosen[number] = replace(merged, how=way.how), way, run
     return _with(program, makers, chosen)
 
