@@ -75,6 +75,9 @@ class Dialect(Protocol):
     ) -> str | None:
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        """Return the expression for a step that runs as compiled loops, and how it runs."""
+
     def pair(
         self,
         function: Function,
@@ -85,9 +88,6 @@ class Dialect(Protocol):
         work: str,
     ) -> str | None:
         """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        """Return the expression for a step that runs as compiled loops, and how it runs."""
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
