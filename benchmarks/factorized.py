@@ -267,10 +267,7 @@ def ways(case: Case, training: bool) -> dict[str, tuple[Way, Tensors]]:
     """Return what is measured: the functions and the tensors they take, contractc's first."""
     tensors = inputs(case)
     operands = grouped(case, tensors)
-    values = [
-        Factorized(x.layout, tuple(f.detach() for f in x.factors)) if isinstance(x, Factorized) else x
-        for x in operands
-    ]
+    values = operands if training else grouped(case, [t.detach() for t in tensors])
     constants = () if training else tuple(case.weights)
     compiled = contractc.compile(case.expression, *values, constants=constants)
     dense_inputs = [x for x in operands if not isinstance(x, Factorized)]
