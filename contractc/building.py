@@ -23,6 +23,7 @@ from contractc.plans import Plan
 from contractc.programs import Constant, Program
 from contractc.remembering import remembered
 from contractc.search import check_allocation
+from contractc.training import with_joint_backward
 
 
 def network_of(
@@ -88,7 +89,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     compiled = backend.compile(program, arrays)
-    run = compiled.run if program.inputs else _with_fresh_results(compiled.run)
+    run = with_joint_backward(compiled.run, program, arrays, backend)
+    run = run if program.inputs else _with_fresh_results(run)
     run = _with_int_exponents(run) if options.exponent else run
     return Executable(
         program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
