@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -70,6 +70,11 @@ def bytes_allowed(memory_limit: int | str | None, inputs: Sequence[int]) -> int 
     if isinstance(memory_limit, str) or memory_limit < 0:
         raise ValueError(f"memory_limit={memory_limit!r} is no number of bytes, None, -1 or 'max_input'")
     return int(memory_limit)
+
+
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a process to be started."""
+    return {**os.environ, **changes}
 
 
 def store_folder() -> Path | None:
