@@ -89,7 +89,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     compiled = backend.compile(program, arrays)
-    run = with_joint_backward(compiled.run, program, arrays, backend)
+    run = with_joint_backward(compiled.run, program, plan.seconds, arrays, backend)
     run = run if program.inputs else _with_fresh_results(run)
     run = _with_int_exponents(run) if options.exponent else run
     return Executable(

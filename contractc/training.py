@@ -8,24 +8,25 @@ from typing import Any
 
 from contractc.dtypes import is_floating
 from contractc.lower.backward import backward
+from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES
-from contractc.programs import Contract, Program
+from contractc.programs import COPY, Contract, Program, groups
 
-LEAST_CONTRACTIONS = 2
-"""With fewer contractions than this, torch's own differentiation costs less than a call of ours into it."""
+LEAST_SECONDS = 1e-4
+"""Predicted seconds of the value from which on a call into Python on the way back, 30 us, is made up for."""
 
 
 def with_joint_backward(
-    run: Callable[..., Any], program: Program, constants: Sequence[Any], backend: Any
+    run: Callable[..., Any], program: Program, seconds: float, constants: Sequence[Any], backend: Any
 ) -> Callable[..., Any]:
-    """Return the code `run` of `program` that differentiates as a whole, where the backend and the program allow it.
+    """Return the code `run` of `program` that differentiates as a whole, where that is predicted to be faster.
 
-    That takes one floating result of two or more contractions without slices; torch differentiates others call by
-    call.
+    It is where batched matrix products read copies: torch makes them anew on the way back, for each factor of a
+    product its own, where one backward program shares them. Everything else torch differentiates call by call, and
+    what takes less than `LEAST_SECONDS`.
     """
-    pairs = sum(isinstance(step, Contract) and len(step.inputs) > 1 for step in program.steps)
     (result, *others) = program.results
-    if not hasattr(backend, "joint") or others or pairs < LEAST_CONTRACTIONS:
+    if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS or not _copies_batches(program):
         return run
     if program.semiring != "sum_product" or not is_floating(program.value(result).dtype):
         return run
@@ -37,6 +38,7 @@ def with_joint_backward(
 
 def _joint(program: Program, constants: Sequence[Any], backend: Any, needs: Sequence[bool]) -> Any:
     """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program."""
+    program = pack(program)
     (result,) = program.results
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
@@ -54,7 +56,7 @@ def _joint(program: Program, constants: Sequence[Any], backend: Any, needs: Sequ
         back = backward(program, number, wanted)
         assert back is not None
         targets = [n for n in wanted if n in _reached(program, number)]
-        for transform in PASSES:
+        for transform in (*PASSES, pack):
             back = transform(back)
         if backend.refuses(back) is not None or not _extents_known(back):
             return None
@@ -65,6 +67,19 @@ def _joint(program: Program, constants: Sequence[Any], backend: Any, needs: Sequ
         return None
     compiled = backend.compile(forward, constants)
     return backend.joint.Joint(compiled.run, tuple(codes), len(numbers))
+
+
+def _copies_batches(program: Program) -> bool:
+    """Return whether a batched matrix product of `program` reads a copy of an operand."""
+    packed = pack(program)
+    known = packed.values()
+    copies = {s.out.number for s in packed.steps if isinstance(s, Contract) and s.how == COPY}
+    for step in packed.steps:
+        if isinstance(step, Contract) and len(step.inputs) == 2 and copies.intersection(step.inputs):
+            left, right = (known[i].modes for i in step.inputs)
+            if groups(left, right, step.out.modes).batch:
+                return True
+    return False
 
 
 def _reached(program: Program, of: int) -> set[int]:

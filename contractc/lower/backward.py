@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from contractc.dtypes import is_complex
-from contractc.programs import Broadcast, Contract, Program, Reshape, Step, Value
+from contractc.programs import COPY, Broadcast, Contract, Program, Reshape, Step, Value
 
 
 def backward(program: Program, of: int, wanted: Iterable[int]) -> Program | None:
@@ -109,7 +109,8 @@ class _Sweep:
             flags = (step.conj if isinstance(step, Contract) else ()) or (False,) * len(step.inputs)
             conj = (flags[at], *(flags[at] == f for k, f in enumerate(flags) if k != at))
         made = self.value(own if not final or set(own) != set(value.modes) else value.modes, value.dtype)
-        self.steps.append(Contract(made, (outer.number, *others), conj if any(conj) else ()))
+        how = COPY if isinstance(step, Contract) and step.how == COPY and not final else ""
+        self.steps.append(Contract(made, (outer.number, *others), conj if any(conj) else (), (), how))
         self.gradients[value.number] = self._whole(made, value) if final else made
 
     def _whole(self, made: Value, like: Value) -> Value:

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from contractc.executable import MISS
 
-_transforms_active: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: True
-)
+_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 """Whether torch.func transforms the running code; a torch that does not tell differentiates each call itself."""
 
 _forward_mode = torch.autograd.forward_ad
@@ -86,7 +84,9 @@ def _transformed(operands: Sequence[Any]) -> bool:
     """Return whether something else than autograd's recording takes part."""
     if any(type(x) not in (Tensor, torch.nn.Parameter) for x in operands) or _transforms_active():
         return True
-    return getattr(_forward_mode, "_current_level", 0) >= 0 or torch.is_autocast_enabled(operands[0].device.type)
+    return getattr(_forward_mode, "_current_level", 0) >= 0 or torch.is_autocast_enabled(
+        operands[0].device.type
+    )
 
 
 class _Contraction(torch.autograd.Function):
