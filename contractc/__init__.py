@@ -26,6 +26,7 @@ __all__ = [
     "Plan",
     "Program",
     "ResourceLimitError",
+    "Search",
     "Target",
     "UnsupportedError",
     "compile",
@@ -44,6 +45,7 @@ _MODULES = {
     "contractc.executable": ("Executable", "explain"),
     "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.machine": ("Target",),
+    "contractc.options": ("Search",),
     "contractc.plans": ("Plan",),
     "contractc.programs": ("Program",),
 }

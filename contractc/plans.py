@@ -26,6 +26,7 @@ class Plan:
     Costs are predictions for all slices together: `seconds` on the machine model's machine; `flops` in
     opt_einsum's convention (a multiplication is 1, an addition is 1); `traffic` in bytes, every operand of a
     step read once and its result written once; `peak` in bytes of everything alive at once, inputs included.
+    `moves` are those of annealing that find this plan again; empty if none were made.
     """
 
     network: TensorNetwork
@@ -38,6 +39,7 @@ class Plan:
     flops: int = 0
     traffic: int = 0
     peak: int = 0
+    moves: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return step_table(self)

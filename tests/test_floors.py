@@ -51,10 +51,11 @@ OPTIONAL = {
     "jax": ("bench/peers.py",),
     "ml_dtypes": ("dtypes.py",),
     "networkx": ("network.py",),
-    "numba": ("providers/",),
+    "numba": ("providers/", "search/anneal_numba.py"),
     "opt_einsum": ("search/external.py", "compat/", "bench/peers.py"),
     "pytblis": ("bench/peers.py",),
     "torch": ("backends/torch", "backends/triton", "providers/", "nn/", "bench/"),
+    "tqdm": ("search/clock.py",),
     "triton": ("backends/triton",),
 }
 """Where else than in type-checking blocks a library that may be absent is imported; no other library is."""
