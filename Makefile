@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-training lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -28,6 +28,9 @@ bench-import: .venv/.ready
 
 bench-factorized: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/factorized.py
+
+bench-training: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/training.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.building import build, conj_and_constant, network_of, plan_of, trained
 from contractc.errors import EinsumError, pointed
 from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
-from contractc.operands import describe, flattened, is_factorized, is_torch, traced
+from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
@@ -164,8 +164,9 @@ def _key(out: Any, expression: Any, operands: Sequence[Any], asked: tuple[Any, .
     if type(expression) is not str or traced():
         return None
     layouts = tuple(x.layout if is_factorized(x) else None for x in operands)
+    training = tuple(map(recorded, operands)) if any(layouts) else ()
     written_to = None if out is None else (type(out), getattr(out, "dtype", None))
-    key = (expression, layouts, written_to, asked, type(asked[0]), type(asked[1]))
+    key = (expression, layouts, training, written_to, asked, type(asked[0]), type(asked[1]))
     try:
         hash(key)
     except TypeError:
@@ -190,6 +191,8 @@ def _recalled(key: Hashable | None, operands: Sequence[Any]) -> tuple[Any, Seque
 def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
     """Return the executable for arrays like these, from the cache if it has been built before."""
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
+    if any(map(is_factorized, arrays)):
+        operands = trained(operands, arrays, None)
     key = (expression, tuple(operands), target, options)
     try:
         with _lock:

@@ -10,7 +10,7 @@ from contractc.cost import priced
 from contractc.errors import ResourceLimitError
 from contractc.network import TensorNetwork
 from contractc.options import Search
-from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
+from contractc.plans import Alternative, Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
 from contractc.search.clock import Clock, clock_of
@@ -64,7 +64,8 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     finds = _Finds(options, clock, options.method if optimize is options else optimize)
     path, results, name = joint_path(network, finds.of, share=named)
     moves = finds.moves if len(network.outputs) == 1 else ()
-    plan = Plan(network, path, results, (), layout_choices(network, path), name, moves=moves)
+    choices = layout_choices(network, path)
+    plan = Plan(network, path, results, (), choices, finds.alternatives, name, moves=moves)
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
@@ -78,11 +79,12 @@ class _Finds:
     clock: Clock
     optimize: Any
     moves: tuple[int, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     def of(self, network: TensorNetwork) -> tuple[Path, str]:
         """Return a path for a network of one output, and the name of the search that found it."""
         found = _path(network, self.optimize, Ask(self.options, self.clock))
-        self.moves = found.moves
+        self.moves, self.alternatives = found.moves, found.alternatives
         return found.path, found.search
 
 
@@ -138,7 +140,8 @@ def _path(network: TensorNetwork, optimize: Any, ask: Ask) -> Found:
     if isinstance(optimize, str) and optimize in SEARCHES:
         find = SEARCHES[optimize]
         if network.groups and (optimize == "auto" or any(network.forced)):
-            return Found(*cheapest_layout(network, lambda part: find(part, ask)[:2]))
+            path, name, alternatives = cheapest_layout(network, lambda part: find(part, ask)[:2])
+            return Found(path, name, (), alternatives)
         return find(network, ask)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):
         steps = list(optimize)

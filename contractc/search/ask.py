@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from contractc.options import Search
-from contractc.plans import Path
+from contractc.plans import Alternative, Path
 from contractc.search.clock import Clock
 
 
@@ -17,8 +17,9 @@ class Ask(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A path, the search that found it in words, and the moves of annealing that find it again."""
+    """A path, the search that found it in words, the moves of annealing that find it again, and other choices."""
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()

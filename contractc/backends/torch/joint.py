@@ -97,7 +97,7 @@ class _Contraction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, joint: Joint, *operands: Tensor) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, joint: Joint, *operands: Tensor) -> Any:
         results = joint.forward(*operands)
         if results is MISS:
             raise _Mismatch
@@ -109,7 +109,7 @@ class _Contraction(torch.autograd.Function):
         return results
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         joint: Joint = ctx.joint
         kept = dict(zip(joint.backwards[0].reads, ctx.saved_tensors, strict=True))
         found: list[Tensor | None] = [None] * joint.arity
