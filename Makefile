@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-training lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -13,6 +13,7 @@ test: .venv/.ready
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py
+	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py
 
 fuzz: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
@@ -26,11 +27,14 @@ bench-overhead: .venv/.ready
 bench-import: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/import_time.py
 
-bench-factorized: .venv/.ready
+bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
 
 bench-training: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/training.py
+
+bench-digits: .venv/.peers
+	@$(VENV_PYTHON) benchmarks/digits.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
