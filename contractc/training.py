@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from contractc.dtypes import is_floating
+from contractc.fused import all_unfused
 from contractc.lower.backward import backward
 from contractc.lower.pack import pack
-from contractc.lower.passes import PASSES
+from contractc.lower.passes import PASSES, natural_layout
 from contractc.programs import COPY, Contract, Program, groups
 
 LEAST_SECONDS = 1e-4
@@ -25,6 +26,7 @@ def with_joint_backward(
     product its own, where one backward program shares them. Everything else torch differentiates call by call, and
     what takes less than `LEAST_SECONDS`.
     """
+    program = natural_layout(all_unfused(program))
     (result, *others) = program.results
     if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS or not _copies_batches(program):
         return run

@@ -9,6 +9,7 @@ import pytest
 
 import contractc
 from contractc import formats
+from contractc.fused import all_unfused
 from contractc.lower import lower
 from contractc.lower.backward import backward
 from contractc.lower.pack import pack
@@ -96,7 +97,7 @@ def test_backward_refuses_what_it_has_no_rule_for() -> None:
 def test_pack_copies_once_what_two_products_read() -> None:
     operands = [np.ones(s) for s in ((32, 8, 32), (8, 4), (32, 32, 4))]
     network = bound(Expression("bic,ik,bck->", tuple(x.shape for x in operands), ""), operands)
-    program = lower(search(network, [(0, 1), (0, 1)]), Target())
+    program = all_unfused(lower(search(network, [(0, 1), (0, 1)]), Target()))
     back = backward(program, program.results[0], [0, 1])
     assert back is not None
     packed = pack(back)
