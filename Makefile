@@ -33,6 +33,9 @@ bench-factorized: .venv/.peers
 bench-training: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/training.py
 
+bench-bayesian: .venv-bayesian/.ready
+	@PYTHONPATH=. .venv-bayesian/bin/python benchmarks/bayesian.py
+
 bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
 
@@ -53,4 +56,9 @@ clean:
 
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
+	@touch $@
+
+.venv-bayesian/.ready: requirements-bayesian.txt
+	@$(PYTHON) -m venv .venv-bayesian
+	@.venv-bayesian/bin/pip --disable-pip-version-check install -qq -r requirements-bayesian.txt
 	@touch $@

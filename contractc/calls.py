@@ -75,7 +75,7 @@ def contract_anew(
     )
     order = order_named(order)
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
-    executable = _cached(einsum_, arrays, target, options)
+    executable = cached(einsum_, arrays, target, options)
     factors = flattened(arrays)
     plain = out is None and order == "K" and options == _DEFAULT and len(factors) == len(arrays)
     if type(expression) is str and plain:
@@ -104,7 +104,7 @@ def einsum_anew(
     if optimize and out is not None:
         casting = "unsafe"  # NumPy's optimized path does not check either
     options = cast_checked(arrays, options, "sum_product", target, out, casting)
-    executable = _cached(expression, arrays, target, options)
+    executable = cached(expression, arrays, target, options)
     if ellipsis_left_out(expression, [describe(x) for x in arrays]):
         message = "the output has no ellipsis for the axes that one covers; contract sums them"
         raise EinsumError(pointed(message, written(expression).text, ()))
@@ -188,7 +188,7 @@ def _recalled(key: Hashable | None, operands: Sequence[Any]) -> tuple[Any, Seque
     return MISS, ()
 
 
-def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
+def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
     """Return the executable for arrays like these, from the cache if it has been built before."""
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
     if any(map(is_factorized, arrays)):

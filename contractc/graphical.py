@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from contractc.backends import backend_named
-from contractc.building import build, network_of, plan_of
+from contractc.building import network_of, plan_of
+from contractc.calls import cached
 from contractc.dtypes import wide
 from contractc.errors import OperandError, UnsupportedError
 from contractc.fused import all_unfused
 from contractc.lower import lower
+from contractc.machine import Target
 from contractc.notation import Einsum, Term, display
-from contractc.operands import describe, flattened
+from contractc.operands import Operand, describe, flattened
 from contractc.options import Options, frozen
+from contractc.plans import Plan
 from contractc.programs import Contract, Program
 from contractc.reading import read
 from contractc.semirings import SEMIRINGS
@@ -58,9 +62,8 @@ def marginals(
     if not wanted:
         return {}
     several = replace(found, outputs=tuple((m,) for m in wanted), source="")
-    options = Options(frozen(optimize), memory_limit)
-    network = network_of(several, [describe(x) for x in arrays], target, options)
-    results = build(plan_of(network, options), target, options)(*flattened(arrays))
+    executable = cached(several, arrays, target, Options(frozen(optimize), memory_limit))
+    results = executable(*flattened(arrays))
     results = results if isinstance(results, tuple) else (results,)
     return {labels[m]: x for m, x in zip(wanted, results, strict=True)}
 
@@ -101,30 +104,42 @@ def best_assignment(
         raise UnsupportedError(f"best_assignment needs one of {', '.join(BEST)}, not {found.semiring}")
     if len(found.outputs) != 1:
         raise UnsupportedError(f"best_assignment is that of one output, not of {len(found.outputs)}")
-    options = Options(frozen(optimize))
-    network = network_of(found, [describe(x) for x in arrays], target, options)
+    plan, program, run = _with_all_values(
+        replace(found, source=""), tuple(describe(x) for x in arrays), target, Options(frozen(optimize))
+    )
+    network = plan.network
+    labels = _labels(found)
+    labels += [network.label(m) for m in range(len(labels), len(network.extents))]
     empty = [m for m, n in enumerate(network.extents) if n == 0]
     if empty:
-        raise OperandError(f"mode '{network.label(empty[0])}' has extent 0, so there is no best position")
-    program = all_unfused(lower(plan_of(network, options), target))
+        raise OperandError(f"mode '{labels[empty[0]]}' has extent 0, so there is no best position")
     made = [step.outs[0].number for step in program.steps]
-    whole = replace(program, results=tuple(made))
-    results = backend_named(target.backend).compile(whole, ()).run(*arrays)
+    results = run(*arrays)
     results = results if len(made) > 1 else (results,)
     held = dict(zip([v.number for v in program.inputs], map(_as_numpy, arrays), strict=True))
     held |= dict(zip(made, map(_as_numpy, results), strict=True))
-    shape = tuple(network.extents[m] for m in dict.fromkeys(network.outputs[0]))
+    (term,) = network.outputs
+    shape = tuple(network.extents[m] for m in dict.fromkeys(term))
     places = _descended(program, held, shape)
-    value = results[made.index(program.results[0])]
     named: dict[str, Any] = {}
     for m in range(len(network.extents)):
-        if m in places and m not in network.outputs[0] and network.label(m) not in named:
+        if (
+            m in places and m not in term
+        ):  # a mode of extent 1 that broadcasts has the label of an earlier one
             at = places[m].reshape(shape)
-            named[network.label(m)] = (
-                int(at) if not shape else _over_diagonal(at, network.outputs[0], network.extents)
-            )
-    order = {label: k for k, label in enumerate(_labels(found))}
-    return value, dict(sorted(named.items(), key=lambda item: order.get(item[0], len(order))))
+            named.setdefault(labels[m], _over_diagonal(at, term, network.extents) if shape else int(at))
+    return results[made.index(program.results[0])], named
+
+
+@lru_cache(maxsize=64)
+def _with_all_values(
+    expression: Einsum, operands: tuple[Operand, ...], target: Target, options: Options
+) -> tuple[Plan, Program, Callable[..., Any]]:
+    """Return the plan and the program of `expression`, and code that returns what every step makes."""
+    plan = plan_of(network_of(expression, operands, target, options), options)
+    program = all_unfused(lower(plan, target))
+    whole = replace(program, results=tuple(step.outs[0].number for step in program.steps))
+    return plan, program, backend_named(target.backend).compile(whole, ()).run
 
 
 def _descended(program: Program, held: Mapping[int, Array], shape: tuple[int, ...]) -> dict[int, Array]:
