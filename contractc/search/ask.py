@@ -17,9 +17,10 @@ class Ask(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A path, the search that found it in words, the moves of annealing that find it again, and other choices."""
+    """A path, the search that found it, the moves of annealing that find it again, other good paths, other choices."""
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
+    others: tuple[Path, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
