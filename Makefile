@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -33,6 +33,12 @@ bench-import: .venv/.ready
 bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
 
+bench-training: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/training.py
+
+bench-bayesian: .venv-bayesian/.ready
+	@PYTHONPATH=. .venv-bayesian/bin/python benchmarks/bayesian.py
+
 bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
 
@@ -53,4 +59,9 @@ clean:
 
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
+	@touch $@
+
+.venv-bayesian/.ready: requirements-bayesian.txt
+	@$(PYTHON) -m venv .venv-bayesian
+	@.venv-bayesian/bin/pip --disable-pip-version-check install -qq -r requirements-bayesian.txt
 	@touch $@
