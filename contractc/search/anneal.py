@@ -275,7 +275,7 @@ def engine(seconds: float) -> ModuleType:
     return import_module(COMPILED)
 
 
-LOADING = 1.5
+LOADING = 1.2
 """Seconds of search from which loading numba and its cached code (half a second) pays."""
 
 COMPILING = 20.0
