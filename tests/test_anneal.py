@@ -208,7 +208,8 @@ def test_the_graph_leaves_out_what_does_not_matter() -> None:
 
 def test_a_plan_that_had_a_time_limit_is_found_again_by_its_moves() -> None:
     network = NETWORKS["three words"]
-    plan = search(network, Search("anneal", time_limit=0.1, seed=5))
+    plans = (search(network, Search("anneal", time_limit=seconds, seed=5)) for seconds in (0.3, 3.0, 30.0))
+    plan = next(plan for plan in plans if plan.moves)  # a busy machine may cut the first one short
     again = search(network, Search("anneal", moves=plan.moves, seed=5))
     assert len(plan.moves) == 5
     assert (again.path, again.moves) == (plan.path, plan.moves)
@@ -265,7 +266,7 @@ def test_search_options_reach_every_call() -> None:
     arrays = [rng.standard_normal(shape) for shape in shapes]
     options = Search("anneal", moves=500, seed=2)
     plan = contractc.plan(text, *shapes, optimize=options)
-    assert plan.search.startswith("annealing by local moves from a sweep, 531 moves in ")
+    assert plan.search.startswith("annealing by local moves, 531 moves in ")
     assert contractc.compile(text, *shapes, optimize=options).plan == plan
     result = contractc.contract(text, *arrays, optimize=options)
     np.testing.assert_allclose(result, contractc.contract(text, *arrays, optimize="greedy"), rtol=1e-9)
