@@ -22,10 +22,10 @@ from contractc.backends.triton.choose import prepared, unfused
 from contractc.backends.triton.emit import HEADER_LINES, source_of
 from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.model import A100, H200, Model
-from contractc.backends.triton.problem import runs_of
+from contractc.backends.triton.problem import parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
 from contractc.backends.triton.steps import program_of
-from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, parts, refusal
+from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.errors import OperandError
 from contractc.programs import Contract

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton.launch import launch, literal, passes_of
-from contractc.backends.triton.problem import Problem, runs_of
-from contractc.backends.triton.tasks import Task, contiguous
+from contractc.backends.triton.problem import Problem, contiguous, runs_of, splittable
+from contractc.backends.triton.tasks import Task
 from contractc.backends.triton.tiles import TileConfig
 
 INTERPRETED = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
@@ -141,7 +141,7 @@ def _config(rng: random.Random, problem: Problem) -> TileConfig:
         blocks[name] //= 2
     config = TileConfig(tuple(blocks.items()), rng.choice((4, 8)), rng.choice((2, 3)), rng.choice((1, 8)))
     loops = [r for r in runs if r.summed and blocks[r.name] < problem.size(r.modes)]
-    split = rng.choice((1, 3)) if loops and len(problem.path) == 1 else 1
+    split = rng.choice((1, 3)) if loops and len(problem.path) == 1 and splittable(problem) else 1
     return TileConfig(config.blocks, config.warps, config.stages, config.group, split)
 
 

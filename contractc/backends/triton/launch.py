@@ -14,8 +14,8 @@ from torch import Tensor
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import Source, source_of
 from contractc.backends.triton.model import A100, H200, Device
-from contractc.backends.triton.problem import Problem
-from contractc.backends.triton.tasks import Task, candidates, chosen_config, contiguous, parts
+from contractc.backends.triton.problem import Problem, contiguous, parts
+from contractc.backends.triton.tasks import Task, candidates, chosen_config
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
 from contractc.notation import Term
