@@ -8,6 +8,7 @@ which is what torch.func, torch.compile, fake tensors, forward derivatives and a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +22,15 @@ from contractc.backends.triton.launch import Step, device_model, passes_of
 from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
+from contractc.backends.triton.tuning import timed, tuned
 from contractc.errors import OperandError
 from contractc.executable import MISS
 from contractc.machine import Target
 from contractc.programs import Contract, Loop, Program
 
 __all__ = [
-    "Artifact", "Step", "artifacts", "as_array", "compile", "constant", "prepared", "promote", "refuses", "to_bytes",
+    "Artifact", "Step", "artifacts", "as_array", "compile", "constant", "is_available", "prepared", "promote",
+    "refuses", "to_bytes", "tune",
 ]  # fmt: skip
 
 PRECISION = "default"
@@ -75,6 +78,16 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
         return plain(*operands)
 
     return run
+
+
+def tune(program: Program, target: Target, database: Path | None = None) -> Program:
+    """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
+
+    What was timed is appended to `database` (JSON lines), and looked up there first.
+    """
+    device = device_model(target.device)
+    measure = timed if torch.cuda.is_available() else None
+    return tuned(program, device, PRECISION, measure, database)
 
 
 class Artifact(NamedTuple):

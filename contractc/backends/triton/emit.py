@@ -211,14 +211,14 @@ class Writer:
         roles = self._in_memory_order(node, roles) if dot else roles
         orders = self._orders(roles, dot)[: len(node.children)]
         shared = self.axes(roles.shared)
-        sides: list[tuple[tuple[str, ...], ...]] = [(), ()]
+        matrices: list[tuple[tuple[str, ...], ...]] = [(), ()]
         if dot:
-            sides = [(self.axes(roles.rows), shared), (shared, self.axes(roles.columns))]
+            matrices = [(self.axes(roles.rows), shared), (shared, self.axes(roles.columns))]
         looped = {r.name for r in loops}
         split = self.config.split > 1 and number == self.root
         assert loops or not split, f"{self.config} splits a sum without a loop"
         tiles: dict[int, Tile] = {}
-        for child, wanted, pair in zip(node.children, orders, sides, strict=False):
+        for child, wanted, pair in zip(node.children, orders, matrices, strict=False):
             if loops and not looped & self._depends(child):
                 tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         made: Tile | None = None
@@ -242,7 +242,7 @@ class Writer:
                     index = f"{index}_{k}"
             for r in loops:
                 self._coordinate(r, f"t_{r.name}")
-        for child, wanted, pair in zip(node.children, orders, sides, strict=False):
+        for child, wanted, pair in zip(node.children, orders, matrices, strict=False):
             if child not in tiles:
                 tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         both = [tiles[i] for i in node.children]

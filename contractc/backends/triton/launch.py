@@ -15,7 +15,7 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import Source, source_of
 from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.problem import Problem, contiguous, parts
-from contractc.backends.triton.tasks import Task, candidates, chosen_config
+from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
 from contractc.notation import Term
@@ -113,6 +113,8 @@ class Step:
     def _variant(self, strides: Sequence[Sequence[int]]) -> Variant | None:
         """Return the kernels for operands with these strides, or None if none fits on chip."""
         task = self.task
+        if self.how == LIBRARY:
+            return None
         written = [
             literal(term, given, task.extents, task.dynamic)
             for term, given in zip(task.terms, strides, strict=False)
