@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
 from contractc.dtypes import is_complex, is_floating, wide
 from contractc.dtypes import promote as promoted
 from contractc.errors import OperandError, UnsupportedError
@@ -174,6 +174,17 @@ class _ArrayAPI:
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         raise AssertionError("refuses() lets a step through that runs as compiled loops")
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> None:
+        return None
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         raise AssertionError(f"refuses() lets {operation} through")

@@ -6,6 +6,7 @@ Only numbers reach the source: labels and texts of the user never do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, Protocol
 
 from contractc.backends import Compiled
@@ -30,6 +31,9 @@ class Dialect(Protocol):
 
     def guard(self, name: str, value: Value, shape: str | None) -> str:
         """Return a condition that is true when `name` does not hold a value like this."""
+
+    def dtype(self, name: str) -> str:
+        """Return the name that stands for a dtype in the source."""
 
     def cast(self, x: str, dtype: str) -> str:
         """Return `x` converted to `dtype`."""
@@ -74,6 +78,17 @@ class Dialect(Protocol):
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         """Return the expression for a step that runs as compiled loops, and how it runs."""
 
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> str | None:
+        """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
+
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
 
@@ -112,6 +127,7 @@ class _Writer:
         self.lines: list[str] = []
         self.notes: list[str] = []
         self.bodies = 0
+        self.temporaries = 0
 
     def function(self, name: str, program: Program, *, guards: bool) -> None:
         """Write the function `name` that runs `program`."""
@@ -145,6 +161,7 @@ class Function:
         made: set[int] = set()
         for s, step in enumerate(program.steps):
             outs = ", ".join(self.names[v.number] for v in step.outs)
+            before = self.writer.temporaries
             if isinstance(step, Contract):
                 code, note = self._contract(step)
             elif isinstance(step, Reshape):
@@ -164,13 +181,14 @@ class Function:
             if self.guards:
                 self.writer.notes.append(f"{note}: {code}")
             made |= {v.number for v in step.outs}
-            gone = [
-                i
+            gone = [f"t{k + 1}" for k in range(before, self.writer.temporaries)]
+            gone += [
+                self.names[i]
                 for i in dict.fromkeys(step.inputs)
                 if last[i] == s and i in made and i not in program.results
             ]
             if gone and s < len(program.steps) - 1:
-                self.line(f"del {', '.join(self.names[i] for i in gone)}")
+                self.line(f"del {', '.join(gone)}")
         self.line(f"return {', '.join(self._result(i) for i in program.results)}")
 
     def line(self, text: str, indent: str = "    ") -> None:
@@ -255,7 +273,7 @@ class Function:
             code, modes = self._reduced(*factors[0], own, work)
             code = _permuted(self.dialect, code, modes, own)
         else:
-            code, modes = self._pair(factors[0], factors[1], own, work)
+            code, modes = self._pair(factors[0], factors[1], own, work, step.how)
             code = _permuted(self.dialect, code, modes, own)
         if step.out.dtype != work:
             code = self.dialect.cast(code, step.out.dtype)
@@ -295,11 +313,14 @@ class Function:
         return code, kept
 
     def _pair(
-        self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str, how: str = ""
     ) -> tuple[str, Term]:
         """Return the contraction of two prepared inputs, and the order its modes come out in."""
         a, a_modes = self._reduced(*left, (*right[1], *out), work)
         b, b_modes = self._reduced(*right, (*left[1], *out), work)
+        chosen = self.dialect.pair(self, how, (a, a_modes), (b, b_modes), out, work) if how else None
+        if chosen is not None:
+            return chosen, out
         g = groups(a_modes, b_modes, out)
         if not g.summed:
             return self._multiply(a, a_modes, b, b_modes, out, work)
@@ -328,8 +349,8 @@ class Function:
             a, a_modes, b, b_modes = b, b_modes, a, a_modes
             g = g._replace(rows=g.columns, columns=g.rows)
         batch = tuple(m for m in a_modes if m in g.batch)
-        rows = tuple(m for m in a_modes if m in g.rows)
-        columns = tuple(m for m in b_modes if m in g.columns)
+        rows = self._free_order(a_modes, g.rows, out)
+        columns = self._free_order(b_modes, g.columns, out)
         x = self._matrix(a, a_modes, batch, rows, summed)
         y = self._matrix(b, b_modes, batch, summed, columns)
         code = self.dialect.matmul(x, y, 3 if batch else 2, work)
@@ -339,6 +360,14 @@ class Function:
         if made != len(modes) or (batch and not (rows and columns)):
             code = self.dialect.reshape(code, [self.extent(m) for m in modes])
         return code, modes
+
+    def _free_order(self, modes: Term, free: Sequence[int], out: Term) -> Term:
+        """Return the order of the free modes of an operand: that of the result, if the operand is less to copy."""
+        own = tuple(m for m in modes if m in free)
+        wanted = tuple(m for m in out if m in free)
+        extents = self.program.extents
+        sizes = [prod(extents[m] for m in term) for term in (modes, out)]
+        return wanted if own != wanted and sizes[0] < sizes[1] else own
 
     def _summed_order(self, a_modes: Term, b_modes: Term, g: Groups) -> Term:
         """Return the order of the summed modes for which fewer elements are copied."""

@@ -11,7 +11,8 @@ import numpy as np
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.compiled import numpy_loops
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
+from contractc.backends.steps.code import write_pair
 from contractc.dtypes import promote as promoted
 from contractc.dtypes import to_numpy, wide, zero_of
 from contractc.errors import OperandError
@@ -163,6 +164,17 @@ class _Numpy:
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
         return f"{name}({', '.join(names)})", loops.note(program, step)
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> str:
+        return write_pair(function, how, left, right, out, work)
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, OPERATIONS[operation].evaluate)}([{', '.join(names)}])"

@@ -23,9 +23,6 @@ ONE_CORE = {
 }
 """Read by the libraries when they are loaded, hence the process of its own."""
 
-CONTROL = {"CONTRACTC_PROVIDERS": "numpy,torch"}
-"""Matrix products by the libraries that the peers use too."""
-
 SHORT = {"bf16": "bfloat16"} | {
     f"{short}{bits}": f"{long}{bits}"
     for short, long, widths in (
@@ -71,9 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=21, help="rounds a case (21)")
     made.add_argument("--seconds", type=float, default=3.0, help="seconds a case may spend in rounds (3)")
     made.add_argument("--memory", type=float, default=2.0, metavar="GB", help="skip cases that need more (2)")
-    made.add_argument(
-        "--control", action="store_true", help="matrix products by NumPy's and torch's BLAS only"
-    )
+    made.add_argument("--control", metavar="CORE", help="make every OpenBLAS use its kernels for this core")
     made.add_argument("--out", type=Path, metavar="FILE", help="append JSON lines to this file")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report")
     made.add_argument("--json", action="store_true", help="print JSON lines instead of the table")
@@ -96,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     if problem is not None:
         print(f"contractc bench: {problem}", file=sys.stderr)
         return 2
-    changes = ONE_CORE | (CONTROL if options.control else {})
+    changes = ONE_CORE | ({"OPENBLAS_CORETYPE": options.control} if options.control else {})
     command = [sys.executable, "-m", "contractc.bench", *argv]
     with tempfile.TemporaryDirectory() as folder:
         # an empty store: what another process has planned or tuned must not make first calls look cheap
@@ -168,6 +163,7 @@ def measure(argv: Sequence[str]) -> int:
         "versions": peers.versions(),
         "threads": 1,
         "control": options.control,
+        "openblas": limits.openblas_core(),
         "clock": get_clock_info("perf_counter").implementation,
     }
     if not options.json:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from contractc.backends import Compiled
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
 from contractc.backends.torch import operations, semirings
 from contractc.backends.torch.compiled import torch_loops
 from contractc.dtypes import wide, zero_of
@@ -145,6 +145,17 @@ class Torch:
         name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
         note = loops.note(program, step)
         return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> None:
+        return None
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"
