@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -214,10 +214,13 @@ def _as_parameter(x: Tensor) -> Tensor:
 
 
 def device_model(device: str) -> Device:
-    """Return the model of the GPU that a target names: an A100 for sm_80 and older parts, else an H200."""
+    """Return the model of the GPU that a target names: that of an A100 for sm_80 to sm_89, else of an H200."""
     if torch.cuda.is_available() and ":" not in device:
         major, minor = torch.cuda.get_device_capability()
         arch = 10 * major + minor
     else:
         arch = toolchain.architecture(device)
-    return A100 if arch < 90 else H200
+    base = A100 if arch < 90 else H200
+    if arch == base.arch:
+        return base
+    return replace(base, name=f"sm_{arch}", arch=arch, shared=toolchain.SHARED_LIMIT.get(arch, 99 * 1024))
