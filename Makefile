@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
+GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian .PHONY: kernels-static test-triton36 gpu-test gpu-bench lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -42,6 +43,18 @@ bench-bayesian: .venv-bayesian/.ready
 bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
 
+kernels-static: .venv/.ready
+	@PYTHONPATH=.:kernels $(VENV_PYTHON) benchmarks/kernels_static.py
+
+test-triton36: .venv/.triton36
+	@PYTHONPATH=.venv/triton36:.:kernels $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py
+
+gpu-test:
+	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py test
+
+gpu-bench:
+	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py bench
+
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
 
@@ -55,6 +68,10 @@ clean:
 	@$(PIP) torch
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation -e ".[dev,torch,triton,arrays]"
+	@touch $@
+
+.venv/.triton36: .venv/.ready
+	@$(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --no-deps --target .venv/triton36 triton==3.6.0
 	@touch $@
 
 .venv/.peers: .venv/.ready requirements-peers.txt

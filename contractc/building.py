@@ -87,7 +87,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
             constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
         )
     choose = getattr(backend, "prepared", None)
-    program = program if choose is None else choose(program, target)
+    program = program if choose is None else choose(program, target, ahead=options.ahead)
     reason = backend.refuses(program)
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
