@@ -53,9 +53,9 @@ class Entry:
 class Result:
     """A case and how its contestants did; `skipped` says why it was not measured at all.
 
-    `program` is the digest of contractc's program, `ways` what its steps run as. `flops` and `traffic` (bytes)
-    are those of its plan, `predicted` the seconds of its steps as they run, `read` and `written` the bytes of the operands (of a repeated mode
-    the diagonal) and the results.
+    `program` is the digest of contractc's program, `ways` what its steps run as. `flops` and `traffic` (bytes) are
+    those of its plan, `predicted` the seconds of its steps as they run, `read` and `written` the bytes of the operands
+    (of a repeated mode the diagonal) and of the results.
     """
 
     case: Case
