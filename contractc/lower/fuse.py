@@ -10,7 +10,7 @@ from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.cost import stream_seconds, written_seconds
 from contractc.dtypes import itemsize, wide
-from contractc.lower.tasks import task_of
+from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -86,6 +86,8 @@ def library_seconds(program: Program, step: Contract, machine: Machine, librarie
     if len(step.inputs) == 1 and set(known[step.inputs[0]].modes) <= set(step.out.modes):
         return 0.0  # a view
     task = task_of(program, step, known)
+    if is_view(program, step):
+        return machine.call
     if task is None:
         return stream_seconds(
             [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
@@ -132,8 +134,8 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
+            gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
-                gain = GAIN if len(run) > 1 else GAIN_ALONE
                 seconds = inf if way.fits(program, merged) else gain * way.seconds(program, merged)
                 if seconds + before < best[number]:
                     best[number] = seconds + before
