@@ -12,7 +12,7 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import MISS, Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, lower
+from contractc.lower import fusers, loops_missed, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
@@ -95,8 +95,13 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     run = with_joint_backward(compiled.run, program, plan.seconds, arrays, backend)
     run = run if program.inputs else _with_fresh_results(run)
     run = _with_int_exponents(run) if options.exponent else run
+    missed = loops_missed(program, target) if options.ahead else {}
+    notes = tuple(
+        note + missed.get(step.outs[0].number, "")
+        for step, note in zip(program.steps, compiled.notes, strict=True)
+    )
     return Executable(
-        program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
+        program, plan, target, compiled.source, notes, run, backend.as_array, len(program.inputs)
     )
 
 
