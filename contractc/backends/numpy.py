@@ -20,6 +20,7 @@ from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
 from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
 from contractc.providers import loops
+from contractc.providers.copies import converted
 from contractc.providers.reductions import exact_matmul, total
 from contractc.semirings import SEMIRINGS, Semiring
 
@@ -99,6 +100,8 @@ class _Numpy:
         return condition if shape is None else f"{condition} or {name}.shape != {shape}"
 
     def cast(self, x: str, dtype: str) -> str:
+        if dtype in ("float16", "float32"):
+            return f"{self.use('converted', converted)}({x}, {self.dtype(dtype)})"
         return f"{x}.astype({self.dtype(dtype)})"
 
     def conj(self, x: str) -> str:
