@@ -13,14 +13,16 @@ from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import MISS, Executable
 from contractc.expansion import expanded
 from contractc.lower import fusers, loops_missed, lower
+from contractc.lower.choose import considered
 from contractc.lower.passes import hoist_constants
-from contractc.machine import Target, physical_memory
+from contractc.machine import DEFAULT_MACHINE, Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
 from contractc.programs import Constant, Program
+from contractc.providers import providers
 from contractc.remembering import remembered
 from contractc.search import check_allocation
 from contractc.training import with_joint_backward
@@ -101,7 +103,15 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         for step, note in zip(program.steps, compiled.notes, strict=True)
     )
     return Executable(
-        program, plan, target, compiled.source, notes, run, backend.as_array, len(program.inputs)
+        program,
+        plan,
+        target,
+        compiled.source,
+        notes,
+        run,
+        backend.as_array,
+        len(program.inputs),
+        lambda: considered(program, DEFAULT_MACHINE, providers()) if target.backend == "numpy" else {},
     )
 
 

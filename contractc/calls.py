@@ -18,6 +18,7 @@ from contractc.notation import Einsum, numpy_refuses, written
 from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
+from contractc.providers.copies import packed
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
 
 MOST_CACHED = 512
@@ -251,4 +252,6 @@ def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting
         return result
     if order == "A":
         order = "F" if all(x.flags.f_contiguous for x in arrays) else "C"
+    if order == "C":
+        return packed(result)
     return np.asarray(result, order=order)  # type: ignore[call-overload]

@@ -28,7 +28,8 @@ class Executable:
     (a dynamic mode may have any extent). The result is fresh memory or a view of an operand, never of
     anything kept here; a Program without a workspace makes it safe to call from several threads.
 
-    `source` is the generated code as text; `notes[s]` says what step s runs as and why.
+    `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered` tells by the
+    number of a value which ways to compute it were compared, with their predicted seconds.
     """
 
     program: Program
@@ -39,6 +40,7 @@ class Executable:
     run: Callable[..., Any] = field(repr=False)
     as_array: Callable[[Any, int, Any], Any] = field(repr=False)
     arity: int = field(repr=False)
+    considered: Callable[[], dict[int, str]] = field(default=dict, repr=False)
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         """Return the result (a tuple of results if the expression has several outputs).
@@ -69,12 +71,13 @@ class Executable:
 
 
 def explain(executable: Executable) -> str:
-    """Return which step of `executable` runs as what, and why."""
-    plan, program = executable.plan, executable.program
+    """Return which step of `executable` runs as what, and why: the ways compared and their predicted seconds."""
+    plan, program, considered = executable.plan, executable.program, executable.considered()
     lines = [f"runs on {executable.target}; order found by {plan.search}"]
     for step, note in zip(program.steps, executable.notes, strict=True):
         outs = ", ".join(f"%{v.number}" for v in step.outs)
         lines.append(f"  {outs}: {note}")
+        lines += [f"    of {considered[v.number]}" for v in step.outs if v.number in considered]
     return "\n".join(lines)
 
 

@@ -377,6 +377,7 @@ WORDS = """
     def if is not or return del None for in len type shape dtype contracted MISS ndarray
     matmul multiply einsum dot T transpose reshape sum any conj astype view diagonal
     blas_ready spread sliced contract_blocked object_einsum split_exponent sum_exponents
+    total exact_matmul converted packed fresh torch_matmul torch_multiply torch_accumulate summed
     sum_product max_plus log_sum_exp float64 float32 float16 int64 complex64 complex128 object bool
 """
 PLAIN = set(WORDS.split())
@@ -388,7 +389,7 @@ def foreign(source: str) -> set[str]:
     found = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
-            known = token.string in PLAIN or re.fullmatch(r"(x|c|d|body)\d+", token.string)
+            known = token.string in PLAIN or re.fullmatch(r"(x|c|d|t|body)\d+", token.string)
             if not known or token.string in {"import", "exec", "eval", "lambda", "global"}:
                 found.add(token.string)
         elif token.type == tokenize.STRING:

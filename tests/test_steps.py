@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
@@ -21,7 +22,7 @@ from contractc.lower.choose import choose, free_results, layout
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.programs import Contract, Program, Value
 from contractc.providers import NUMPY, TORCH, memory
-from contractc.providers.copies import packed
+from contractc.providers.copies import converted, packed
 from contractc.providers.measure import measure_machine
 
 PROVIDERS = (NUMPY, TORCH) if find_spec("torch") else (NUMPY,)
@@ -204,3 +205,27 @@ def test_measured_machine_has_a_time_for_every_shape_and_survives_json() -> None
     assert [len(t.nanoseconds) for t in machine.products] == [len(GRID) ** 3] * 2
     assert all(t > 0 for table in machine.products for t in table.nanoseconds)
     assert Machine.from_json(machine.to_json()) == machine
+
+
+def test_explain_prints_the_ways_compared_with_their_seconds() -> None:
+    text = str(compile_expression("bij,bjk->bik", (30, 40, 50), (30, 50, 60)))
+    assert "    of matmul" in text
+    assert text.count(" us") >= 1
+
+
+@pytest.mark.parametrize(("source", "target"), [("float16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("count", [10, 100_000])
+def test_converted_rounds_as_numpy_does(source: str, target: str, count: int) -> None:
+    x = np.random.default_rng(0).standard_normal(count).astype(source)
+    x[:4] = np.inf, -np.inf, np.nan, 0
+    np.testing.assert_array_equal(converted(x, np.dtype(target)), x.astype(target))
+
+
+def test_executables_give_the_same_results_in_several_threads() -> None:
+    run = compile_expression("abc,cd,de->abe", (40, 50, 60), (60, 70), (70, 80))
+    rng = np.random.default_rng(0)
+    inputs = [[rng.standard_normal(s) for s in ((40, 50, 60), (60, 70), (70, 80))] for _ in range(8)]
+    expected = [run(*x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda x: run(*x), inputs * 4), expected * 4, strict=True):
+            np.testing.assert_array_equal(found, wanted)

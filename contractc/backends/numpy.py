@@ -20,6 +20,8 @@ from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
 from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
 from contractc.providers import loops
+from contractc.providers.copies import converted
+from contractc.providers.reductions import exact_matmul, total
 from contractc.semirings import SEMIRINGS, Semiring
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -98,6 +100,8 @@ class _Numpy:
         return condition if shape is None else f"{condition} or {name}.shape != {shape}"
 
     def cast(self, x: str, dtype: str) -> str:
+        if dtype in ("float16", "float32"):
+            return f"{self.use('converted', converted)}({x}, {self.dtype(dtype)})"
         return f"{x}.astype({self.dtype(dtype)})"
 
     def conj(self, x: str) -> str:
@@ -121,12 +125,14 @@ class _Numpy:
     def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
         if dtype == "bool":
             return f"{x}.any({_axes(axes)})"
-        return f"{x}.sum({_axes(axes)}, {self.dtype(dtype)})"
+        return f"{self.use('total', total)}({x}, {_axes(axes)}, {self.dtype(dtype)})"
 
     def multiply(self, x: str, y: str, dtype: str) -> str:
         return f"multiply({x}, {y})"
 
     def matmul(self, x: str, y: str, rank: int, dtype: str) -> str:
+        if dtype == "bool" or dtype.startswith(("int", "uint")):
+            return f"{self.use('exact_matmul', exact_matmul)}({x}, {y})"
         if rank == 2:
             return f"{x}.dot({y})"
         if dtype in ("float32", "float64", "complex64", "complex128"):

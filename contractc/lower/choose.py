@@ -11,6 +11,7 @@ from contractc.backends.steps.forms import natural_orders
 from contractc.lower.tasks import task_of
 from contractc.machine import Machine
 from contractc.notation import Term
+from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 
 
@@ -137,6 +138,19 @@ def _orders_for(task: Task, mine: int, modes: Term) -> list[Term]:
     batch = tuple(m for m in other if m in modes and m in task.out)
     free = tuple(m for m in modes if m not in other)
     return [(*batch, *free, *summed), (*batch, *summed, *free)]
+
+
+def considered(program: Program, machine: Machine, providers: Sequence[str]) -> dict[int, str]:
+    """Return for each step that `choose` decided on the ways it compared, by the number of what the step makes."""
+    known = program.values()
+    found: dict[int, str] = {}
+    for step in program.steps:
+        if isinstance(step, Contract) and step.how:
+            task = task_of(program, replace(step, how=""), known)
+            if task is not None:
+                compared = ways(task, machine, providers)
+                found[step.out.number] = "; ".join(f"{w.how} {seconds_text(w.seconds)}" for w in compared)
+    return found
 
 
 def choose(program: Program, machine: Machine, providers: Sequence[str]) -> Program:

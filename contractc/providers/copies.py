@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from contractc.providers import TORCH, providers
 from contractc.providers.memory import fresh
 
 SMALL = 2**15
@@ -28,6 +29,18 @@ def packed(x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x)
     out = fresh(x.shape, x.dtype)
     copy_to(out, x)
+    return out
+
+
+def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return `x` in another dtype: from or to float16 by torch, which has vectors for it, if it is loaded."""
+    pair = {x.dtype.char, dtype.char}
+    if x.size < SMALL or pair != {"e", "f"} or TORCH not in providers() or not x.flags.c_contiguous:
+        return x.astype(dtype)
+    from contractc.providers.torch_products import torch_convert
+
+    out = fresh(x.shape, dtype)
+    torch_convert(x, out)
     return out
 
 

@@ -83,3 +83,8 @@ def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
         np.multiply(x, y, out=out)
         return
     torch.mul(tensors[0], tensors[1], out=tensors[2])
+
+
+def torch_convert(x: np.ndarray, out: np.ndarray) -> None:
+    """Write `x`, which has no negative strides, to `out` in the dtype of `out`."""
+    _tensor(out).copy_(_tensor(x))
