@@ -30,6 +30,9 @@ bench-overhead: .venv/.ready
 bench-import: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/import_time.py
 
+bench-fusion: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/fusion.py
+
 bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
 
