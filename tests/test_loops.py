@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -205,3 +206,24 @@ def test_many_layouts_are_served_by_copies() -> None:
 
 def test_wide_of_every_known_dtype_is_known() -> None:
     assert {wide(d) for d in text.DTYPES} <= set(text.DTYPES)
+
+
+@pytest.mark.parametrize("result", ["float32", "complex128"])
+def test_all_schedules_of_a_gradient_add_up_their_tiles(result: str) -> None:
+    terms: list[tuple[int, ...]] = [(0, 1), (0, 2), (2, 3)]
+    path = ((0, 1), (2, 3))
+    program, step = step_of(terms, (1, 3), [37, 5, 3, 18], [result] * 3, result, path)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-4, 5, s).astype(result) for s in ((37, 5), (37, 3), (3, 18))]
+    single, one = step_of([(0, 1), (0, 2)], (1, 2), [37, 5, 3], [result] * 2, result)
+    for program_, step_, given_ in ((program, step, arrays), (single, one, arrays[:2])):
+        asked = problem.problem_of(program_, step_, [loops.ORDERED] * len(given_))
+        exact = expected(program_, step_, given_)
+        for made in list(schedule.schedules(asked, 32)):
+            library = numpy_library(program_, step_)
+            run = loops.compiled(program_, step_, library, partial(_this, made))
+            np.testing.assert_array_equal(run(*given_), exact)
+
+
+def _this(made: schedule.Schedule, asked: problem.Problem, widest: int) -> schedule.Schedule:
+    return made
