@@ -4,8 +4,7 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits lint clean
-.PHONY: kernels-static test-triton36 gpu-test gpu-bench
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian .PHONY: kernels-static test-triton36 gpu-test gpu-bench lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -34,6 +33,12 @@ bench-import: .venv/.ready
 
 bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
+
+bench-training: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/training.py
+
+bench-bayesian: .venv-bayesian/.ready
+	@PYTHONPATH=. .venv-bayesian/bin/python benchmarks/bayesian.py
 
 bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
@@ -71,4 +76,9 @@ clean:
 
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
+	@touch $@
+
+.venv-bayesian/.ready: requirements-bayesian.txt
+	@$(PYTHON) -m venv .venv-bayesian
+	@.venv-bayesian/bin/pip --disable-pip-version-check install -qq -r requirements-bayesian.txt
 	@touch $@

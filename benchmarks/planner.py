@@ -143,12 +143,10 @@ def opt_einsum(case: Case, seed: int, name: str, seconds: float) -> Steps:
     """Return the path of an algorithm of opt_einsum; random greedy searches for `seconds`."""
     import random
 
-    from opt_einsum import paths
+    from opt_einsum import RandomGreedy, paths
 
     random.seed(seed)
-    function = (
-        paths.get_path_fn(name) if name != "random-greedy" else paths.RandomGreedy(10**9, max_time=seconds)
-    )
+    function = RandomGreedy(10**9, max_time=seconds) if name == "random-greedy" else paths.get_path_fn(name)
     inputs, output, sizes = symbols(case)
     return ssa(function([frozenset(t) for t in inputs], frozenset(output), sizes, None), len(inputs))
 

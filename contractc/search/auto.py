@@ -12,7 +12,7 @@ from contractc.cost import costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.plans import Path, kept_terms
-from contractc.search.anneal import SCHEDULES, annealed, colder, engine
+from contractc.search.anneal import annealed, colder, engine, schedules_from
 from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
@@ -40,7 +40,10 @@ PRICING = 4e-6
 """Seconds for each axis of each intermediate that are left for pricing the plan."""
 
 SWEEPING = 0.1
-"""The share of the time left that looking for a sweep to start from may take."""
+"""The share of the time left that looking for a sweep to start from may take.
+
+A sweep of n tensors takes about as long as n**1.5 moves in Python.
+"""
 
 COLD = 16
 """A last run over the whole tree gets the moves of all parts divided by this."""
@@ -240,6 +243,8 @@ def _annealed_part(
         sweeps, moves = moves[0], moves[1:]
     elif moves is None:
         until = Clock(clock.deadline - (1 - SWEEPING) * clock.left())
+    else:
+        sweeps = min(FIRSTS, int(SWEEPING * moves / len(graph.leaves) ** 1.5))
     swept, cost, sweeps = best_sweep(graph, until, sweeps)
     starts = [path]
     if swept is not None:
@@ -258,4 +263,4 @@ def _total(moves: int | tuple[int, ...]) -> int:
     if isinstance(moves, int):
         return moves
     parts = [moves[k : k + 4] for k in range(0, len(moves) - 1, 4)]
-    return sum(len(SCHEDULES) * pilot + done for _, pilot, _, done in parts) + moves[-1]
+    return sum(len(schedules_from(sweeps + 1)) * pilot + done for sweeps, pilot, _, done in parts) + moves[-1]
