@@ -7,8 +7,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from drawn import CLASSES, DTYPES, INTERPRETED, draw, run, truth
+from drawn import CLASSES, DTYPES, INTERPRETED, Drawn, draw, run, truth
 
+from contractc.backends.triton.problem import runs_of
+from contractc.backends.triton.tasks import Task
+from contractc.backends.triton.tiles import TileConfig
 from contractc.evaluation import evaluate_einsum
 
 pytestmark = INTERPRETED
@@ -51,3 +54,17 @@ def test_kernel_computes_in_a_semiring(kind: str, semiring: str) -> None:
         conj=(),
     )
     np.testing.assert_array_equal(run(case).numpy(), expected, err_msg=repr(case))
+
+
+def test_infinity_stays_infinite_where_an_intermediate_is_padded() -> None:
+    extents = (3, 4, 5, 6)
+    terms = ((0, 1), (1, 2), (2, 3), (0, 3))
+    task = Task(terms, ("float32",) * 4, extents, path=((0, 1), (3, 2)))
+    tensors = tuple(torch.ones([extents[m] for m in t]) for t in terms[:-1])
+    tensors[0][1, 2] = float("inf")
+    problem, parts = task.problem(task.in_order())
+    blocks = tuple((r.name, 16 if r.summed else 4) for r in runs_of(problem))
+    case = Drawn("ij,jk,kl->il", task, tensors, problem, parts, TileConfig(blocks))
+    expected = torch.einsum("ij,jk,kl->il", *tensors)
+    assert expected[1].isinf().all()
+    assert torch.equal(run(case), expected)
