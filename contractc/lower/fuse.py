@@ -8,9 +8,9 @@ from math import inf
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
-from contractc.cost import stream_seconds
-from contractc.dtypes import wide
-from contractc.lower.tasks import task_of
+from contractc.cost import stream_seconds, written_seconds
+from contractc.dtypes import itemsize, wide
+from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -21,8 +21,9 @@ MOST_STEPS = 8
 MOST_CANDIDATES = 400
 """The most runs whose seconds are predicted in one program."""
 
-GAIN = 1.15
-"""How many times faster a fused step has to be by prediction: predictions are not better than that."""
+GAIN, GAIN_ALONE = 1.2, 2.0
+"""How many times faster a fused step, and one step as a kernel, have to be by prediction: a run saves intermediates
+for certain, while one step only is better if both predictions hold."""
 
 WORTH_A_LOOK = 2.0e-5
 """Seconds of a run of steps below which its calls are all there is to it."""
@@ -49,11 +50,14 @@ def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> t
     Compiled loops are used if llvmlite is loaded already or if code is made ahead of the calls; in a plain call
     they are compiled only after the calls have lost as much time without them (`how` says "later").
     """
-    if target.backend not in ("numpy", "torch") or target.device != "cpu":
-        return ()
     if not (loops.installed() if ahead else loops.loaded()):
         return ()
-    how = loops.HOW if ahead else loops.HOW_LATER
+    return _loops(target, loops.HOW if ahead else loops.HOW_LATER, machine)
+
+
+def _loops(target: Target, how: str, machine: Machine) -> tuple[Fuser, ...]:
+    if target.backend not in ("numpy", "torch") or target.device != "cpu":
+        return ()
     libraries = providers() if target.backend == "numpy" else (TORCH,)
 
     def alone(program: Program, step: Contract) -> float:
@@ -62,16 +66,35 @@ def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> t
     return (Fuser(how, loops.refuses, loops.predicted, alone),)
 
 
+def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
+    """Return for the results of steps what to say of compiled loops that would do them, if only they were there."""
+    if loops.installed():
+        return {}
+    plain = [replace(s, how="") if isinstance(s, Contract) and not s.path else s for s in program.steps]
+    fused = fuse(replace(program, steps=tuple(plain)), _loops(target, loops.HOW, machine))
+    said = {}
+    for step in fused.steps:
+        if isinstance(step, Contract) and step.how == loops.HOW and step not in program.steps:
+            word = "with the steps before it, " if step.path else ""
+            said[step.out.number] = f"; {word}would run as a compiled loop: install contractc[fast]"
+    return said
+
+
 def library_seconds(program: Program, step: Contract, machine: Machine, libraries: Sequence[str]) -> float:
     """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
     known = program.values()
+    if len(step.inputs) == 1 and set(known[step.inputs[0]].modes) <= set(step.out.modes):
+        return 0.0  # a view
     task = task_of(program, step, known)
+    if is_view(program, step):
+        return machine.call
     if task is None:
         return stream_seconds(
             [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
         )
     orders = dict.fromkeys([task.out, *natural_orders(task.left, task.right, task.out)])
-    return min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
+    best = min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
+    return best + written_seconds(task.size(task.out) * itemsize(step.out.dtype), machine)
 
 
 def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
@@ -111,10 +134,11 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
+            gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
-                seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
-                if seconds * GAIN + before < best[number]:
-                    best[number] = seconds * GAIN + before
+                seconds = inf if way.fits(program, merged) else gain * way.seconds(program, merged)
+                if seconds + before < best[number]:
+                    best[number] = seconds + before
                     chosen[number] = replace(merged, how=way.how), way, run
     return _with(program, makers, chosen)
 

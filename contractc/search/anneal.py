@@ -129,6 +129,7 @@ def annealed(
     Sources: the moves are those of cotengra's simulated annealing and of Google's tnco, the walk is tnco's; the
     local acceptance is neither's.
     """
+    schedules = schedules_from(len(starts))
     tree: Engine = engine.Tree(graph, starts[0], objective)
     best = _Best(tree)
     random = np.random.RandomState(seed)
@@ -139,24 +140,24 @@ def annealed(
         if moves is None:
             moves = int(_pace(tree, engine.BLOCK) * max(0.0, clock.left()) * SAFETY)
         pilot = int(moves * PILOT) if moves >= FIRST else 0
-        rest = stop = moves - len(SCHEDULES) * pilot
+        rest = stop = moves - len(schedules) * pilot
     ranked: list[tuple[float, int]] = []
     began = monotonic()
-    for k, schedule in enumerate(SCHEDULES if pilot else ()):
+    for k, schedule in enumerate(schedules if pilot else ()):
         tree.set(*children(starts[schedule.start], tree.count))
         done, cost = _run(tree, schedule, pilot, pilot, random, clock, best, engine.BLOCK)
         if done < pilot:
             return Annealed(path_of(*best.found, tree.count), best.cost, schedule.name, engine.NAME, ())
         ranked.append((cost, k))
-    ranked = sorted(ranked) or [(0.0, len(SCHEDULES) - 1)]
+    ranked = sorted(ranked) or [(0.0, len(schedules) - 1 if len(starts) > 1 else 0)]
     if pilot and timed:
-        pace = len(SCHEDULES) * pilot / max(1e-6, monotonic() - began)
+        pace = len(schedules) * pilot / max(1e-6, monotonic() - began)
         rest = stop = int(pace * max(0.0, clock.left()) * SAFETY)
     rounds = min(ROUNDS, rest // (ENOUGH * tree.count))
-    rounds = rounds if rounds >= len(SCHEDULES) else 1
-    made, winner = 0, SCHEDULES[ranked[0][1]]
+    rounds = rounds if rounds >= len(schedules) else 1
+    made, winner = 0, schedules[ranked[0][1]]
     for k in range(rounds):
-        schedule, before = SCHEDULES[ranked[k % len(ranked)][1]], best.cost
+        schedule, before = schedules[ranked[k % len(ranked)][1]], best.cost
         tree.set(*children(starts[schedule.start], tree.count))
         share = rest * (k + 1) // rounds - rest * k // rounds
         done, _ = _run(tree, schedule, share, min(share, stop - made), random, clock, best, engine.BLOCK)
@@ -167,6 +168,11 @@ def annealed(
     return Annealed(
         path_of(*best.found, tree.count), best.cost, winner.name, engine.NAME, (pilot, rest, made)
     )
+
+
+def schedules_from(starts: int) -> tuple[Schedule, ...]:
+    """Return the schedules that take part: those from a sweep only if there is one, beside the other start."""
+    return SCHEDULES if starts > 1 else SCHEDULES[:-1]
 
 
 def colder(
@@ -275,7 +281,7 @@ def engine(seconds: float) -> ModuleType:
     return import_module(COMPILED)
 
 
-LOADING = 1.5
+LOADING = 1.2
 """Seconds of search from which loading numba and its cached code (half a second) pays."""
 
 COMPILING = 20.0

@@ -215,6 +215,30 @@ def _sum(children, touched, sizes, goal, power, table, state, count, unit):
 
 
 @_compiled
+def _meets(legs, b, c):
+    """Return whether two nodes share a mode."""
+    shared = np.uint64(0)
+    for w in range(legs.shape[1]):
+        shared |= legs[b, w] & legs[c, w]
+    return shared != 0
+
+
+@_compiled
+def _counted(legs, a, b, c, top):
+    """Return how many modes the two steps of ((a), (b, c)) touch, and the modes that b and c share, in one word."""
+    first = np.uint64(0)
+    second = np.uint64(0)
+    shared = np.uint64(0)
+    for w in range(legs.shape[1]):
+        lb, lc, la = legs[b, w], legs[c, w], legs[a, w]
+        bc = lb | lc
+        shared |= lb & lc
+        first += _ones(bc)
+        second += _ones(la | (bc & legs[top, w]))
+    return first, second, shared
+
+
+@_compiled
 def _moves(
     children, parent, legs, touched, sizes, starts, units, goal,
     power, table, state, count, unit, draws, beta, walking,
@@ -248,27 +272,22 @@ def _moves(
         a, b = children[x, 0], children[x, 1]
         if flip:
             a, b = b, a
-        shared = np.uint64(0)
-        for w in range(words):
-            shared |= legs[b, w] & legs[c, w]
-        if shared == 0:
-            a, b = b, a
-            for w in range(words):
-                shared |= legs[b, w] & legs[c, w]
-            if shared == 0:
-                continue
         one = two = size = 0.0
         if table:
-            first = np.uint64(0)
-            second = np.uint64(0)
-            for w in range(words):
-                bc = legs[b, w] | legs[c, w]
-                first += _ones(bc)
-                second += _ones(legs[a, w] | (bc & legs[top, w]))
+            first, second, shared = _counted(legs, a, b, c, top)
+            if shared == 0:
+                a, b = b, a
+                first, second, shared = _counted(legs, a, b, c, top)
+                if shared == 0:
+                    continue
             one, two = unit * first, unit * second
             before = power[int(touched[x] * inverse + 0.5)] + power[int(touched[top] * inverse + 0.5)]
             after = power[first] + power[second]
         else:
+            if not _meets(legs, b, c):
+                a, b = b, a
+                if not _meets(legs, b, c):
+                    continue
             for j in range(len(units)):
                 first = np.uint64(0)
                 second = np.uint64(0)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 from contractc.options import Search
-from contractc.plans import Path
+from contractc.plans import Alternative, Path
 from contractc.search.clock import Clock
 
 
 class Ask(NamedTuple):
-    """What the user asks of a search, and the clock that runs while it searches."""
+    """What the user asks of a search, the clock that runs while it searches, the engine if that is not its choice."""
 
     options: Search = Search()
     clock: Clock = Clock()
+    engine: ModuleType | None = None
 
 
 class Found(NamedTuple):
-    """A path, the search that found it in words, the moves of annealing that find it again, other good paths."""
+    """A path, the search that found it, the moves of annealing that find it again, other good paths, other choices."""
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
     others: tuple[Path, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()

@@ -160,3 +160,40 @@ def path_of(left: Sequence[int], right: Sequence[int], count: int) -> Pairs:
         steps.append((min(a, b), max(a, b)))
         ids[i] = count + len(steps) - 1
     return tuple(steps)
+
+
+def frugal(graph: Graph, path: Pairs, modes: int = 0) -> Pairs:
+    """Return the same tree with its steps in the order that keeps the fewest elements of results alive at once.
+
+    Of two subtrees the one goes first whose peak exceeds the size of its result by more. Source: the registers of
+    R. Sethi and J. D. Ullman, "The generation of optimal code for arithmetic expressions" (1970), with sizes.
+
+    Args:
+        modes: a mask of modes that are sliced.
+    """
+    count = len(graph.leaves)
+    weight = weigher(graph.extents)
+    sizes = [exp2(min(1000.0, weight(mask & ~modes))) for mask in masks(graph, path)]
+    sizes[:count] = [0.0] * count
+    peaks = list(sizes)
+    swapped = [False] * len(sizes)
+    for i, (a, b) in enumerate(path, start=count):
+        one = max(peaks[a], sizes[a] + peaks[b])
+        two = max(peaks[b], sizes[b] + peaks[a])
+        swapped[i] = two < one
+        peaks[i] = max(min(one, two), sizes[a] + sizes[b] + sizes[i])
+    order: list[int] = []
+    todo = [count + len(path) - 1] if path else []
+    while todo:  # the root first, and of its subtrees first the one that is contracted last
+        i = todo.pop()
+        if i >= count:
+            order.append(i)
+            a, b = path[i - count]
+            todo += [b, a] if swapped[i] else [a, b]
+    ids = list(range(len(sizes)))
+    steps: list[tuple[int, int]] = []
+    for i in reversed(order):
+        a, b = (ids[child] for child in path[i - count])
+        steps.append((min(a, b), max(a, b)))
+        ids[i] = count + len(steps) - 1
+    return tuple(steps)

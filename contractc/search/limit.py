@@ -14,7 +14,7 @@ from contractc.search.ask import Ask
 from contractc.search.auto import MOVES_PER_SECOND
 from contractc.search.clock import Clock
 from contractc.search.exact import FULL
-from contractc.search.graph import Graph, Pairs, bits, graph_of, modes_of
+from contractc.search.graph import Graph, Pairs, bits, frugal, graph_of, modes_of
 from contractc.search.joint import SWEEP, fitted, sliced_jointly
 from contractc.search.slice import sliced_to_fit
 
@@ -43,12 +43,16 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
     network = plan.network
     if costs(network, plan.path, plan.results).peak <= memory_limit:
         return plan
+    if joint:
+        plan = _frugal(plan)
+        if costs(network, plan.path, plan.results).peak <= memory_limit:
+            return plan
     found = [sliced_to_fit(plan, memory_limit)] if not joint or len(network.tensors) <= FULL else []
     if not found:
         graph = graph_of(network)
         paths: list[Pairs] = [tuple((a, b) for a, b in path) for path in (plan.path, *others)]
         limit = _elements(plan, graph, paths[0], memory_limit)
-        options, clock = ask
+        options, clock = ask.options, ask.clock
         record = options.moves if isinstance(options.moves, tuple) else ()
         rounds: int | tuple[int, int] | None = max(LEAST, WORK // len(network.tensors))
         if len(record) % 4 == 3:
@@ -61,16 +65,30 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         seconds = number * SWEEP * len(network.tensors) / MOVES_PER_SECOND if number else clock.left()
         barred = sum([1 << b for b, m in enumerate(modes_of(network)) if m in network.dynamic])
         until = clock if clock.deadline < inf else Clock(report=clock.report)
-        sliced = sliced_jointly(graph, paths, limit, until, engine(seconds), rounds, options.seed, barred)
+        sliced = sliced_jointly(
+            graph, paths, limit, until, ask.engine or engine(seconds), rounds, options.seed, barred
+        )
         if sliced is not None:
             names = modes_of(network)
             modes = tuple(sorted(names[b] for b in bits(sliced.modes)))
             made = f"{plan.search}; {sliced.rounds[1]} rounds of slicing"
             candidate = replace(plan, path=sliced.path, sliced=modes, search=made)
             candidate = replace(candidate, moves=(*plan.moves, *sliced.rounds) if plan.moves else ())
-            return sliced_to_fit(candidate, memory_limit)
+            return sliced_to_fit(_frugal(candidate), memory_limit)
         found = [sliced_to_fit(plan, memory_limit)]
     return found[0]
+
+
+def _frugal(plan: Plan) -> Plan:
+    """Return `plan` with its steps in the order of the lower peak: as they are, or those of least memory first."""
+    network = plan.network
+    graph, names = graph_of(network), modes_of(network)
+    sliced = sum([1 << b for b, m in enumerate(names) if m in plan.sliced])
+    other = (
+        frugal(graph, tuple((a, b) for a, b in plan.path), sliced) if len(network.tensors) > 1 else plan.path
+    )
+    peaks = [costs(network, path, plan.results, plan.sliced).peak for path in (plan.path, other)]
+    return replace(plan, path=other) if peaks[1] < peaks[0] else plan
 
 
 def _elements(plan: Plan, graph: Graph, path: Pairs, memory_limit: int) -> float:
