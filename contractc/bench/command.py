@@ -162,6 +162,7 @@ def measure(argv: Sequence[str]) -> int:
         **limits.machine(),
         "versions": peers.versions(),
         "threads": 1,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "control": options.control,
         "openblas": limits.openblas_core(),
         "clock": get_clock_info("perf_counter").implementation,

@@ -83,7 +83,8 @@ def _conditions(result: Result) -> str:
     about = result.conditions
     versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
     limits = ", ".join(f"{name} {rate / 1e9:.3g} G/s" for name, rate in result.limits.items())
-    return f"{about.get('device', 'unknown device')}, one core; {versions}. Measured limits: {limits}."
+    load = f", load {about['load']:.1f}" if about.get("load") is not None else ""
+    return f"{about.get('device', 'unknown device')}, one core{load}; {versions}. Measured limits: {limits}."
 
 
 def _title(result: Result) -> str:
