@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
+GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits bench-training bench-bayesian .PHONY: kernels-static test-triton36 gpu-test gpu-bench lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -33,8 +34,26 @@ bench-import: .venv/.ready
 bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
 
+bench-training: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/training.py
+
+bench-bayesian: .venv-bayesian/.ready
+	@PYTHONPATH=. .venv-bayesian/bin/python benchmarks/bayesian.py
+
 bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
+
+kernels-static: .venv/.ready
+	@PYTHONPATH=.:kernels $(VENV_PYTHON) benchmarks/kernels_static.py
+
+test-triton36: .venv/.triton36
+	@PYTHONPATH=.venv/triton36:.:kernels $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py
+
+gpu-test:
+	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py test
+
+gpu-bench:
+	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py bench
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
@@ -51,6 +70,15 @@ clean:
 	@$(PIP) --no-build-isolation -e ".[dev,torch,triton,arrays]"
 	@touch $@
 
+.venv/.triton36: .venv/.ready
+	@$(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --no-deps --target .venv/triton36 triton==3.6.0
+	@touch $@
+
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
+	@touch $@
+
+.venv-bayesian/.ready: requirements-bayesian.txt
+	@$(PYTHON) -m venv .venv-bayesian
+	@.venv-bayesian/bin/pip --disable-pip-version-check install -qq -r requirements-bayesian.txt
 	@touch $@

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contractc.derivatives import compile_gradients, gradients
     from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
+    from contractc.graphical import best_assignment, marginals
     from contractc.machine import Target
     from contractc.plans import Plan
     from contractc.programs import Program
@@ -29,6 +30,7 @@ __all__ = [
     "Search",
     "Target",
     "UnsupportedError",
+    "best_assignment",
     "compile",
     "compile_gradients",
     "contract",
@@ -36,6 +38,7 @@ __all__ = [
     "einsum_path",
     "explain",
     "gradients",
+    "marginals",
     "plan",
 ]
 
@@ -44,6 +47,7 @@ _MODULES = {
     "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
     "contractc.derivatives": ("compile_gradients", "gradients"),
+    "contractc.graphical": ("best_assignment", "marginals"),
     "contractc.machine": ("Target",),
     "contractc.options": ("Search",),
     "contractc.plans": ("Plan",),

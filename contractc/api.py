@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.building import build, conj_and_constant, network_of, plan_of, trained
 from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, traced_call
 from contractc.errors import OperandError
 from contractc.executable import MISS, Executable
@@ -181,6 +181,7 @@ def compile(
     conj: int | Iterable[int] = (),
     preferred_element_type: Any = None,
     strip_exponent: bool = False,
+    mode: str | None = None,
 ) -> Executable:
     """Return `expression` planned and compiled ahead of time.
 
@@ -193,6 +194,8 @@ def compile(
         dynamic: labels of the modes whose extent varies from call to call; the one given here is for planning.
         target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
         optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent: as in `contract`.
+        mode: "train" to choose the order, and what is done with operands held as factors, by what value and
+            gradients cost together; "infer" by the value alone; None: "train" if torch records an operand.
 
     >>> chain = compile("ij,jk,kl->il", (3, 4), (4, 5), (5, 6))
     >>> print(chain.program)
@@ -217,6 +220,7 @@ def compile(
     for k in fixed:
         if is_shape(given[k]):
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
+    tensors = trained(tensors, given, mode)
     network = network_of(einsum_, tensors, chosen, options, dynamic)
     return build(plan_of(network, options), chosen, options, flattened([given[k] for k in fixed]))
 
@@ -230,12 +234,13 @@ def plan(
     memory_limit: int | str | None = None,
     semiring: str = "sum_product",
     conj: int | Iterable[int] = (),
+    mode: str | None = None,
 ) -> Plan:
     """Return the order in which `expression` would be contracted, with its predicted costs; runs nothing.
 
     Args:
         operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
-        dtype, dynamic, optimize, memory_limit, semiring, conj: as in `compile`.
+        dtype, dynamic, optimize, memory_limit, semiring, conj, mode: as in `compile`.
 
     >>> print(plan("ij,jk->ik", (3, 4), (4, 5)))
     plan by optimal: 1 step, sum_product, float64
@@ -246,4 +251,5 @@ def plan(
     einsum_, given, chosen = read_ahead(expression, operands, semiring, None)
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
+    tensors = trained(tensors, given, mode)
     return plan_of(network_of(einsum_, tensors, chosen, options, dynamic), options)

@@ -12,17 +12,18 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import MISS, Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, lower
+from contractc.lower import fusers, loops_missed, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
-from contractc.operands import Operand
+from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
 from contractc.programs import Constant, Program
 from contractc.remembering import remembered
 from contractc.search import check_allocation
+from contractc.training import with_joint_backward
 
 
 def network_of(
@@ -86,15 +87,21 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
             constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
         )
     choose = getattr(backend, "prepared", None)
-    program = program if choose is None else choose(program, target)
+    program = program if choose is None else choose(program, target, ahead=options.ahead)
     reason = backend.refuses(program)
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     compiled = backend.compile(program, arrays)
-    run = compiled.run if program.inputs else _with_fresh_results(compiled.run)
+    run = with_joint_backward(compiled.run, program, plan.seconds, arrays, backend)
+    run = run if program.inputs else _with_fresh_results(run)
     run = _with_int_exponents(run) if options.exponent else run
+    missed = loops_missed(program, target) if options.ahead else {}
+    notes = tuple(
+        note + missed.get(step.outs[0].number, "")
+        for step, note in zip(program.steps, compiled.notes, strict=True)
+    )
     return Executable(
-        program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
+        program, plan, target, compiled.source, notes, run, backend.as_array, len(program.inputs)
     )
 
 
@@ -134,6 +141,22 @@ def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:
         return pairs[0] if len(pairs) == 1 else tuple(pairs)
 
     return run_and_convert
+
+
+def trained(operands: Sequence[Operand], given: Sequence[Any], mode: str | None) -> list[Operand]:
+    """Return `operands` marked as trained: those of which gradients will be asked for.
+
+    Args:
+        given: the arrays, or shapes.
+        mode: "train" for those that torch records, or, if it records none, all that are floating and not constant;
+            "infer" for none; None for those that torch records.
+    """
+    if mode not in (None, "infer", "train"):
+        raise ValueError(f"mode must be 'infer' or 'train', not {mode!r:.20}")
+    marks = [mode != "infer" and not o.constant and recorded(x) for o, x in zip(operands, given, strict=True)]
+    if mode == "train" and not any(marks):
+        marks = [is_floating(o.dtype) and not o.constant for o in operands]
+    return [replace(o, trained=mark) for o, mark in zip(operands, marks, strict=True)]
 
 
 def conj_and_constant(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from contractc.building import build, conj_and_constant, network_of, plan_of
+from contractc.building import build, conj_and_constant, network_of, plan_of, trained
 from contractc.errors import EinsumError, pointed
 from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
-from contractc.operands import describe, flattened, is_factorized, is_torch, traced
+from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
@@ -75,7 +75,7 @@ def contract_anew(
     )
     order = order_named(order)
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
-    executable = _cached(einsum_, arrays, target, options)
+    executable = cached(einsum_, arrays, target, options)
     factors = flattened(arrays)
     plain = out is None and order == "K" and options == _DEFAULT and len(factors) == len(arrays)
     if type(expression) is str and plain:
@@ -104,7 +104,7 @@ def einsum_anew(
     if optimize and out is not None:
         casting = "unsafe"  # NumPy's optimized path does not check either
     options = cast_checked(arrays, options, "sum_product", target, out, casting)
-    executable = _cached(expression, arrays, target, options)
+    executable = cached(expression, arrays, target, options)
     if ellipsis_left_out(expression, [describe(x) for x in arrays]):
         message = "the output has no ellipsis for the axes that one covers; contract sums them"
         raise EinsumError(pointed(message, written(expression).text, ()))
@@ -164,8 +164,9 @@ def _key(out: Any, expression: Any, operands: Sequence[Any], asked: tuple[Any, .
     if type(expression) is not str or traced():
         return None
     layouts = tuple(x.layout if is_factorized(x) else None for x in operands)
+    training = tuple(map(recorded, operands)) if any(layouts) else ()
     written_to = None if out is None else (type(out), getattr(out, "dtype", None))
-    key = (expression, layouts, written_to, asked, type(asked[0]), type(asked[1]))
+    key = (expression, layouts, training, written_to, asked, type(asked[0]), type(asked[1]))
     try:
         hash(key)
     except TypeError:
@@ -187,9 +188,11 @@ def _recalled(key: Hashable | None, operands: Sequence[Any]) -> tuple[Any, Seque
     return MISS, ()
 
 
-def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
+def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
     """Return the executable for arrays like these, from the cache if it has been built before."""
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
+    if any(map(is_factorized, arrays)):
+        operands = trained(operands, arrays, None)
     key = (expression, tuple(operands), target, options)
     try:
         with _lock:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Value, groups
+from contractc.programs import Contract, Program, Step, Value, groups
 
 
 def ssa_terms(
@@ -57,3 +58,27 @@ def unfused(program: Program, step: Contract) -> Program:
         (),
         program.labels,
     )
+
+
+def all_unfused(program: Program) -> Program:
+    """Return `program` with every fused step as the pairwise steps of its path.
+
+    Before:  %3 = contract %0 %1 %2  # fused: 0 1, 2 3
+    After:   %4 = contract %0 %1,  %3 = contract %2 %4
+    """
+    number = 1 + max(program.values())
+    steps: list[Step] = []
+    for step in program.steps:
+        if not isinstance(step, Contract) or not step.path:
+            steps.append(step)
+            continue
+        names = list(step.inputs)
+        inner = unfused(program, step)
+        for part in inner.steps:
+            assert isinstance(part, Contract)
+            last = part is inner.steps[-1]
+            names.append(step.out.number if last else number)
+            out = step.out if last else replace(part.out, number=number)
+            number += not last
+            steps.append(replace(part, out=out, inputs=tuple(names[i] for i in part.inputs)))
+    return replace(program, steps=tuple(steps))

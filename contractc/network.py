@@ -260,7 +260,9 @@ def bind(
                 modes[axis] = fresh.setdefault(mode, len(extents) + len(fresh))
         extents += [1] * len(fresh)
         labels += [labels[mode] for mode in fresh]
-        tensors.append(Tensor(tuple(modes), operand.dtype, operand.constant, operand.conj))
+        tensors.append(
+            Tensor(tuple(modes), operand.dtype, operand.constant, operand.conj, trained=operand.trained)
+        )
     varying = {t.modes[axis] for t, o in zip(tensors, operands, strict=True) for axis in o.varying}
     first = len(expression.labels)
     covered = tuple(range(first, first + _ellipsis_rank(expression, operands)))

@@ -82,7 +82,7 @@ class Operand:
 
     `constant` operands are given once, when the expression is compiled; `conj` ones are conjugated. An operand
     held as factors has a `layout`. The axes in `varying` have an extent that torch traces as a symbol; `shape`
-    has the one it saw.
+    has the one it saw. Of `trained` operands the gradient will be asked for.
     """
 
     shape: tuple[int, ...]
@@ -91,12 +91,20 @@ class Operand:
     conj: bool = False
     layout: Layout | None = None
     varying: tuple[int, ...] = ()
+    trained: bool = False
 
 
 def is_torch(x: object) -> bool:
     """Return whether `x` is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def recorded(x: Any) -> bool:
+    """Return whether torch records what happens to `x` (or to a factor of it), to differentiate it later."""
+    if is_factorized(x):
+        return any(map(recorded, x.factors))
+    return is_torch(x) and x.requires_grad and sys.modules["torch"].is_grad_enabled()
 
 
 def traced() -> bool:

@@ -16,6 +16,21 @@ Path = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """What may be done with the operands held as factors: a choice for each, and what it costs.
+
+    The costs are those of the value, with the gradients where tensors of the network are trained; units as in
+    `Plan`.
+    """
+
+    choices: tuple[str, ...]
+    seconds: float
+    flops: int
+    traffic: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """An order of contraction.
 
@@ -34,6 +49,7 @@ class Plan:
     results: tuple[int, ...]
     sliced: Term = ()
     choices: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
     search: str = ""
     seconds: float = 0.0
     flops: int = 0
@@ -143,7 +159,7 @@ class Plan:
         return path
 
 
-PLAN_CLASSES = (Plan, *NETWORK_CLASSES)
+PLAN_CLASSES = (Plan, Alternative, *NETWORK_CLASSES)
 
 
 def kept_terms(network: TensorNetwork, path: Path, results: Sequence[int]) -> tuple[Term, ...]:
@@ -208,7 +224,7 @@ def step_table(plan: Plan) -> str:
     """Return the table that `print(plan)` shows: one line a step, then the totals."""
     network, terms = plan.network, plan.terms()
     count = len(network.tensors)
-    rows = [("step", "einsum", "result", "flops")]
+    rows: list[tuple[str, ...]] = [("step", "einsum", "result", "flops")]
     text = _term_writer(network)
     for s, ids in enumerate(plan.path):
         einsum = ",".join(text(terms[i]) for i in ids) + "->" + text(terms[count + s])
@@ -231,11 +247,25 @@ def step_table(plan: Plan) -> str:
         slices = count_text(network.size(plan.sliced))
         names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)
         head += f", in {slices} slices over {names}"
+    if len(plan.alternatives) > 1:
+        head += _alternatives_text(plan)
     total = (
         f"{count_text(plan.flops)} flops, {bytes_text(plan.traffic)} traffic, {bytes_text(plan.peak)} peak, "
         f"{seconds_text(plan.seconds)} predicted"
     )
     return "\n".join([head, *lines, total])
+
+
+def _alternatives_text(plan: Plan) -> str:
+    """Return a line for each choice that was priced, the least seconds first; the one taken has a star."""
+    both = " with gradients" * any(t.trained for t in plan.network.tensors)
+    rows = [("", "choice", f"predicted{both}", "flops", "traffic", "peak")]
+    for a in sorted(plan.alternatives, key=lambda a: a.seconds):
+        costs = seconds_text(a.seconds), count_text(a.flops), bytes_text(a.traffic), bytes_text(a.peak)
+        rows.append(("*" * (a.choices == plan.choices), ", ".join(a.choices), *costs))
+    widths = [max(len(row[c]) for row in rows) for c in range(6)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def count_text(count: int) -> str:

@@ -56,6 +56,10 @@ class Contract:
         return (self.out,)
 
 
+COPY = "copy"
+"""The way (`Contract.how`) of a step of one input that writes its result in the order of its modes, no view."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
     """The `body` run for every position of `modes`, its inputs sliced there.

@@ -25,7 +25,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, derivatives, calls, reading, building, remembering
+    api, derivatives, graphical, calls, reading, building, training, remembering
     bundle, tune
     search, lower, backends, providers, store
     cost

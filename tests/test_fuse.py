@@ -221,6 +221,21 @@ def test_without_llvmlite_the_same_program_runs_pairwise(monkeypatch: pytest.Mon
     np.testing.assert_allclose(compiled.run(*arrays), np.einsum(text, *arrays))
 
 
+def test_explain_says_when_loops_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "installed", lambda: False)
+    text, shapes = CASES[2]
+    executable = contractc.compile(text, *shapes, dtype="float64")
+    assert "loops" not in str(executable.program)
+    said = "with the steps before it, would run as a compiled loop: install contractc[fast]"
+    assert [note.endswith(said) for note in executable.notes] == [False, True, False]
+
+
+@with_loops
+def test_a_permutation_stays_a_view() -> None:
+    x = np.ones((200, 100, 50))
+    assert np.shares_memory(contractc.compile("ijk->kji", x)(x), x)
+
+
 def test_array_api_refuses_fused_steps() -> None:
     pytest.importorskip("array_api_compat")
     reason = backend_named("array_api").refuses(fuse(chain(), (ALWAYS,)))

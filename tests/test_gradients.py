@@ -290,3 +290,67 @@ def test_integers_and_other_semirings_have_no_gradients() -> None:
     ring = contractc.notation.parse("ij,jk->", "max_plus")
     text = message_of(UnsupportedError, contractc.gradients, ring, x, x)
     assert text.startswith("max_plus has no gradients; marginals()")
+
+
+# planning for training
+
+
+def layer(batch: int = 64) -> tuple[Any, ...]:
+    """Return the arguments of a plan of a tensor-train layer: its factors matter, its values do not."""
+    cores = [np.ones(s, "float32") for s in ((1, 4, 4, 8), (8, 8, 8, 8), (8, 8, 8, 8), (8, 4, 4, 1))]
+    return "bi,oi->bo", np.ones((batch, 1024), "float32"), formats.tt_matrix(cores)
+
+
+def test_training_prices_value_and_gradients() -> None:
+    infer, train = (contractc.plan(*layer(), mode=mode) for mode in ("infer", "train"))
+    assert not any(t.trained for t in infer.network.tensors)
+    assert all(t.trained for t in train.network.tensors)
+    assert Plan.from_json(train.to_json()) == train
+    costs = {a.choices: a for a in infer.alternatives}
+    for both in train.alternatives:
+        assert both.flops >= 2.9 * costs[both.choices].flops
+        assert both.seconds > costs[both.choices].seconds
+        assert both.peak >= costs[both.choices].peak
+    for plan in (infer, train):
+        assert {("materialised",)} < set(costs)
+        assert plan.choices == min(plan.alternatives, key=lambda a: a.seconds).choices
+        assert f"  *  {plan.choices[0]}" in str(plan)
+    assert "predicted with gradients" in str(train) and "with gradients" not in str(infer)
+
+
+def test_a_group_may_be_merged_in_part() -> None:
+    cores = [np.ones(s) for s in ((1, 2, 64, 3), (3, 2, 2, 40), (40, 2, 2, 3), (3, 64, 2, 1))]
+    plan = contractc.plan("bi,oi->bo", np.ones((5, 512)), formats.tt_matrix(cores), mode="train")
+    assert plan.faults() == []
+    assert len({a.choices for a in plan.alternatives}) == len(plan.alternatives) >= 2
+
+
+def test_mode_is_one_of_two() -> None:
+    text = message_of(ValueError, contractc.plan, "ij,jk->ik", (2, 2), (2, 2), mode="fit")
+    assert text == "mode must be 'infer' or 'train', not 'fit'"
+
+
+@needs_torch
+def test_what_torch_records_is_trained() -> None:
+    text, x, weight = layer(4)
+    factors = [torch.from_numpy(f).requires_grad_() for f in weight.factors]
+    given = torch.from_numpy(x), type(weight)(weight.layout, tuple(factors))
+    assert [t.trained for t in contractc.compile(text, *given).plan.network.tensors] == [False, *[True] * 4]
+    with torch.no_grad():
+        plan = contractc.compile(text, *given).plan
+    assert not any(t.trained for t in plan.network.tensors)
+    assert not any(t.trained for t in contractc.compile(text, *given, mode="infer").plan.network.tensors)
+    from contractc.calls import _executables
+
+    for record in (True, False, True):
+        with torch.set_grad_enabled(record):
+            value = contractc.contract(text, *given)
+        assert value.requires_grad == record
+    plans = [e.plan.network.tensors for e in _executables.values() if e.plan.network.groups]
+    assert {any(t.trained for t in tensors) for tensors in plans} == {True, False}
+
+
+@needs_torch
+def test_constants_are_not_trained() -> None:
+    plan = contractc.compile("ij,jk->ik", (2, 2), np.ones((2, 2)), constants=(1,), mode="train").plan
+    assert [t.trained for t in plan.network.tensors] == [True, False]

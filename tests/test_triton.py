@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +22,16 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared, unfused
 from contractc.backends.triton.emit import HEADER_LINES, source_of
 from contractc.backends.triton.gradients import gradient_task
+from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import A100, H200, Model
-from contractc.backends.triton.problem import runs_of
+from contractc.backends.triton.problem import parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
 from contractc.backends.triton.steps import program_of
-from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, parts, refusal
+from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal
 from contractc.backends.triton.tiles import TileConfig, parsed
+from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
+from contractc.machine import Target
 from contractc.programs import Contract
 
 
@@ -231,3 +235,33 @@ def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(OperandError, match="operand 0 is on cpu; the kernels run on CUDA devices"):
             executable(torch.ones(4096, 512), torch.ones(4096, 512))
+
+
+def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -> None:
+    given = task("nc,nc->n", {"n": 4096, "c": 512})
+    program = prepared(program_of(given), H200, "default", checked=False)
+    database = tmp_path / "tuned.jsonl"
+    calls: list[str] = []
+
+    def measure(step: Step, tensors: Any) -> float:
+        calls.append(step.how)
+        assert [tuple(x.shape) for x in tensors] == [(4096, 512), (4096, 512)]
+        return 1.0 if step.how == "library" else 1e-3 / len(calls)
+
+    found = tuned(program, H200, "default", measure, database, "cpu")
+    (step,) = found.steps
+    assert isinstance(step, Contract)
+    assert calls[0] == "library" and step.how == calls[-1] and len(calls) > 8
+    calls.clear()
+    database.write_text(database.read_text() + "cut off by a cra")
+    assert tuned(program, H200, "default", measure, database, "cpu") == found and not calls
+    database.write_text(database.read_text().replace('"generator": ', '"generator": 9'))
+    tuned(program, H200, "default", measure, database, "cpu")
+    assert calls
+
+
+def test_tuning_without_a_gpu_takes_what_compiles() -> None:
+    given = task("nc,nc->n", {"n": 4096, "c": 512})
+    program = prepared(program_of(given), H200, "default", checked=False)
+    found = backend.tune(program, Target("triton", "cuda:90"))
+    assert "tile" in str(found) and not found.faults()

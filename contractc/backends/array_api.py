@@ -145,6 +145,9 @@ class _ArrayAPI:
     def broadcast(self, x: str, shape: Sequence[str]) -> str:
         return f"{self.use(_broadcast)}({x}, ({', '.join(shape)}{',' * (len(shape) == 1)}))"
 
+    def in_order(self, x: str) -> str:
+        return x
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{self.use(_diagonal)}({x}, {one}, {two})"
 

@@ -13,7 +13,19 @@ from contractc.backends import Compiled
 from contractc.dtypes import is_complex
 from contractc.executable import MISS
 from contractc.notation import Term
-from contractc.programs import Broadcast, Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
+from contractc.programs import (
+    COPY,
+    Broadcast,
+    Call,
+    Contract,
+    Groups,
+    Loop,
+    Program,
+    Reshape,
+    Value,
+    groups,
+    kind,
+)
 from contractc.providers import loops
 
 
@@ -49,6 +61,9 @@ class Dialect(Protocol):
 
     def broadcast(self, x: str, shape: Sequence[str]) -> str:
         """Return `x` repeated along its axes of extent 1, and along new axes in front."""
+
+    def in_order(self, x: str) -> str:
+        """Return `x` with its elements in memory in the order of its axes."""
 
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         """Return the diagonal of axes `one` and `two` of an array of rank `rank`, as a new last axis."""
@@ -275,6 +290,8 @@ class Function:
         else:
             code, modes = self._pair(factors[0], factors[1], own, work, step.how)
             code = _permuted(self.dialect, code, modes, own)
+        if step.how == COPY:
+            code = self.dialect.in_order(code)
         if step.out.dtype != work:
             code = self.dialect.cast(code, step.out.dtype)
         if len(own) != len(step.out.modes):

@@ -112,6 +112,9 @@ class _Numpy:
     def broadcast(self, x: str, shape: Sequence[str]) -> str:
         return f"{self.use('broadcast', _broadcast)}({x}, {_tuple(shape)})"
 
+    def in_order(self, x: str) -> str:
+        return f"{self.use('in_order', np.ascontiguousarray)}({x})"
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{self.use('diagonal', _diagonal)}({x}, {one}, {two})"
 

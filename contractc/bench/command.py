@@ -185,11 +185,11 @@ def measure(argv: Sequence[str]) -> int:
                 conditions=conditions,
             )
         )
+        if options.out:  # at once, so that a run that is stopped keeps what it has
+            lines.append_results(options.out, results[-1:])
         print(lines.as_line(results[-1]) if options.json else table.case_line(results[-1]), flush=True)
     if not options.json:
         print(table.summary(results) if len(results) > 2 else contestants(results))
-    if options.out:
-        lines.append_results(options.out, results)
     if options.html:
         write_page(results, options.html)
     return 0

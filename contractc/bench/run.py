@@ -13,6 +13,7 @@ from contractc.bench import limits as machine_limits
 from contractc.bench.cases import Array, Case, operands
 from contractc.bench.measure import Call, Clock, interleaved, timed
 from contractc.bench.peers import OURS, PEERS, Peer, error, in_order, put_in_order, to_array, truth
+from contractc.bench.predict import predicted_seconds
 from contractc.bench.stats import Ratio, paired
 from contractc.dtypes import itemsize
 from contractc.serial import digest
@@ -52,9 +53,9 @@ class Entry:
 class Result:
     """A case and how its contestants did; `skipped` says why it was not measured at all.
 
-    `program` is the digest of contractc's program, `ways` what its steps run as. `flops`, `traffic` (bytes) and
-    `predicted` (seconds) are those of its plan, `read` and `written` the bytes of the operands (of a repeated mode
-    the diagonal) and the results.
+    `program` is the digest of contractc's program, `ways` what its steps run as. `flops` and `traffic` (bytes) are
+    those of its plan, `predicted` the seconds of its steps as they run, `read` and `written` the bytes of the operands
+    (of a repeated mode the diagonal) and of the results.
     """
 
     case: Case
@@ -171,6 +172,7 @@ def measure_case(
     started, entries = _started(case, arrays, expected, names, peers, clock)
     compiled = compile(case.text, *arrays)
     about |= {"program": digest(compiled.program)[:16], "ways": compiled.notes}
+    about["predicted"] = predicted_seconds(compiled) or planned.seconds
     calls = {(name, kind): call for name, ways in started.items() for kind, call in ways.items()}
     found = interleaved(
         {f"{name}|{kind}": call for (name, kind), call in calls.items()},

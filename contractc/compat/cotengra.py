@@ -55,5 +55,5 @@ def from_tree(tree: Any, dtype: str = "float64") -> Plan:
     network = TensorNetwork(tensors, (output,), extents, dtype, labels=tuple(map(str, labels)))
     path = tuple(tuple(sorted(ids)) for ids in tree.get_ssa_path()) or ((0,),)
     sliced = tuple(sorted(mode[x] for x in tree.sliced_inds))
-    plan = Plan(network, path, (len(tensors) + len(path) - 1,), sliced, (), "cotengra")
+    plan = Plan(network, path, (len(tensors) + len(path) - 1,), sliced, search="cotengra")
     return priced(checked(plan))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from contractc.dtypes import is_floating, wide
 from contractc.lower.choose import choose, free_results, layout
-from contractc.lower.fuse import Fuser, fuse, fusers
+from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.passes import PASSES
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
@@ -15,7 +15,7 @@ from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Progra
 from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["fusers", "lower", "split_exponents", "translate"]
+__all__ = ["fusers", "loops_missed", "lower", "split_exponents", "translate"]
 
 
 def lower(

@@ -50,11 +50,14 @@ def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> t
     Compiled loops are used if llvmlite is loaded already or if code is made ahead of the calls; in a plain call
     they are compiled only after the calls have lost as much time without them (`how` says "later").
     """
-    if target.backend not in ("numpy", "torch") or target.device != "cpu":
-        return ()
     if not (loops.installed() if ahead else loops.loaded()):
         return ()
-    how = loops.HOW if ahead else loops.HOW_LATER
+    return _loops(target, loops.HOW if ahead else loops.HOW_LATER, machine)
+
+
+def _loops(target: Target, how: str, machine: Machine) -> tuple[Fuser, ...]:
+    if target.backend not in ("numpy", "torch") or target.device != "cpu":
+        return ()
     libraries = providers() if target.backend == "numpy" else (TORCH,)
 
     def alone(program: Program, step: Contract) -> float:
@@ -63,9 +66,25 @@ def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> t
     return (Fuser(how, loops.refuses, loops.predicted, alone),)
 
 
+def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
+    """Return for the results of steps what to say of compiled loops that would do them, if only they were there."""
+    if loops.installed():
+        return {}
+    plain = [replace(s, how="") if isinstance(s, Contract) and not s.path else s for s in program.steps]
+    fused = fuse(replace(program, steps=tuple(plain)), _loops(target, loops.HOW, machine))
+    said = {}
+    for step in fused.steps:
+        if isinstance(step, Contract) and step.how == loops.HOW and step not in program.steps:
+            word = "with the steps before it, " if step.path else ""
+            said[step.out.number] = f"; {word}would run as a compiled loop: install contractc[fast]"
+    return said
+
+
 def library_seconds(program: Program, step: Contract, machine: Machine, libraries: Sequence[str]) -> float:
     """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
     known = program.values()
+    if len(step.inputs) == 1 and set(known[step.inputs[0]].modes) <= set(step.out.modes):
+        return 0.0  # a view
     task = task_of(program, step, known)
     if is_view(program, step):
         return machine.call

@@ -68,7 +68,9 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     path, results, name = joint_path(network, finds.of, share=named)
     alone = len(network.outputs) == 1
     moves = finds.found.moves if alone and finds.found is not None else ()
-    plan = Plan(network, path, results, (), layout_choices(network, path), name, moves=moves)
+    alternatives = finds.found.alternatives if finds.found is not None else ()
+    choices = layout_choices(network, path)
+    plan = Plan(network, path, results, (), choices, alternatives, name, moves=moves)
     if memory_limit is not None:
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
         others = finds.found.others if joint and finds.found is not None else ()
@@ -151,7 +153,8 @@ def _path(network: TensorNetwork, optimize: Any, ask: Ask) -> Found:
     if isinstance(optimize, str) and optimize in SEARCHES:
         find = SEARCHES[optimize]
         if network.groups and (optimize == "auto" or any(network.forced)):
-            return Found(*cheapest_layout(network, lambda part: find(part, ask)[:2]))
+            path, name, alternatives = cheapest_layout(network, lambda part: find(part, ask)[:2])
+            return Found(path, name, alternatives=alternatives)
         return find(network, ask)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):
         steps = list(optimize)

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from contractc.options import Search
-from contractc.plans import Path
+from contractc.plans import Alternative, Path
 from contractc.search.clock import Clock
 
 
@@ -19,9 +19,10 @@ class Ask(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A path, the search that found it in words, the moves of annealing that find it again, other good paths."""
+    """A path, the search that found it, the moves of annealing that find it again, other good paths, other choices."""
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
     others: tuple[Path, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()

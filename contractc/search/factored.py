@@ -8,7 +8,8 @@ from itertools import combinations
 
 from contractc.cost import costs
 from contractc.network import Tensor, TensorNetwork
-from contractc.plans import Path
+from contractc.plans import Alternative, Path, kept_terms
+from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
 """With more factorized operands than this, all of them stay factored or all are materialised."""
@@ -16,27 +17,39 @@ MOST_GROUPS = 4
 
 def cheapest_layout(
     network: TensorNetwork, find: Callable[[TensorNetwork], tuple[Path, str]]
-) -> tuple[Path, str]:
+) -> tuple[Path, str, tuple[Alternative, ...]]:
     """Return the path with the least predicted seconds over all choices of operands to materialise.
 
-    `find` orders the tensors of each candidate: the network as it is (factors are contracted with whatever is
-    cheapest, so they may stay apart or be merged in part), and the network in which some groups have been
-    contracted to dense tensors first. For constant operands that costs nothing per call. What the user forced is
-    not up for choice.
+    With it come the name of its search and the cheapest of each choice. `find` orders the tensors of each
+    candidate: the network as it is (factors are contracted with whatever is cheapest, so they may stay apart or be
+    merged in part), and the network in which some groups have been contracted to dense tensors first, or one group
+    in part. For constant operands that costs nothing per call. What the user forced is not up for choice. Where
+    tensors are trained, gradients count too.
     """
     count = len(network.tensors)
     forced = network.forced or ("",) * len(network.groups)
     dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
     free = [g for g, choice in enumerate(forced) if not choice]
     apart = [network.groups[g] for g, choice in enumerate(forced) if choice == "factored"]
-    best = None
+    price = training_costs if any(t.trained for t in network.tensors) else costs
+    best: dict[tuple[str, ...], tuple[Alternative, Path, str]] = {}
+
+    def weigh(parts: dict[int, int | None]) -> None:
+        """Note the cheapest path that first takes so many steps (None: all) towards making groups dense."""
+        groups = [(network.groups[g], most) for g, most in parts.items()]
+        path, name = _with_dense(network, groups, apart, find)
+        words = layout_choices(network, path)
+        found = Alternative(words, *price(network, path, (count + len(path) - 1,)))
+        if words not in best or found.seconds < best[words][0].seconds:
+            best[words] = found, path, name
+
     for chosen in _choices(free):
-        path, name = _with_dense(network, [network.groups[g] for g in (*dense, *chosen)], apart, find)
-        seconds = costs(network, path, (count + len(path) - 1,)).seconds
-        if best is None or seconds < best[0]:
-            best = seconds, path, name
-    assert best is not None
-    return best[1], best[2]
+        weigh(dict.fromkeys((*dense, *chosen)))
+    for g in free if len(free) <= MOST_GROUPS else ():
+        for most in range(1, len(network.groups[g]) - 1):
+            weigh({**dict.fromkeys(dense), g: most})
+    _, path, name = min(best.values(), key=lambda item: item[0].seconds)
+    return path, name, tuple(found for found, _, _ in best.values())
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
@@ -68,16 +81,19 @@ def _choices(groups: Sequence[int]) -> Iterable[tuple[int, ...]]:
 
 def _with_dense(
     network: TensorNetwork,
-    groups: Iterable[tuple[int, ...]],
+    groups: Iterable[tuple[tuple[int, ...], int | None]],
     apart: Sequence[tuple[int, ...]],
     find: Callable[[TensorNetwork], tuple[Path, str]],
 ) -> tuple[Path, str]:
-    """Return a path that first contracts each of `groups` to one tensor, and never one of `apart`."""
+    """Return a path that first contracts each of `groups` to one tensor, and never one of `apart`.
+
+    With a number beside it, only so many steps are taken towards that.
+    """
     count = len(network.tensors)
     ids = list(range(count))
     tensors = list(network.tensors)
     steps: list[tuple[int, ...]] = []
-    for group in groups:
+    for group, most in groups:
         members = [network.tensors[k] for k in group]
         outside = {m for term in network.outputs for m in term}
         outside |= {m for k, t in enumerate(network.tensors) if k not in group for m in t.modes}
@@ -86,17 +102,20 @@ def _with_dense(
             continue
         inner = replace(network, tensors=tuple(members), outputs=(kept,), groups=(), forced=(), fused=())
         path, _ = find(inner)
-        local = list(group)
-        for step in path:
+        terms = kept_terms(inner, path, (len(members) + len(path) - 1,))
+        local, fixed = list(group), [t.constant for t in members]
+        for step in path[:most]:
             steps.append(tuple(sorted(local[i] for i in step)))
             local.append(count + len(steps) - 1)
-        places = [ids.index(k) for k in group]
-        for place in sorted(places, reverse=True):
+            fixed.append(all(fixed[i] for i in step))
+        used = {i for step in path[:most] for i in step}
+        for place in sorted((ids.index(group[i]) for i in used if i < len(group)), reverse=True):
             ids.pop(place)
             tensors.pop(place)
-        ids.append(local[-1])
-        constant = all(t.constant for t in members)
-        tensors.append(Tensor(kept, network.dtype, constant))
+        for i in range(len(group), len(local)):
+            if i not in used:
+                ids.append(local[i])
+                tensors.append(Tensor(terms[i], network.dtype, fixed[i]))
     if len(tensors) == 1:
         return tuple(steps), "dense"
     rest = replace(network, tensors=tuple(tensors), groups=(), forced=(), fused=())

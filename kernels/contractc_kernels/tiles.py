@@ -33,3 +33,15 @@ def greater(x, y):
 def smaller(x, y):
     """Return the smaller of two, NaN if one of them is (as np.minimum)."""
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def rounded(x):
+    """Return float32 numbers rounded to tf32, to nearest; the tensor cores cut the rest off by themselves.
+
+    On Hopper a tf32 factor has to be converted on its way to shared memory, if it does not lie along the sum, for
+    its loads to stay 16 bytes wide.
+    """
+    return tl.inline_asm_elementwise(
+        "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+    )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton.launch import launch, literal, passes_of
-from contractc.backends.triton.problem import Problem, runs_of
-from contractc.backends.triton.tasks import Task, contiguous
+from contractc.backends.triton.problem import Problem, contiguous, runs_of, splittable
+from contractc.backends.triton.tasks import Task
 from contractc.backends.triton.tiles import TileConfig
 
 INTERPRETED = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
@@ -141,18 +141,18 @@ def _config(rng: random.Random, problem: Problem) -> TileConfig:
         blocks[name] //= 2
     config = TileConfig(tuple(blocks.items()), rng.choice((4, 8)), rng.choice((2, 3)), rng.choice((1, 8)))
     loops = [r for r in runs if r.summed and blocks[r.name] < problem.size(r.modes)]
-    split = rng.choice((1, 3)) if loops and len(problem.path) == 1 else 1
+    split = rng.choice((1, 3)) if loops and len(problem.path) == 1 and splittable(problem) else 1
     return TileConfig(config.blocks, config.warps, config.stages, config.group, split)
 
 
-def run(case: Drawn) -> Tensor:
-    """Return what the kernels of a case write; every byte around the output is checked to be untouched."""
+def run(case: Drawn, where: str = "cpu") -> Tensor:
+    """Return what the kernels of a case write on a device; every byte around the output is checked to be untouched."""
     task = case.task
     shape = [task.extents[m] for m in task.terms[-1]]
     size = int(np.prod(shape, initial=1))
     dtype = getattr(torch, task.dtypes[-1])
     guard = 64
-    memory = torch.full((size + 2 * guard,), 77, dtype=torch.int64).to(dtype)
+    memory = torch.full((size + 2 * guard,), 77, dtype=torch.int64, device=where).to(dtype)
     before = memory.clone()
     out = memory[guard : guard + size].view(shape)
     passes = passes_of(case.problem, case.config)
@@ -161,12 +161,22 @@ def run(case: Drawn) -> Tensor:
     if len(passes) == 2:
         first = passes[0]
         width = getattr(torch, first.problem.out.dtype)
-        target = torch.full((first.config.split * size,), 99, dtype=torch.int64).to(width)
-    launch(passes[0], (*case.tensors, target), sizes, [])
+        target = torch.full((first.config.split * size,), 99, dtype=torch.int64, device=where).to(width)
+    tensors = [placed(x, where) for x in case.tensors]
+    launch(passes[0], (*tensors, target), sizes, [])
     if len(passes) == 2:
         launch(passes[1], (target, out), passes[1].problem.extents, [])
     assert torch.equal(memory[:guard], before[:guard]) and torch.equal(memory[-guard:], before[-guard:])
     return out
+
+
+def placed(x: Tensor, where: str) -> Tensor:
+    """Return `x` on a device, with the strides and the offset that it has."""
+    if x.device.type == where:
+        return x
+    storage = torch.empty(x.untyped_storage().size() // x.element_size(), dtype=x.dtype)
+    storage = storage.set_(x.untyped_storage()).to(where)
+    return storage.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 def truth(case: Drawn) -> Tensor:

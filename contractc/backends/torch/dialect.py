@@ -73,6 +73,9 @@ class Torch:
     def broadcast(self, x: str, shape: Sequence[str]) -> str:
         return f"{x}.expand({', '.join(shape)})"
 
+    def in_order(self, x: str) -> str:
+        return f"{x}.contiguous()"
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{x}.diagonal(0, {one}, {two})"
 

@@ -7,7 +7,9 @@ which is what torch.func, torch.compile, fake tensors, forward derivatives and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +23,16 @@ from contractc.backends.triton.launch import Step, device_model, passes_of
 from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
+from contractc.backends.triton.tuning import timed, tuned
 from contractc.errors import OperandError
 from contractc.executable import MISS
 from contractc.machine import Target
 from contractc.programs import Contract, Loop, Program
+from contractc.programs import Step as AnyStep
 
 __all__ = [
-    "Artifact", "Step", "artifacts", "as_array", "compile", "constant", "prepared", "promote", "refuses", "to_bytes",
+    "Artifact", "Step", "artifacts", "as_array", "compile", "constant", "is_available", "prepared", "promote",
+    "refuses", "to_bytes", "tune",
 ]  # fmt: skip
 
 PRECISION = "default"
@@ -51,17 +56,73 @@ def refuses(program: Program) -> str | None:
     return aten_backend.refuses(program)
 
 
-def prepared(program: Program, target: Target) -> Program:
-    """Return `program` with its steps fused and each step's way chosen, by prediction for the target's GPU."""
+def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program:
+    """Return `program` with its steps fused and each step's way chosen, by prediction for the target's GPU.
+
+    A program that is not made `ahead` of its calls is left as it is: choosing takes longer than a call is worth, and
+    `compile` sees to it later.
+    """
+    if not ahead and not toolchain.interpreted():
+        return program
     return _prepared(program, device_model(target.device), PRECISION, checked=not toolchain.interpreted())
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
-    """Return `program` as a Python function on tensors; steps that do not say how they are done are torch's."""
-    device = H200
-    kernels = emitted(program, device, PRECISION, constants)
+    """Return `program` as a Python function on tensors.
+
+    If no step says how it is done, torch's own operations run, and from the second call on kernels are prepared and
+    compiled in a thread of their own; they take over when they are ready.
+    """
+    device = device_model("cuda")
     plain = aten(program, constants)
+    if not any(isinstance(s, Contract) and s.how for s in steps_of(program)):
+        later = Later(lambda: _in_background(program, device, constants), plain.run)
+        notes = tuple(f"{note} (until its kernels are compiled)" for note in plain.notes)
+        return Compiled(_switch(later, plain.run), plain.source, notes)
+    kernels = emitted(program, device, PRECISION, constants)
     return Compiled(_switch(kernels.run, plain.run), kernels.source, kernels.notes)
+
+
+def steps_of(program: Program) -> Iterator[AnyStep]:
+    """Yield the steps of a program and of the bodies of its loops."""
+    for step in program.steps:
+        yield step
+        if isinstance(step, Loop):
+            yield from steps_of(step.body)
+
+
+def _in_background(program: Program, device: Device, constants: Sequence[Any]) -> Callable[..., Any]:
+    made = _prepared(program, device, PRECISION, checked=not toolchain.interpreted())
+    return emitted(made, device, PRECISION, constants).run
+
+
+class Later:
+    """A function that is `plain` until what `make` returns is there; a thread makes it from the second call on."""
+
+    __slots__ = ("calls", "lock", "made", "make", "plain", "thread")
+
+    def __init__(self, make: Callable[[], Callable[..., Any]], plain: Callable[..., Any]) -> None:
+        self.make, self.plain = make, plain
+        self.made: Callable[..., Any] | None = None
+        self.calls = 0
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self, *operands: Any) -> Any:
+        """Return what the function returns for `operands`."""
+        made = self.made
+        if made is not None:
+            return made(*operands)
+        self.calls += 1
+        if self.calls > 1 and self.thread is None:
+            with self.lock:
+                if self.thread is None:
+                    self.thread = threading.Thread(target=self._run, name="contractc kernels", daemon=True)
+                    self.thread.start()
+        return self.plain(*operands)
+
+    def _run(self) -> None:
+        self.made = self.make()
 
 
 def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +136,16 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
         return plain(*operands)
 
     return run
+
+
+def tune(program: Program, target: Target, database: Path | None = None) -> Program:
+    """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
+
+    What was timed is appended to `database` (JSON lines), and looked up there first.
+    """
+    device = device_model(target.device)
+    measure = timed if torch.cuda.is_available() else None
+    return tuned(program, device, PRECISION, measure, database)
 
 
 class Artifact(NamedTuple):

@@ -18,7 +18,7 @@ class Addresses:
     def __init__(self, problem: Problem, runs: Sequence[Run], blocks: Mapping[str, int]) -> None:
         self.problem, self.runs, self.blocks = problem, runs, blocks
         self.functions: list[str] = []
-        self.written: dict[tuple[int, str], str] = {}
+        self.written: dict[tuple[int, str, bool], str] = {}
 
     def run_time_strides(self) -> list[tuple[str, int, int]]:
         """Return (parameter, value, mode) for each stride that the kernel is told at run time."""
@@ -64,28 +64,45 @@ class Addresses:
             return self.extent(run) if block == 1 else f"tl.cdiv({self.extent(run)}, {block})"
         return str(-(-self.problem.size(run.modes) // block))
 
-    def call(self, at: int, run: Run, x: str) -> str:
-        """Return the offset in value `at` for the coordinates `x` of `run`, as code."""
-        key = (at, run.name)
+    def call(self, at: int, run: Run, x: str, *, pairs: bool = False) -> str:
+        """Return the offset in value `at` for the coordinates `x` of `run`, as code.
+
+        With `pairs` elements are pairs of numbers: coordinates and offsets count numbers, along stride 1 twice as many.
+        """
+        key = (at, run.name, pairs)
         if key not in self.written:
-            self.written[key] = self._write(at, run)
+            self.written[key] = self._write(at, run, pairs)
         given = [f"e{m}" for m in run.modes[1:] if m in self.problem.dynamic]
         count = len(self.problem.inputs)
         given += [f"s{letter(at, count)}{m}" for m in run.modes if self.problem.values[at].stride(m) is None]
         return f"{self.written[key]}({', '.join([x, *given])})"
 
-    def _write(self, at: int, run: Run) -> str:
+    def _write(self, at: int, run: Run, pairs: bool) -> str:
         problem, count = self.problem, len(self.problem.inputs)
         access = problem.values[at]
-        name = f"{letter(at, count)}_{run.name}"
+        name = f"{letter(at, count)}_{run.name}{'_pairs' * pairs}"
         terms: list[str] = []
         given: list[str] = []
         inner = 1
+        pieces: list[tuple[int | None, int, bool, int]] = []  # stride, extent, whether the slowest, mode
         for m in reversed(run.modes):
-            stride = access.stride(m)
+            stride, extent = access.stride(m), problem.extents[m]
+            if pairs:
+                assert stride is not None, "strides known at run time only are not counted in pairs"
+                stride, extent = (stride, 2 * extent) if not pieces else (2 * stride, extent)
+            slowest = m == run.modes[0]
+            if (
+                pieces
+                and None not in (stride, pieces[-1][0])
+                and stride == (pieces[-1][0] or 0) * pieces[-1][1]
+            ):
+                pieces[-1] = (pieces[-1][0], pieces[-1][1] * extent, slowest, m)  # side by side in this value
+            else:
+                pieces.append((stride, extent, slowest, m))
+        for stride, extent, slowest, m in pieces:
             code = "x" if inner == 1 else f"x // {inner}"
-            if m != run.modes[0]:
-                code = f"{code} % {problem.extents[m]}"
+            if not slowest:
+                code = f"{code} % {extent}"
             factor = str(stride)
             if stride is None:
                 factor = f"s{letter(at, count)}{m}"
@@ -94,7 +111,7 @@ class Addresses:
                 terms.append(
                     code if factor == "1" else f"({code}) * {factor}" if " " in code else f"{code} * {factor}"
                 )
-            inner *= problem.extents[m]
+            inner *= extent
         given.reverse()
         self.functions += ["@triton.jit", f"def {name}({', '.join(['x', *given])}):"]
         if problem.wide_offsets(at):

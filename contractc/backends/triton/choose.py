@@ -9,7 +9,7 @@ from functools import lru_cache
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import source_of
 from contractc.backends.triton.model import Device
-from contractc.backends.triton.problem import Problem
+from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import (
     LIBRARY,
     MOST_INPUTS,
@@ -18,7 +18,6 @@ from contractc.backends.triton.tasks import (
     candidates,
     choice,
     kept_modes,
-    parts,
     refusal,
     task_of,
 )

@@ -8,13 +8,12 @@ source. The header has the same number of lines in every source: Triton's cache 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contractc.backends.triton.addresses import Addresses, letter
 from contractc.backends.triton.memory import Tile, load, store
-from contractc.backends.triton.problem import Problem, Run, runs_of
+from contractc.backends.triton.problem import ACCUMULATED, Problem, Run, runs_of
 from contractc.backends.triton.tiles import (
-    ACCUMULATED,
     Node,
     Roles,
     TileConfig,
@@ -99,7 +98,9 @@ class Writer:
         body = self.lines
         used = "\n".join([*body, *at.functions])
         helpers = [
-            n for n in ("greater", "grouped", "smaller", "wide") if f"{n}(" in used or f", {n})" in used
+            n
+            for n in ("greater", "grouped", "rounded", "smaller", "wide")
+            if f"{n}(" in used or f", {n})" in used
         ]
         legend = [f"# {line}" for line in self._legend()]
         text = [
@@ -191,25 +192,35 @@ class Writer:
         if self.at.masked(run):
             self.line(f"ok_{name} = x_{name} < {self.at.extent(run)}")
 
-    def _node(self, number: int, order: Sequence[str] | None = None) -> Tile:
-        """Write the code of a node and return its tile; `order` is the order of the axes its reader wants."""
+    def _node(
+        self, number: int, order: Sequence[str] | None = None, sides: Sequence[Sequence[str]] = ()
+    ) -> Tile:
+        """Write the code of a node and return its tile; `order` is the order of the axes its reader wants.
+
+        A reader that multiplies matrices also says which axes are the `sides` of the matrix.
+        """
         node = self.nodes[number]
         if not node.children:
-            return load(self, number, order)
+            return load(self, number, order, sides)
         roles = roles_of(node, self.nodes)
         loops = [r for r in node.summed if not self.at.whole(r)]
         for r in node.summed:
             if r not in loops:
                 self._coordinate(r, None)
         dot = len(node.children) == 2 and is_dot(self.problem, roles, self.blocks)
+        roles = self._in_memory_order(node, roles) if dot else roles
         orders = self._orders(roles, dot)[: len(node.children)]
+        shared = self.axes(roles.shared)
+        matrices: list[tuple[tuple[str, ...], ...]] = [(), ()]
+        if dot:
+            matrices = [(self.axes(roles.rows), shared), (shared, self.axes(roles.columns))]
         looped = {r.name for r in loops}
         split = self.config.split > 1 and number == self.root
         assert loops or not split, f"{self.config} splits a sum without a loop"
         tiles: dict[int, Tile] = {}
-        for child, wanted in zip(node.children, orders, strict=True):
+        for child, wanted, pair in zip(node.children, orders, matrices, strict=False):
             if loops and not looped & self._depends(child):
-                tiles[child] = self._prepared(self._node(child, wanted), wanted, node, roles, dot)
+                tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         made: Tile | None = None
         if loops:
             made = self._zeros(roles, dot)
@@ -231,9 +242,9 @@ class Writer:
                     index = f"{index}_{k}"
             for r in loops:
                 self._coordinate(r, f"t_{r.name}")
-        for child, wanted in zip(node.children, orders, strict=True):
+        for child, wanted, pair in zip(node.children, orders, matrices, strict=False):
             if child not in tiles:
-                tiles[child] = self._prepared(self._node(child, wanted), wanted, node, roles, dot)
+                tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         both = [tiles[i] for i in node.children]
         made = self._dot(both, roles, made) if dot else self._elementwise(both, roles, made)
         if loops:
@@ -246,6 +257,24 @@ class Writer:
 
     def axes(self, runs: Sequence[Run]) -> tuple[str, ...]:
         return tuple(r.name for r in runs if self.blocks[r.name] > 1)
+
+    def _in_memory_order(self, node: Node, roles: Roles) -> Roles:
+        """Return `roles` with the run that an input has at stride 1 last among its side of a matrix."""
+        units = [self.problem.inputs[i].unit if i < len(self.problem.inputs) else None for i in node.children]
+
+        def ordered(runs: tuple[Run, ...], *wanted: int | None) -> tuple[Run, ...]:
+            for unit in wanted:
+                last = [r for r in runs if unit is not None and r.modes[-1] == unit]
+                if last:
+                    return (*(r for r in runs if r is not last[0]), last[0])
+            return runs
+
+        return replace(
+            roles,
+            rows=ordered(roles.rows, units[0]),
+            columns=ordered(roles.columns, units[1]),
+            shared=ordered(roles.shared, units[0], units[1]),
+        )
 
     def _orders(self, roles: Roles, dot: bool) -> list[tuple[str, ...]]:
         """Return in which order of axes a node reads each of its inputs."""
@@ -300,7 +329,7 @@ class Writer:
             sides = [self.size(rows), self.size([a for a in order if a in shared])]
             if order and order[0] in shared:
                 sides.reverse()
-            if len(order) != 2:
+            if len(order) != 2 and not tile.matrix:
                 parts = [f"tl.reshape({p}, ({sides[0]}, {sides[1]}))" for p in parts]
             dtype = self._dot_dtype()
         else:
@@ -354,8 +383,11 @@ class Writer:
         word += f", out_dtype=tl.{self.accumulated}"
         if total is None:
             total = self._zeros(roles, True)
+        rounded = left.dtype == "float32" and self.problem.precision == "fast" and not self.interpret
         for k, factors in enumerate(self._products(left, right)):
             for x, y in factors:
+                if rounded:
+                    x, y = f"rounded({x})", f"rounded({y})"
                 self.line(f"{total.parts[k]} = tl.dot({x}, {y}, {total.parts[k]}{word})")
         return Tile(total.parts, kept, self.accumulated)
 

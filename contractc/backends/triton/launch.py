@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import Source, source_of
 from contractc.backends.triton.model import A100, H200, Device
-from contractc.backends.triton.problem import Problem
-from contractc.backends.triton.tasks import Task, candidates, chosen_config, contiguous, parts
+from contractc.backends.triton.problem import Problem, contiguous, parts
+from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
 from contractc.notation import Term
@@ -113,6 +113,8 @@ class Step:
     def _variant(self, strides: Sequence[Sequence[int]]) -> Variant | None:
         """Return the kernels for operands with these strides, or None if none fits on chip."""
         task = self.task
+        if self.how == LIBRARY:
+            return None
         written = [
             literal(term, given, task.extents, task.dynamic)
             for term, given in zip(task.terms, strides, strict=False)
@@ -212,10 +214,13 @@ def _as_parameter(x: Tensor) -> Tensor:
 
 
 def device_model(device: str) -> Device:
-    """Return the model of the GPU that a target names: an A100 for sm_80 and older parts, else an H200."""
+    """Return the model of the GPU that a target names: that of an A100 for sm_80 to sm_89, else of an H200."""
     if torch.cuda.is_available() and ":" not in device:
         major, minor = torch.cuda.get_device_capability()
         arch = 10 * major + minor
     else:
         arch = toolchain.architecture(device)
-    return A100 if arch < 90 else H200
+    base = A100 if arch < 90 else H200
+    if arch == base.arch:
+        return base
+    return replace(base, name=f"sm_{arch}", arch=arch, shared=toolchain.SHARED_LIMIT.get(arch, 99 * 1024))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from contractc.backends.triton.addresses import letter
-from contractc.backends.triton.problem import adjacent_runs
-from contractc.backends.triton.tiles import ACCUMULATED, span
+from contractc.backends.triton.problem import ACCUMULATED, adjacent_runs
+from contractc.backends.triton.tiles import span
 from contractc.dtypes import is_complex, itemsize
 
 if TYPE_CHECKING:
@@ -18,86 +18,126 @@ VECTOR = 16
 
 
 class Tile(NamedTuple):
-    """A tile as code: one name, or two for complex numbers; the runs of its axes; its dtype."""
+    """A tile as code: one name, or two for complex numbers; the runs of its axes; its dtype.
+
+    A `matrix` has two axes in fact: those of each side are one already.
+    """
 
     parts: tuple[str, ...]
     axes: tuple[str, ...]
     dtype: str
+    matrix: bool = False
 
 
-def load(w: Writer, number: int, order: Sequence[str] | None) -> Tile:
-    """Write the load of an input, in its own memory order where its unit axis is short."""
+def load(w: Writer, number: int, order: Sequence[str] | None, sides: Sequence[Sequence[str]] = ()) -> Tile:
+    """Write the load of an input and return its tile.
+
+    The axes come in the wanted `order`, but for those along which a thread reads many elements at once: where the
+    unit axis is short or elements are pairs, its neighbours are read as one long axis, and then taken apart. What is
+    going to be a matrix is read as one, where its `sides` are boxes: a copy to shared memory moves 16 bytes at once
+    only if nothing but the product reads it.
+    """
     access, own = w.problem.inputs[number], w.nodes[number].kept
-    axes = tuple(a for a in (order or w.axes(own)) if a in w.axes(own))
-    flat = _flat(w, number)
-    pointer, mask, shape_axes = _pointer(w, number, axes, flat)
-    other = w.padding()
-    guard = f", mask={mask}, other={other}" if mask else ""
-    size = len(shape_axes) - (len(flat) - 1 if flat else 0)
-    if is_complex(access.dtype):
-        tail = ", ".join([":"] * size)
-        pair = f"[{tail}, None]" if size else ""
-        offsets = f"(({pointer}) * 2){pair} + tl.arange(0, 2)"
-        if mask:
-            guard = f", mask=({mask})[{tail}, None] & (tl.arange(0, 2) < 2)[{'None, ' * size}:], other=0"
-        whole = w.name()
-        w.line(f"{whole} = tl.load({letter(number, len(w.problem.inputs))} + {offsets}{guard})")
+    base = letter(number, len(w.problem.inputs))
+    present = w.axes(own)
+    axes = tuple(a for a in (order or present) if a in present)
+    tail = _tail(w, number)
+    matrix = not tail and any(len(side) > 1 for side in sides) and set(axes) == {a for s in sides for a in s}
+    if matrix:
+        pointer, mask = _matrix(w, number, sides)
+    else:
+        pointer, mask, axes = _pointer(w, number, axes, tail)
+    guard = f", mask={mask}, other={w.padding()}" if mask else ""
+    whole = w.name()
+    w.line(f"{whole} = tl.load({base} + {pointer}{guard})")
+    parts: tuple[str, ...] = (whole,)
+    dtype = access.dtype
+    if is_complex(dtype):
+        if tail:
+            whole = f"tl.reshape({whole}, {_sizes(w, axes, (2,))})"
         one, two = w.name(), w.name()
         w.line(f"{one}, {two} = tl.split({whole})")
-        parts: tuple[str, ...] = (one, f"(-{two})" if access.conj else two)
-    else:
-        whole = w.name()
-        base = letter(number, len(w.problem.inputs))
-        w.line(f"{whole} = tl.load({base} + {pointer}{guard})")
-        parts = (whole,)
-    dtype = ACCUMULATED.get(access.dtype, access.dtype) if is_complex(access.dtype) else access.dtype
-    if access.dtype == "bool":
+        parts = (one, f"(-{two})" if access.conj else two)
+        dtype = ACCUMULATED[dtype]
+    elif len(tail) > 1:
+        parts = (f"tl.reshape({whole}, {w.shape(axes)})",)
+    if dtype == "bool":
         parts, dtype = tuple(f"({p} != 0).to(tl.int8)" for p in parts), "int8"
-    tile = Tile(parts, shape_axes, dtype)
-    if flat:
-        tile = Tile(tuple(f"tl.reshape({p}, {w.shape(shape_axes)})" for p in parts), shape_axes, dtype)
-    if w.interpret and access.dtype in ("bfloat16", "float16"):
-        tile = Tile(tuple(f"{p}.to(tl.float32)" for p in tile.parts), tile.axes, "float32")
-    if tile.parts != (whole,):
-        tile = w.assign(tile.parts, tile.axes, tile.dtype)
-    return tile
+    if w.interpret and dtype in ("bfloat16", "float16"):
+        parts, dtype = tuple(f"{p}.to(tl.float32)" for p in parts), "float32"
+    if all(p.isidentifier() for p in parts):
+        return Tile(parts, axes, dtype, matrix)
+    return w.assign(parts, axes, dtype)._replace(matrix=matrix)
 
 
 def store(w: Writer, tile: Tile) -> None:
-    """Write the store of the result, in memory order where its unit axis is short."""
+    """Write the store of the result, the elements that one thread writes at once side by side."""
     at = len(w.problem.inputs)
-    flat = _flat(w, at)
-    flat = flat if set(flat) <= set(tile.axes) else ()
-    pointer, mask, axes = _pointer(w, at, tile.axes, flat)
+    tail = _tail(w, at)
+    tail = tail if set(tail) <= set(tile.axes) else ()
+    pointer, mask, axes = _pointer(w, at, tile.axes, tail)
     parts = list(tile.parts)
     if axes != tile.axes:
         order = ", ".join(str(tile.axes.index(a)) for a in axes)
         parts = [f"tl.permute({p}, ({order}))" for p in parts]
-    size = len(axes)
-    if flat:
-        size = len(axes) - len(flat) + 1
-        sizes = [str(w.blocks[a]) for a in axes if a not in flat] + [str(w.size(flat))]
-        parts = [f"tl.reshape({p}, ({', '.join(sizes)},))" for p in parts]
+    pair = is_complex(w.problem.out.dtype)
+    if pair:
+        parts = [f"tl.join({parts[0]}, {parts[1]})"]
+    if len(tail) > 1 or (pair and tail):
+        shape = _sizes(w, axes[: len(axes) - len(tail)], (w.size(tail) * (2 if pair else 1),))
+        parts = [f"tl.reshape({parts[0]}, {shape})"]
     if w.config.split > 1:
         elements = " * ".join(w.at.extent(r) for r in w.runs if at in r.values) or "1"
-        pointer = f"wide(pid) * ({elements}) + {pointer}"
-    guard = f", mask={mask}" if mask else ""
+        pointer = f"wide(pid) * ({'2 * ' if pair else ''}{elements}) + {pointer}"
+    value = parts[0]
     if w.problem.out.dtype == "bool":
-        w.line(f"tl.store(out + {pointer}, ({parts[0]} != 0).to(tl.uint8){guard})")
-    elif w.complex:
-        tail = ", ".join([":"] * size)
-        offsets = f"(({pointer}) * 2)[{tail}, None]" if size else f"({pointer}) * 2"
-        lanes = f"tl.arange(0, 2)[{'None, ' * size}:]" if size else "tl.arange(0, 2)"
-        if mask:
-            guard = f", mask=({mask})[{tail}, None] & (tl.arange(0, 2) < 2)[{'None, ' * size}:]"
-        w.line(f"tl.store(out + {offsets} + {lanes}, tl.join({parts[0]}, {parts[1]}){guard})")
-    else:
-        value = w.cast(parts[0], w.accumulated, w.problem.out.dtype)
-        w.line(f"tl.store(out + {pointer}, {value}{guard})")
+        value = f"({value} != 0).to(tl.uint8)"
+    elif not pair:
+        value = w.cast(value, w.accumulated, w.problem.out.dtype)
+    w.line(f"tl.store(out + {pointer}, {value}{f', mask={mask}' if mask else ''})")
 
 
-def _flat(w: Writer, at: int) -> tuple[str, ...]:
-    """Return the axes of value `at`, fastest first, that are reached as one because the unit axis is short."""
+def _matrix(w: Writer, at: int, sides: Sequence[Sequence[str]]) -> tuple[str, str]:
+    """Return the offsets and the mask of a tile of value `at` as a matrix whose sides are boxes of axes."""
+    pair = is_complex(w.problem.values[at].dtype)
+    tail = ", None" if pair else ""
+    own = [r for r in w.runs if at in r.values]
+    flat = {a for side in sides for a in side}
+    terms = [w.at.call(at, r, f"x_{r.name}") for r in own if r.name not in flat]
+    masks = []
+    for side, index in zip(sides, (f"[:, None{tail}]", f"[None, :{tail}]"), strict=True):
+        inner = 1
+        for a in reversed(side):
+            run, block = w.by_name[a], w.blocks[a]
+            x = f"x_{a}"
+            if len(side) > 1:
+                lane = f"tl.arange(0, {w.size(side)})"
+                lane = f"{lane} // {inner}" if inner > 1 else lane
+                lane = f"({lane}) % {block}" if a != side[0] else lane
+                tile = f"wide(t_{a})" if w.problem.size(run.modes) >= 2**31 else f"t_{a}"
+                x = w.name()
+                w.line(f"{x} = {lane}" if w.at.whole(run) else f"{x} = {tile} * {block} + {lane}")
+            terms.append(w.at.call(at, run, x) + index)
+            if w.at.masked(run):
+                masks.append(f"({x} < {w.at.extent(run)}){index}")
+            inner *= block
+    if pair:
+        terms = [f"2 * {t}" for t in terms] + ["tl.arange(0, 2)[None, None, :]"]
+        masks += ["(tl.arange(0, 2) < 2)[None, None, :]"] if masks else []
+    return " + ".join(terms), " & ".join(masks)
+
+
+def _sizes(w: Writer, axes: Sequence[str], more: Sequence[int]) -> str:
+    """Return the shape of a tile with `axes` and further axes of sizes `more`, as code."""
+    return f"({', '.join(str(n) for n in (*(w.blocks[a] for a in axes), *more))},)"
+
+
+def _tail(w: Writer, at: int) -> tuple[str, ...]:
+    """Return the axes of value `at`, fastest first, that are reached as one; none if each is reached by itself.
+
+    They lie side by side in memory from stride 1 on. Complex numbers are pairs of real ones, so that even one axis
+    is reached together with the axis of the pair.
+    """
     access = w.problem.values[at]
     chain: list[str] = []
     for run, _ in adjacent_runs(w.problem, w.runs, at):
@@ -107,45 +147,55 @@ def _flat(w: Writer, at: int) -> tuple[str, ...]:
         chain.append(run.name)
         if block != w.problem.size(run.modes):
             break
-    if len(chain) < 2 or w.blocks[chain[0]] * itemsize(access.dtype) >= VECTOR:
-        return ()
-    return tuple(chain)
+    if len(chain) > 1 and w.blocks[chain[0]] * itemsize(access.dtype) < VECTOR:
+        return tuple(chain)
+    if is_complex(access.dtype):
+        unit = access.unit
+        for run in w.runs:
+            literal = all(access.stride(m) is not None for m in run.modes)
+            if at in run.values and run.modes[-1] == unit and w.blocks[run.name] > 1 and literal:
+                return (run.name,)
+    return ()
 
 
 def _pointer(
-    w: Writer, at: int, axes: tuple[str, ...], flat: tuple[str, ...]
+    w: Writer, at: int, axes: tuple[str, ...], tail: tuple[str, ...]
 ) -> tuple[str, str, tuple[str, ...]]:
-    """Return the offsets of a tile of value `at`, the mask ("" for none), and the order of its axes."""
-    runs = [r for r in w.runs if at in r.values]
-    if flat:
-        axes = (*(a for a in axes if a not in flat), *reversed(flat))
-    places: list[str | tuple[str, ...]] = [a for a in axes if a not in flat]
-    if flat:
-        places.append(flat)
-    terms, masks = [], []
-    for r in runs:
-        if r.name not in axes:
-            terms.append(w.at.call(at, r, f"x_{r.name}"))
+    """Return the offsets of a tile of value `at`, the mask ("" for none), and the order of its axes.
+
+    The axes of `tail` come last and are one, twice as long if elements are pairs; without a tail pairs have an axis
+    of their own at the end.
+    """
+    pair = 2 if is_complex(w.problem.values[at].dtype) else 1
+    axes = (*(a for a in axes if a not in tail), *reversed(tail))
+    places: list[str | tuple[str, ...]] = [a for a in axes if a not in tail]
+    places += [tail] if tail else []
+    count = len(places) + (pair == 2 and not tail)
+    twice = "2 * " * (pair - 1)
+    terms = [twice + w.at.call(at, r, f"x_{r.name}") for r in w.runs if at in r.values and r.name not in axes]
+    masks = []
     for k, place in enumerate(places):
-        index = f"[{', '.join(':' if k == j else 'None' for j in range(len(places)))}]"
-        index = index if len(places) > 1 else ""
-        if isinstance(place, tuple):
-            outer = w.by_name[place[-1]]
-            inner = span([w.by_name[a] for a in place[:-1]], w.blocks)
-            size = inner * w.blocks[outer.name]
-            if w.at.whole(outer):
-                x = f"tl.arange(0, {size})"
-            else:
-                start = f"t_{outer.name} * {size}"
-                if w.problem.wide_offsets(at):
-                    start = f"wide(t_{outer.name}) * {size}"
-                x = f"({start} + tl.arange(0, {size}))"
-            terms.append(f"{x}{index}")
-            if w.at.masked(outer):
-                masks.append(f"({x} < {w.at.extent(outer)} * {inner}){index}")
+        index = f"[{', '.join(':' if k == j else 'None' for j in range(count))}]" if count > 1 else ""
+        if not isinstance(place, tuple):
+            run = w.by_name[place]
+            terms.append(f"{twice}{w.at.call(at, run, f'x_{place}')}{index}")
+            if w.at.masked(run):
+                masks.append(f"ok_{place}{index}")
             continue
-        run = w.by_name[place]
-        terms.append(w.at.call(at, run, f"x_{place}") + index)
-        if w.at.masked(run):
-            masks.append(f"ok_{place}{index}")
-    return " + ".join(t for t in terms if t) or "0", " & ".join(masks), axes
+        outer = w.by_name[place[-1]]
+        inner = span([w.by_name[a] for a in place[:-1]], w.blocks) * pair
+        size = inner * w.blocks[outer.name]
+        start = f"wide(t_{outer.name})" if w.problem.wide_offsets(at) else f"t_{outer.name}"
+        x = f"tl.arange(0, {size})" if w.at.whole(outer) else f"({start} * {size} + tl.arange(0, {size}))"
+        if len(place) == 1 and len(outer.modes) > 1:
+            terms.append(w.at.call(at, outer, x, pairs=True) + index)
+        else:
+            terms.append(x + index)
+        if w.at.masked(outer):
+            masks.append(f"({x} < {w.at.extent(outer)} * {inner}){index}")
+    if pair == 2 and not tail:
+        index = f"[{'None, ' * (count - 1)}:]" if count > 1 else ""
+        terms.append(f"tl.arange(0, 2){index}")
+        if masks:
+            masks.append(f"(tl.arange(0, 2) < 2){index}")
+    return " + ".join(terms) or "0", " & ".join(masks), axes

@@ -6,16 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from contractc.backends.triton.problem import Problem, adjacent_runs, runs_of
-from contractc.backends.triton.tiles import (
-    ACCUMULATED,
-    TileConfig,
-    is_dot,
-    nodes_of,
-    parts_of,
-    roles_of,
-    span,
-)
+from contractc.backends.triton.problem import ACCUMULATED, Problem, adjacent_runs, runs_of
+from contractc.backends.triton.tiles import TileConfig, is_dot, nodes_of, parts_of, roles_of, span
 from contractc.dtypes import is_complex, itemsize
 
 
@@ -209,6 +201,8 @@ class Model:
             totals.dots += arithmetic
             if self.problem.precision == "default" and self.work == 4:
                 totals.registers += 2 * factors  # each factor as two tf32 parts
+            if self.work == 8:
+                totals.registers += factors  # there is no product of float64 that reads shared memory
             totals.refused |= self.problem.precision == "strict" and self.work == 4 and depth > 16
             totals.refused |= made > MOST_ELEMENTS
             if turns > 1:

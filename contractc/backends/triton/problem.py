@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,19 @@ from contractc.notation import Term
 
 PLANNED = 256
 """The extent that is planned for where the extent of a dynamic mode is not known."""
+
+
+ACCUMULATED = {
+    "float16": "float32",
+    "bfloat16": "float32",
+    "int8": "int32",
+    "int16": "int32",
+    "uint8": "int32",
+    "bool": "int32",
+    "complex64": "float32",
+    "complex128": "float64",
+}
+"""The dtype that a kernel adds up in; parts of complex numbers are real."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +233,7 @@ def _letter(values: frozenset[int], count: int) -> str:
 
 def _split(problem: Problem, values: frozenset[int], modes: Sequence[int]) -> list[Term]:
     """Return `modes`, which all of `values` have, as runs."""
-    by_size = sorted(values, key=lambda at: (-problem.bytes_of(at), at))
+    by_size = sorted(values, key=lambda at: (-problem.size(problem.values[at].modes), at))
     units: dict[int, int] = {}
     for at in by_size:
         unit = problem.values[at].unit
@@ -273,3 +286,39 @@ def adjacent_runs(problem: Problem, runs: Sequence[Run], at: int) -> list[tuple[
                 break
             chain.append((outer, far))
     return chain
+
+
+def contiguous(term: Term, extents: Sequence[int], dynamic: Sequence[int]) -> tuple[int | None, ...]:
+    """Return the strides of a value in order in memory; None where a dynamic extent decides."""
+    strides: list[int | None] = []
+    size: int | None = 1
+    for m in reversed(term):
+        strides.append(size)
+        size = None if m in dynamic or size is None else size * extents[m]
+    return tuple(reversed(strides))
+
+
+def parts(problem: Problem, split: int) -> tuple[Problem, Problem]:
+    """Return the two passes of a split sum: into `split` partial results in the order of the output, and their sum."""
+    order = sorted(range(len(problem.out.modes)), key=lambda k: -(problem.out.strides[k] or 0))
+    modes = tuple(problem.out.modes[k] for k in order)
+    inner = contiguous(modes, problem.extents, ())
+    dtype = problem.dtype if is_complex(problem.dtype) else ACCUMULATED.get(problem.dtype, problem.dtype)
+    first = replace(problem, out=Access(modes, inner, dtype), work=problem.dtype)
+    along = len(problem.extents)
+    whole = ((along, *modes), (problem.size(modes), *inner))
+    second, _ = problem_of(
+        [whole[0], problem.out.modes],
+        [whole[1], problem.out.strides],
+        [dtype, problem.out.dtype],
+        (*problem.extents, split),
+        semiring=problem.semiring,
+    )
+    return first, replace(second, work=dtype if dtype != problem.out.dtype else "")
+
+
+def splittable(problem: Problem) -> bool:
+    """Return whether the partial sums of a problem are walked through like its output, so that its tiles fit them."""
+    if problem.dynamic or any(s is None for s in problem.out.strides):
+        return False
+    return runs_of(parts(problem, 2)[0]) == runs_of(problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from contractc.backends.triton.model import H200, Device, Model, Prediction
-from contractc.backends.triton.problem import Problem, Run
+from contractc.backends.triton.problem import Problem, Run, splittable
 from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, roles_of, span
 
 RANKED = 24
@@ -130,7 +130,7 @@ def _launches(model: Model, blocks: Mapping[str, int]) -> Iterator[TileConfig]:
         turns *= tiles if r in root.summed else 1
         programs *= 1 if r.summed else tiles
     splits = [1]
-    if turns >= 8 and programs < model.device.processors and not model.problem.dynamic:
+    if turns >= 8 and programs < model.device.processors and splittable(model.problem):
         wanted = 2 * model.device.processors // programs
         splits.append(min(turns // 4, 1 << max(1, wanted.bit_length() - 1)))
     warps = 8 if span(root.kept, blocks) >= (128 * 128 if dot else 4096) else 4

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 from contractc.backends.triton.emit import SEMIRINGS
 from contractc.backends.triton.model import H200, Device, Model, Prediction, library_seconds
-from contractc.backends.triton.problem import Access, Problem, problem_of, runs_of
+from contractc.backends.triton.problem import Problem, contiguous, problem_of, runs_of
 from contractc.backends.triton.ranking import ranked
-from contractc.backends.triton.tiles import ACCUMULATED, TileConfig, parsed
+from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.toolchain import POINTERS
 from contractc.dtypes import is_complex
 from contractc.notation import Term
@@ -53,16 +53,6 @@ class Task:
     def in_order(self) -> list[tuple[int | None, ...]]:
         """Return the strides of values that lie in order in memory."""
         return [contiguous(term, self.extents, self.dynamic) for term in self.terms]
-
-
-def contiguous(term: Term, extents: Sequence[int], dynamic: Sequence[int]) -> tuple[int | None, ...]:
-    """Return the strides of a value in order in memory; None where a dynamic extent decides."""
-    strides: list[int | None] = []
-    size: int | None = 1
-    for m in reversed(term):
-        strides.append(size)
-        size = None if m in dynamic or size is None else size * extents[m]
-    return tuple(reversed(strides))
 
 
 def task_of(step: Contract, program: Program, precision: str = "default") -> Task:
@@ -239,24 +229,3 @@ def chosen_config(how: str, problem: Problem, device: Device = H200) -> TileConf
             return config
     found = best(problem, device)
     return found[0] if found else None
-
-
-def parts(problem: Problem, split: int) -> tuple[Problem, Problem]:
-    """Return the two passes of a split sum: into `split` partial results in order, and their sum."""
-    modes = problem.out.modes
-    inner = contiguous(modes, problem.extents, ())
-    dtype = problem.dtype
-    if not is_complex(dtype):
-        dtype = ACCUMULATED.get(dtype, dtype)
-    first = replace(problem, out=Access(modes, inner, dtype), work=problem.dtype)
-    extents = (*problem.extents, split)
-    along = len(problem.extents)
-    whole = Access((along, *modes), (problem.size(modes), *inner), dtype)
-    second = problem_of(
-        [whole.modes, modes],
-        [whole.strides, problem.out.strides],
-        [dtype, problem.out.dtype],
-        extents,
-        semiring=problem.semiring,
-    )[0]
-    return first, replace(second, work=dtype if dtype != problem.out.dtype else "")

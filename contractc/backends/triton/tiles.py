@@ -9,18 +9,6 @@ from dataclasses import dataclass
 from contractc.backends.triton.problem import Problem, Run
 from contractc.dtypes import is_complex
 
-ACCUMULATED = {
-    "float16": "float32",
-    "bfloat16": "float32",
-    "int8": "int32",
-    "int16": "int32",
-    "uint8": "int32",
-    "bool": "int32",
-    "complex64": "float32",
-    "complex128": "float64",
-}
-"""The dtype that a kernel adds up in; parts of complex numbers are real."""
-
 DOTS = ("float16", "bfloat16", "float32", "float64", "int8", "bool", "complex64", "complex128")
 """The dtypes that a tile product is made for."""
 

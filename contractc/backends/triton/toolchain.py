@@ -200,3 +200,14 @@ def misplaced(operands: Sequence[Any]) -> bool:
     if interpreted() or transformed():
         return False
     return any((type(x) is Tensor or type(x) is Parameter) and x.device.type == "cpu" for x in operands)
+
+
+def compiled_elsewhere(source: Source, warps: int, stages: int, target: tuple[str, Any, int]) -> Any:
+    """Return what Triton makes of `source` for another kind of GPU: (kind, architecture, threads of a warp)."""
+    kernel = loaded(source)
+    signature, attributes = signature_of(source, kernel)
+    return triton.compile(
+        ASTSource(kernel, signature, {}, attributes),
+        target=GPUTarget(*target),
+        options={"num_warps": warps, "num_stages": stages},
+    )

@@ -86,7 +86,7 @@ class Library(NamedTuple):
 COPIED = -1
 """The form of an array that has to be copied before loops can read it."""
 
-COMPILING = 0.1
+COMPILING = 0.05
 """Seconds that compiling takes, about: a step that is compiled later is so after having run that long without."""
 
 

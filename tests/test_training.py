@@ -1,0 +1,263 @@
+"""One backward program for a contraction on torch: derivatives of every order, transforms, what is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import contractc
+from contractc import formats
+from contractc.fused import all_unfused
+from contractc.lower import lower
+from contractc.lower.backward import backward
+from contractc.lower.pack import pack
+from contractc.machine import Target
+from contractc.plans import Plan
+from contractc.programs import COPY, Contract
+from contractc.search import search, search_gradients
+from expressions import Expression
+from test_gradients import ROWS, case, same
+from test_stages import bound
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+import contractc.training as training  # noqa: E402
+from contractc.backends.torch import joint  # noqa: E402
+
+TEXTS = (
+    "ij,jk,kl->il",
+    "ij,jk,kl,li->",
+    "iij,jk,kl->li",
+    "bnq,rmnq,rmsq->bms",
+    "ab,bc,cd,ef->a",
+    "ij,jk,kl->ill",
+    "ab,abc,cd->dd",
+    "i,j,k->ijk",
+)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have every contraction differentiate as a whole, and count how often one does."""
+    calls: list[int] = []
+    plain = joint._Contraction.forward
+
+    def forward(ctx: Any, *given: Any) -> Any:
+        calls.append(1)
+        return plain(ctx, *given)
+
+    monkeypatch.setattr(joint._Contraction, "forward", staticmethod(forward))
+    monkeypatch.setattr(training, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_copies_batches", lambda program: True)
+    monkeypatch.setattr("contractc.lower.pack.SMALL", 1)
+    return calls
+
+
+def drawn(text: str, dtype: Any = torch.float64, extent: int = 2) -> list[Any]:
+    generator = torch.Generator().manual_seed(5)
+    terms = text.partition("->")[0].split(",")
+    return [torch.randn((extent,) * len(t), dtype=dtype, generator=generator) for t in terms]
+
+
+# the programs
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_backward_programs_give_the_gradients(row: Expression, dtype: str) -> None:
+    operands, cotangent, conj, (_, *expected) = case(row, dtype)
+    program = lower(search(bound(row, operands, conj=conj)), Target())
+    back = backward(program, program.results[0], range(len(operands)))
+    assert back is not None
+    held = {v.number: x for v, x in zip(program.inputs, operands, strict=True)}
+    numbers = tuple(v.number for step in program.steps for v in step.outs)
+    values = contractc.Program(
+        program.inputs, program.steps, numbers, program.extents, labels=program.labels
+    ).evaluate(*operands)
+    held |= dict(zip(numbers, values, strict=True))
+    for transform in (lambda p: p, pack):
+        back = transform(back)
+        assert back.faults() == []
+        arrays = [held[v.number] for v in back.inputs[:-1]]
+        same(back.evaluate(*arrays, cotangent), expected)
+
+
+def test_backward_refuses_what_it_has_no_rule_for() -> None:
+    network = bound(Expression("ab,bc,cd->ad", ((4, 4),) * 3, ""), [np.ones((4, 4))] * 3)
+    sliced = lower(Plan(network, search(network).path, (4,), (0,)), Target())
+    assert backward(sliced, sliced.results[0], [0]) is None
+    shared = lower(search_gradients(network, [0, 1, 2]), Target())
+    assert backward(shared, shared.results[0], [0]) is None
+
+
+def test_pack_copies_once_what_two_products_read() -> None:
+    operands = [np.ones(s) for s in ((32, 8, 32), (8, 4), (32, 32, 4))]
+    network = bound(Expression("bic,ik,bck->", tuple(x.shape for x in operands), ""), operands)
+    program = all_unfused(lower(search(network, [(0, 1), (0, 1)]), Target()))
+    back = backward(program, program.results[0], [0, 1])
+    assert back is not None
+    packed = pack(back)
+    copies = [s for s in packed.steps if isinstance(s, Contract) and s.how == COPY]
+    assert len({(s.inputs, s.out.modes) for s in copies}) == len(copies)
+    assert "# permute, copy" in str(packed)
+
+
+# derivatives
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("text", TEXTS)
+def test_derivatives_of_first_and_second_order(text: str, dtype: Any, counted: list[int]) -> None:
+    conj = (0,) if dtype.is_complex else ()
+    operands = drawn(text, dtype)
+    count = len(operands)
+    for mask in range(1, 2**count):
+        given = [x.clone().requires_grad_(bool(mask >> k & 1)) for k, x in enumerate(operands)]
+        needed = [x for x in given if x.requires_grad]
+
+        def function(*some: Any, given: Any = given) -> Any:
+            values = iter(some)
+            full = [next(values) if x.requires_grad else x for x in given]
+            return contractc.contract(text, *full, conj=conj)
+
+        before = len(counted)
+        assert torch.autograd.gradcheck(function, needed)
+        assert len(counted) > before
+        if mask in (3, 2**count - 1):
+            assert torch.autograd.gradgradcheck(function, needed)
+
+
+def test_gradients_that_are_not_needed_are_not_computed(counted: list[int]) -> None:
+    text = "ab,bc,cd->ad"
+    operands = drawn(text)
+    operands[1].requires_grad_()
+    compiled = contractc.compile(text, *operands)
+    result = compiled(*operands)
+    node = result.grad_fn
+    assert node.joint.backwards[0].targets == (1,)
+    assert len(node.saved_tensors) == 2
+
+
+def test_no_more_is_kept_than_torch_keeps_for_the_same_calls(
+    counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = formats.monarch(torch.randn(1, 8, 8, 8), torch.randn(1, 8, 8, 8))
+    x = torch.randn(32, 64, requires_grad=True)
+    factors = [f.requires_grad_() for f in weight.factors]
+    kept: list[dict[int, int]] = []
+    for seconds in (1e9, 0.0):
+        monkeypatch.setattr(training, "LEAST_SECONDS", seconds)
+        layer = contractc.compile("bi,oi->bo", x.detach(), weight)
+        found: dict[int, int] = {}
+
+        def keep(t: Any, found: dict[int, int] = found) -> Any:
+            found[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            result = layer(x, *factors)
+        kept.append(found)
+        del result
+    assert counted and sum(kept[1].values()) <= sum(kept[0].values())
+
+
+def test_writing_to_what_was_kept_is_noticed(counted: list[int]) -> None:
+    text = "ab,bc,cd->ad"
+    operands = [x.requires_grad_() for x in drawn(text)]
+    result = contractc.contract(text, *operands)
+    with torch.no_grad():
+        operands[1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
+# whatever else takes part
+
+
+def plainly(*operands: Any) -> Any:
+    return torch.einsum("ij,jk,kl->il", *operands)
+
+
+def ours(*operands: Any) -> Any:
+    return contractc.contract("ij,jk,kl->il", *operands)
+
+
+def test_transforms_of_torch_see_plain_calls(counted: list[int]) -> None:
+    x, y, z = [x.requires_grad_() for x in drawn("ij,jk,kl->il", extent=3)]
+    for transform in (torch.func.grad, torch.func.hessian, torch.func.jacfwd, torch.func.jacrev):
+        made = [transform(lambda x, f=f: f(x, y, z).sin().sum())(x) for f in (ours, plainly)]
+        torch.testing.assert_close(*made)
+    made = [torch.func.vmap(f, (None, None, 0))(x, y, torch.stack([z, z + 1])) for f in (ours, plainly)]
+    torch.testing.assert_close(*made)
+    made = [torch.func.jvp(lambda x, f=f: f(x, y, z), (x,), (y,)) for f in (ours, plainly)]
+    torch.testing.assert_close(*made)
+    assert not counted
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, y)
+        made = [torch.autograd.forward_ad.unpack_dual(f(dual, y, z)).tangent for f in (ours, plainly)]
+    torch.testing.assert_close(*made)
+    assert not counted
+    grad = [torch.autograd.grad(f(x, y, z).sin().sum(), (x, z)) for f in (ours, plainly)]
+    torch.testing.assert_close(*grad)
+    assert counted
+
+
+def test_autocast_checkpoint_and_compile(counted: list[int]) -> None:
+    operands = [x.float().detach().requires_grad_() for x in drawn("ij,jk,kl->il", extent=3)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(*operands).dtype == torch.bfloat16
+    assert not counted
+    made = [
+        torch.autograd.grad(f(*operands).sin().sum(), operands)
+        for f in (plainly, lambda *xs: checkpoint(ours, *xs, use_reentrant=False))
+    ]
+    torch.testing.assert_close(*made)
+    assert counted
+    torch._dynamo.reset()
+    before = len(counted)
+    traced = torch.compile(lambda *xs: ours(*xs).sin().sum(), fullgraph=True, backend="aot_eager")
+    ahead = contractc.compile("ij,jk,kl->il", *operands)
+    also = torch.compile(lambda *xs: ahead(*xs).sin().sum(), fullgraph=True, backend="aot_eager")
+    for function in (traced, also):
+        torch.testing.assert_close(torch.autograd.grad(function(*operands), operands), made[0])
+    assert len(counted) == before
+
+
+def test_other_operands_miss_and_dynamic_extents_pass(counted: list[int]) -> None:
+    x, y, z = [x.requires_grad_() for x in drawn("bi,ij,jk->bk", extent=3)]
+    layer = contractc.compile("bi,ij,jk->bk", x.detach(), y.detach(), z.detach(), dynamic=("b",))
+    for size in (1, 3, 7):
+        batch = torch.ones(size, 3, dtype=torch.float64)
+        torch.testing.assert_close(
+            torch.autograd.grad(layer(batch, y, z).sin().sum(), (y, z)),
+            torch.autograd.grad(plainly(batch, y, z).sin().sum(), (y, z)),
+        )
+    assert len(counted) == 3
+    with pytest.raises(contractc.OperandError, match="operand 1 has shape"):
+        layer(x, y[:2], z)
+
+
+def test_constants_are_part_of_the_backward_code(counted: list[int]) -> None:
+    x, y, z = drawn("ij,jk,kl->il", extent=3)
+    fixed = contractc.compile("ij,jk,kl->il", x, y, z, constants=(1,))
+    given = [x.clone().requires_grad_(), z.clone().requires_grad_()]
+    made = torch.autograd.grad(fixed(*given).sin().sum(), given)
+    torch.testing.assert_close(made, torch.autograd.grad(plainly(given[0], y, given[1]).sin().sum(), given))
+    assert counted
+
+
+def test_large_batched_products_differentiate_as_a_whole() -> None:
+    weight = formats.monarch(torch.randn(1, 32, 32, 32), torch.randn(1, 32, 32, 32))
+    x = torch.randn(256, 1024)
+    factors = [f.clone().requires_grad_() for f in weight.factors]
+    layer = contractc.compile("bi,oi->bo", x, weight)
+    assert "_Contraction" in type(layer(x, *factors).grad_fn).__name__
+    small = contractc.compile("ij,jk,kl->il", *drawn("ij,jk,kl->il"))
+    assert (
+        "_Contraction"
+        not in type(small(*[f.requires_grad_() for f in drawn("ij,jk,kl->il")]).grad_fn).__name__
+    )
