@@ -319,7 +319,7 @@ def main() -> None:
             if given.draw is None
             else drawn(given.draw)
         )
-        with given.output.open("a") as file:
+        with given.output.open("a", buffering=1) as file:
             file.write(json.dumps({"versions": versions()}) + "\n")
             for line in sliced_lines(cases, given) if given.slices else lines(cases, given):
                 print(json.dumps(line), flush=True)
