@@ -146,7 +146,11 @@ def opt_einsum(case: Case, seed: int, name: str, seconds: float) -> Steps:
     from opt_einsum import RandomGreedy, paths
 
     random.seed(seed)
-    function = RandomGreedy(10**9, max_time=seconds) if name == "random-greedy" else paths.get_path_fn(name)
+    function = (
+        RandomGreedy(max_repeats=10**9, max_time=seconds)
+        if name == "random-greedy"
+        else paths.get_path_fn(name)
+    )
     inputs, output, sizes = symbols(case)
     return ssa(function([frozenset(t) for t in inputs], frozenset(output), sizes, None), len(inputs))
 
@@ -315,7 +319,7 @@ def main() -> None:
             if given.draw is None
             else drawn(given.draw)
         )
-        with given.output.open("a") as file:
+        with given.output.open("a", buffering=1) as file:
             file.write(json.dumps({"versions": versions()}) + "\n")
             for line in sliced_lines(cases, given) if given.slices else lines(cases, given):
                 print(json.dumps(line), flush=True)

@@ -23,6 +23,9 @@ SWEEP = 200
 WARM, COLD = 5.0, 20.0
 """First and last inverse temperature inside of a round."""
 
+RARE, LONG, HOT = 0.1, 2000, 1.0
+"""How often a round is a long one, which forgets the tree: its moves a tensor, its first inverse temperature."""
+
 STEEP = 4.0
 """A tensor that is larger than the limit by one bit is charged this many bits more."""
 
@@ -85,7 +88,9 @@ def sliced_jointly(
             if share > TRIALS:
                 states = sorted(states, key=lambda state: state.best.cost)[:1]
             state = states[done % len(states)]
-            tried = _round(graph, state.path, state.modes, limit, engine, random, barred)
+            tried = _round(graph, state.path, state.modes, limit, engine, random, barred, clock)
+            if clock.left() <= 0:  # it may have been cut short, so it does not count
+                break
             done += 1
             if tried is not None:
                 state.judge(graph, tried, share, random)
@@ -104,11 +109,11 @@ def _affordable(
     began = monotonic()
     for seed in (0, 1):
         if not clock.late():
-            _round(graph, state.path, state.modes, limit, engine, np.random.RandomState(seed), barred)
+            _round(graph, state.path, state.modes, limit, engine, np.random.RandomState(seed), barred, clock)
     return int(PACE * max(0.0, clock.left()) / max(1e-6, (monotonic() - began) / 2))
 
 
-PACE = 0.9
+PACE = 0.75
 """The share of the time left that rounds are planned for."""
 
 STARTS = 4
@@ -152,6 +157,7 @@ def _round(
     engine: ModuleType,
     random: np.random.RandomState,
     barred: int,
+    clock: Clock,
 ) -> tuple[Pairs, int] | None:
     sliced = list(bits(modes))
     for k in random.permutation(len(sliced))[: 1 + random.randint(3)]:
@@ -159,10 +165,14 @@ def _round(
     reference = _charge(graph, path, modes) - modes_log2(graph, modes)
     goal = Objective(1.0, 0.0, exp2(max(-900.0, min(900.0, reference - EASE - STEEP * limit))), STEEP)
     tree: Engine = engine.Tree(_without(graph, modes), path, goal)
-    number = SWEEP * tree.count
-    for beta in np.linspace(WARM, COLD, 4):
+    steps, number, warm = 4, SWEEP * tree.count, WARM
+    if random.random_sample() < RARE:
+        steps, number, warm = 24, LONG * tree.count, HOT
+    for beta in np.linspace(warm, COLD, steps):
+        if clock.left() <= 0:
+            break
         tree.begin()
-        tree.local(random.random_sample((number // 4, 2)), float(beta))
+        tree.local(random.random_sample((number // steps, 2)), float(beta))
     path = tree.path()
     found = fitted(graph, path, modes, limit, barred)
     return None if found is None else (path, _dropped(graph, path, found, limit))
@@ -219,13 +229,14 @@ def fitted(graph: Graph, path: Pairs, modes: int, limit: float, barred: int) -> 
 
 def _dropped(graph: Graph, path: Pairs, modes: int, limit: float) -> int:
     """Return `modes` without those that nothing needs, the ones that cost most first."""
-    nodes, weight = masks(graph, path), weigher(graph.extents)
-    slack = [(limit + 1e-9 - weight(mask & ~modes), mask) for mask in nodes[len(graph.leaves) :]]
+    nodes, weight = masks(graph, path)[len(graph.leaves) :], weigher(graph.extents)
+    sizes = np.array([weight(mask & ~modes) for mask in nodes])
+    inside = _table(nodes, len(graph.extents))
     for b in sorted(bits(modes), key=lambda b: (-graph.extents[b], b)):
-        extra = log2(graph.extents[b])
-        if all(room >= extra for room, mask in slack if mask >> b & 1):
+        grown = sizes + log2(graph.extents[b]) * inside[:, b]
+        if grown.max() <= limit + 1e-9:
             modes ^= 1 << b
-            slack = [(room - extra * (mask >> b & 1), mask) for room, mask in slack]
+            sizes = grown
     return modes
 
 
