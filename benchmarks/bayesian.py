@@ -222,7 +222,7 @@ def main() -> None:
                 line[who] = {k: result[k] for k in kept if k in result}
             lines.append(line | machine())
             shown = "   ".join(f"{who} {_shown(result)}" for who, result in found.items())
-            print(f"{name:10} {question:12} {shown}   difference {gap if gap is None else f'{gap:.1e}'}")
+            print(f"{name:10} {question:12} {shown}   difference {gap if gap is None else f'{gap:.1e}'}", flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
