@@ -49,13 +49,13 @@ class Plan:
     results: tuple[int, ...]
     sliced: Term = ()
     choices: tuple[str, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
     search: str = ""
     seconds: float = 0.0
     flops: int = 0
     traffic: int = 0
     peak: int = 0
     moves: tuple[int, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     def __str__(self) -> str:
         return step_table(self)
