@@ -4,7 +4,7 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-fusion bench-digits bench-training bench-bayesian kernels-static test-triton36 gpu-test gpu-bench lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-fusion bench-digits bench-training bench-bayesian kernels-static test-triton36 gpu-test gpu-bench \ lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo

@@ -42,6 +42,8 @@ class Plan:
     opt_einsum's convention (a multiplication is 1, an addition is 1); `traffic` in bytes, every operand of a
     step read once and its result written once; `peak` in bytes of everything alive at once, inputs included.
     `moves` are those of annealing that find this plan again; empty if none were made.
+
+    `alternatives` are the choices for operands held as factors that were priced, the one taken among them.
     """
 
     network: TensorNetwork
@@ -49,13 +51,13 @@ class Plan:
     results: tuple[int, ...]
     sliced: Term = ()
     choices: tuple[str, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
     search: str = ""
     seconds: float = 0.0
     flops: int = 0
     traffic: int = 0
     peak: int = 0
     moves: tuple[int, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     def __str__(self) -> str:
         return step_table(self)

@@ -354,3 +354,52 @@ def test_what_torch_records_is_trained() -> None:
 def test_constants_are_not_trained() -> None:
     plan = contractc.compile("ij,jk->ik", (2, 2), np.ones((2, 2)), constants=(1,), mode="train").plan
     assert [t.trained for t in plan.network.tensors] == [True, False]
+
+
+# lists of outputs
+
+
+@given(formals(min_operands=2, max_operands=5), st.integers(0, 2**16))
+def test_outputs_planned_together_are_those_planned_alone(formal: Formal, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    symbols = formal.symbols
+    outputs = ["".join(rng.permutation(symbols)[: rng.integers(0, 3)]) for _ in range(rng.integers(2, 5))]
+    operands = [quarters(formal.shape(term), False, k) for k, term in enumerate(formal.inputs)]
+    text = ",".join(formal.inputs) + "->" + ",".join(outputs)
+    plan = contractc.plan(text, *operands)
+    assert plan.faults() == []
+    inputs, terms = reference.parse(text)
+    expected = reference.vectorised(inputs, terms, operands)
+    same(plan.evaluate(*operands), expected)
+    same(contractc.contract(text, *operands), expected)
+
+
+def mttkrps(extents: tuple[int, ...], rank: int) -> TensorNetwork:
+    """Return the network of all matricized tensors times Khatri-Rao products: each leaves one factor out."""
+    shapes = (extents, *((n, rank) for n in extents))
+    found = bound(Expression("ijkl,ir,jr,kr,lr->ir", shapes, ""), [np.ones(s) for s in shapes])
+    return TensorNetwork(
+        found.tensors,
+        tuple(found.tensors[k].modes for k in range(1, 5)),
+        found.extents,
+        found.dtype,
+        contracted=tuple(tuple(i for i in range(5) if i != k) for k in range(1, 5)),
+    )
+
+
+def test_matricized_products_share_what_they_can() -> None:
+    network = mttkrps((30, 31, 32, 33), 8)
+    plan = search(network)
+    assert plan.faults() == []
+    alone = [
+        search(TensorNetwork(network.tensors, (term,), network.extents, "float64", contracted=(members,)))
+        for term, members in zip(network.outputs, network.contracted, strict=True)
+    ]
+    assert plan.flops < 0.7 * sum(p.flops for p in alone)
+    small = mttkrps((3, 4, 5, 2), 2)
+    rng = np.random.default_rng(2)
+    values = [rng.standard_normal(small.shape(t.modes)) for t in small.tensors]
+    for path in (plan, search(small)):
+        found = Plan(small, path.path, path.results).evaluate(*values)
+        for one, exact in zip(found, small.evaluate(*values), strict=True):
+            np.testing.assert_allclose(one, exact, rtol=1e-12)

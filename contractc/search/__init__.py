@@ -70,7 +70,7 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     moves = finds.found.moves if alone and finds.found is not None else ()
     alternatives = finds.found.alternatives if finds.found is not None else ()
     choices = layout_choices(network, path)
-    plan = Plan(network, path, results, (), choices, alternatives, name, moves=moves)
+    plan = Plan(network, path, results, (), choices, name, moves=moves, alternatives=alternatives)
     if memory_limit is not None:
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
         others = finds.found.others if joint and finds.found is not None else ()

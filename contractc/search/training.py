@@ -22,7 +22,7 @@ def gradient_plan(network: TensorNetwork, tree: Plan, wanted: Sequence[int], val
     search = f"{tree.search}, gradients from its tree"
     joint = with_cotangent(network, wanted, value)
     path, results = gradient_path(network, tree.path, wanted, value)
-    return priced(Plan(joint, path, results, (), tree.choices, tree.alternatives, search))
+    return priced(Plan(joint, path, results, (), tree.choices, search, alternatives=tree.alternatives))
 
 
 def training_costs(network: TensorNetwork, path: Path, results: Sequence[int]) -> Costs:
