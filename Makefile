@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-overhead bench-import bench-factorized lint clean
+.PHONY: demo test test-peers fuzz bench-overhead bench-import bench-factorized bench-cold-start lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -25,6 +25,9 @@ bench-import: .venv/.ready
 
 bench-factorized: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/factorized.py
+
+bench-cold-start: .venv/.ready
+	@$(VENV_PYTHON) -m benchmarks.cold_start
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types

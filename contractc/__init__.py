@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contractc.api import compile, contract, einsum, einsum_path, plan
-    from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
+    from contractc.bundle import load
+    from contractc.errors import BundleError, EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
     from contractc.machine import Target
     from contractc.plans import Plan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BundleError",
     "EinsumError",
     "Executable",
     "OperandError",
@@ -32,12 +34,14 @@ __all__ = [
     "einsum",
     "einsum_path",
     "explain",
+    "load",
     "plan",
 ]
 
 _MODULES = {
     "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
-    "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
+    "contractc.bundle": ("load",),
+    "contractc.errors": ("BundleError", "EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
     "contractc.machine": ("Target",),
     "contractc.plans": ("Plan",),

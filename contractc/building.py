@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
+from contractc.assembly import executable_of
 from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
-from contractc.executable import MISS, Executable
+from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import lower
 from contractc.lower.passes import hoist_constants
@@ -79,15 +81,13 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
             program,
             constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
         )
-    reason = backend.refuses(program)
-    if reason is not None:
-        raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
-    compiled = backend.compile(program, arrays)
-    run = compiled.run if program.inputs else _with_fresh_results(compiled.run)
-    run = _with_int_exponents(run) if options.exponent else run
-    return Executable(
-        program, plan, target, compiled.source, compiled.notes, run, backend.as_array, len(program.inputs)
-    )
+    return executable_of(program, plan, target, arrays, options.exponent, _saved)
+
+
+def _saved(path: str | PathLike[str], *executables: Executable) -> str:
+    from contractc.bundle import save  # loaded by those who save
+
+    return save(path, *executables)
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:
@@ -99,33 +99,6 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
     made = backend.compile(prologue, ()).run(*copies)
     results = made if len(prologue.results) > 1 else (made,) if prologue.results else ()
     return [backend.constant(x, number) for x, number in zip(results, prologue.results, strict=True)]
-
-
-def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `run` giving copies: without operands every result is a constant, or a view of one."""
-
-    def copied(x: Any) -> Any:
-        copy = getattr(x, "clone", None) or getattr(x, "copy", None)
-        return x if copy is None else copy()
-
-    def run_and_copy() -> Any:
-        results = run()
-        return tuple(map(copied, results)) if isinstance(results, tuple) else copied(results)
-
-    return run_and_copy
-
-
-def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `run` giving (mantissa, exponent) with a Python int for the exponent; pairs for several outputs."""
-
-    def run_and_convert(*operands: Any) -> Any:
-        results = run(*operands)
-        if results is MISS:
-            return MISS
-        pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
-        return pairs[0] if len(pairs) == 1 else tuple(pairs)
-
-    return run_and_convert
 
 
 def conj_and_constant(

@@ -27,13 +27,13 @@ FLOORS = """
     formats
     api, calls, reading, building, remembering
     bundle, tune
-    search, lower, backends, providers, store
+    assembly, search, lower, backends, providers, store
     cost
     executable, plans, programs, machine
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings
-    serial, options, errors
+    archive, serial, options, errors
     contractc_kernels
 """
 """A room imports from the floors below, and on its own floor from the rooms to its right.
