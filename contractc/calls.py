@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from contractc.building import build, conj_and_constant, network_of, plan_of
 from contractc.errors import EinsumError, pointed
-from contractc.executable import Executable, stored
+from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
-from contractc.operands import describe, flattened, is_torch, traced
+from contractc.operands import describe, flattened, is_factorized, is_torch, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
@@ -29,8 +29,12 @@ Codes = tuple[int, Callable[..., Any], tuple[Callable[..., Any], ...]]
 MOST_CODES = 8
 """Older codes kept for one text: a call tries them one after the other."""
 
-latest: dict[str, Codes] = {}
-latest_einsum: dict[str, Codes] = {}
+latest: dict[Hashable, Codes] = {}
+latest_einsum: dict[Hashable, Codes] = {}
+"""What the calls look up by their text, when it comes without options and with plain arrays."""
+
+_latest_asked: dict[Hashable, Codes] = {}
+"""The same for calls with options or factorized operands, by everything that they are asked for."""
 _executables: OrderedDict[object, Executable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -54,6 +58,11 @@ def contract_anew(
     backend: str | None,
 ) -> Any:
     """Return what `contract` does, for operands that the code met last does not fit."""
+    asked = (optimize, memory_limit, dtype, casting, semiring, conj, preferred_element_type, strip_exponent)
+    key = _key(out, expression, operands, (*asked, backend))
+    result, factors = _recalled(key, operands)
+    if result is not MISS:
+        return _delivered(result, factors, out, order_named(order), casting)
     einsum_, arrays, target = read(expression, operands, semiring, backend)
     options = Options(
         frozen(optimize),
@@ -68,8 +77,11 @@ def contract_anew(
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = _cached(einsum_, arrays, target, options)
     factors = flattened(arrays)
-    if type(expression) is str and options == _DEFAULT and len(factors) == len(arrays) and not traced():
+    plain = out is None and order == "K" and options == _DEFAULT and len(factors) == len(arrays)
+    if type(expression) is str and plain:
         _remember(latest, expression, arrays, executable)
+    elif key is not None:
+        _remember(_latest_asked, key, factors, executable)
     return _delivered(executable(*factors), factors, out, order, casting)
 
 
@@ -77,6 +89,12 @@ def einsum_anew(
     out: Any, subscripts: Any, operands: Sequence[Any], optimize: Any, dtype: Any, order: str, casting: str
 ) -> Any:
     """Return what `einsum` does, for operands that the code met last does not fit."""
+    key = _key(out, subscripts, operands, ("einsum", optimize, dtype, casting))
+    result, factors = _recalled(key, operands)
+    if result is not MISS:
+        return _delivered(
+            result, factors, out, order_named(order), "unsafe" if optimize and out is not None else casting
+        )
     expression, arrays, target = read(subscripts, operands, "sum_product", None)
     reason = numpy_refuses(expression, in_range=optimize is False)
     if reason is not None:
@@ -90,8 +108,10 @@ def einsum_anew(
     if ellipsis_left_out(expression, [describe(x) for x in arrays]):
         message = "the output has no ellipsis for the axes that one covers; contract sums them"
         raise EinsumError(pointed(message, written(expression).text, ()))
-    if type(subscripts) is str and options == _DEFAULT and not traced():
+    if type(subscripts) is str and out is None and order == "K" and options == _DEFAULT:
         _remember(latest_einsum, subscripts, arrays, executable)
+    elif key is not None:
+        _remember(_latest_asked, key, arrays, executable)
     swapped = [x for x in (subscripts, *operands) if isinstance(x, np.ndarray) and not x.dtype.isnative]
     if swapped and options.dtype is None and _is_view(executable):
         (given,) = swapped  # a view does no arithmetic, so the bytes may stay as they are
@@ -136,6 +156,37 @@ def _in_graph(name: str, *given: Any) -> Any:
 _CALLS: dict[str, Callable[..., Any]] = {"contract": contract_anew, "einsum": einsum_anew}
 
 
+def _key(out: Any, expression: Any, operands: Sequence[Any], asked: tuple[Any, ...]) -> Hashable | None:
+    """Return all that decides which code runs beside shapes and dtypes, or None if that has no hash.
+
+    The dtype of `out` takes part in the promotion. Flags are told from equal numbers: `True == 1`.
+    """
+    if type(expression) is not str or traced():
+        return None
+    layouts = tuple(x.layout if is_factorized(x) else None for x in operands)
+    written_to = None if out is None else (type(out), getattr(out, "dtype", None))
+    key = (expression, layouts, written_to, asked, type(asked[0]), type(asked[1]))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _recalled(key: Hashable | None, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """Return the result of the code kept under `key` and the arrays it took, or MISS."""
+    entry = None if key is None else _latest_asked.get(key)
+    if entry is None:
+        return MISS, ()
+    factors = flattened(operands)
+    if entry[0] == len(factors):
+        for run in (entry[1], *entry[2]):
+            result = run(*factors)
+            if result is not MISS:
+                return result, factors
+    return MISS, ()
+
+
 def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: Options) -> Executable:
     """Return the executable for arrays like these, from the cache if it has been built before."""
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
@@ -154,24 +205,37 @@ def _cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: 
         with _lock:
             _executables[key] = executable
             while len(_executables) > MOST_CACHED:
-                _executables.popitem(last=False)
-                latest.clear()
-                latest_einsum.clear()
+                _, oldest = _executables.popitem(last=False)
+                _forget(latest, oldest)
+                _forget(latest_einsum, oldest)
+                _forget(_latest_asked, oldest)
     return executable
 
 
 def _remember(
-    recent: dict[str, Codes],
-    text: str,
+    recent: dict[Hashable, Codes],
+    text: Hashable,
     arrays: Sequence[Any],
     executable: Executable,
 ) -> None:
-    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded."""
+    """Put the code for `text` where the next call looks first; one expression has many texts, so it is bounded.
+
+    Code with dynamic modes was made while torch traced a call; it is slower than code for one shape.
+    """
+    if executable.program.dynamic or traced():
+        return
     if len(recent) >= MOST_CACHED:
         recent.clear()
     before = recent.get(text)
     older = () if before is None or before[0] != len(arrays) else (before[1], *before[2])[:MOST_CODES]
     recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
+
+
+def _forget(recent: dict[Hashable, Codes], executable: Executable) -> None:
+    """Drop the texts whose code is that of `executable`, so that nothing keeps it alive."""
+    for text, (_, first, older) in list(recent.items()):
+        if executable.run is first or executable.run in older:
+            recent.pop(text, None)
 
 
 def _delivered(result: Any, arrays: Sequence[Any], out: Any, order: str, casting: str) -> Any:

@@ -41,6 +41,7 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
         factors = _factors(grown, operand.layout, tensor, pieces, number)
         groups.append(tuple(range(len(tensors), len(tensors) + len(factors))))
         tensors += factors
+    choices = tuple(o.layout.choice for o in operands if o.layout)
     outputs = tuple(_split(term, pieces) for term in network.outputs)
     return replace(
         network,
@@ -48,6 +49,7 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
         outputs=outputs,
         fused=() if outputs == network.outputs else network.outputs,
         groups=tuple(groups),
+        forced=choices if any(choices) else (),
         extents=tuple(grown.extents),
         labels=tuple(grown.labels),
     )

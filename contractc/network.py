@@ -11,7 +11,7 @@ from contractc.dtypes import is_dtype, itemsize, result_dtype
 from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.notation import ELLIPSIS, Einsum, Term, display, labelled, written
-from contractc.operands import Operand
+from contractc.operands import CHOICES, Operand
 from contractc.semirings import SEMIRINGS
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class TensorNetwork:
     Mode m has extent `extents[m]` in every tensor that has it: an axis that broadcasts has a mode of its
     own, of extent 1. `dynamic` modes vary from call to call; their extent here is for planning only.
     `groups` lists the tensors that are the factors of one factorized operand; `fused` are the outputs as the
-    user's arrays have them, where modes were split for such operands.
+    user's arrays have them, where modes were split for such operands. `forced` has for each group the choice that
+    the user made for it ("" for none; empty if there is none at all).
     """
 
     tensors: tuple[Tensor, ...]
@@ -57,6 +58,7 @@ class TensorNetwork:
     dynamic: tuple[int, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
     fused: tuple[Term, ...] = ()
+    forced: tuple[str, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
@@ -91,6 +93,9 @@ class TensorNetwork:
         found += [
             f"group member {t} does not exist" for g in self.groups for t in g if t >= len(self.tensors)
         ]
+        if self.forced and len(self.forced) != len(self.groups):
+            found.append(f"{len(self.forced)} choices for {len(self.groups)} groups")
+        found += [f"{choice!r:.20} is no choice" for choice in self.forced if choice not in CHOICES]
         for k, tensor in enumerate(self.tensors):
             if tensor.given and self.size(tensor.given) != self.size(tensor.modes):
                 found.append(

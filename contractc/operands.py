@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from contractc import serial
 from contractc.dtypes import check_numeric, to_numpy
 from contractc.errors import OperandError
 
@@ -21,18 +22,54 @@ _UNSEEN = 64
 """The extent that is planned for where torch traces one of which it knows no example."""
 
 
+CHOICES = "", "factored", "materialised"
+"""What a user can ask of a factorized operand: nothing (the planner chooses), never dense, always dense."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How a dense array is held as factors: as the einsum of them, its axes fused from modes.
 
     `terms[f]` are the modes of factor f, `axes[k]` the modes that axis k of the dense array is made of (slowest
-    first, each mode in one axis only), `extents[m]` the extent of mode m. Modes in no axis are summed.
+    first, each mode in one axis only), `extents[m]` the extent of mode m. Modes in no axis are summed. `choice`
+    is one of `CHOICES`: whether the planner may choose how to contract it.
     """
 
     format: str
     terms: tuple[tuple[int, ...], ...]
     axes: tuple[tuple[int, ...], ...]
     extents: tuple[int, ...]
+    choice: str = ""
+
+    def faults(self) -> list[str]:
+        """Return each rule this layout breaks, as a sentence; nothing means it is well formed."""
+        known = range(len(self.extents))
+        used = [m for term in (*self.terms, *self.axes) for m in term]
+        found = [f"mode {m} has no extent" for m in dict.fromkeys(used) if m not in known]
+        found += [f"mode {m} has extent {n}" for m, n in enumerate(self.extents) if n < 0]
+        found += ["an axis has no modes"] * any(not axis for axis in self.axes)
+        for axis in () if found else self.axes:
+            if len(axis) > 1 and 0 in (self.extents[m] for m in axis):
+                found.append("a mode that is part of an axis has extent 0")
+        modes = [m for axis in self.axes for m in axis]
+        present = {m for term in self.terms for m in term}
+        if len(modes) != len(set(modes)):
+            found.append("a mode is in two axes")
+        found += [f"mode {m} of an axis is in no factor" for m in modes if m not in present]
+        found += ["a layout has at least one factor"] * (not self.terms)
+        if self.choice not in CHOICES:
+            found.append(f"{self.choice!r:.20} is no choice; there are {', '.join(map(repr, CHOICES))}")
+        return found
+
+    def to_json(self) -> str:
+        """Return this layout as canonical JSON."""
+        return serial.dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Layout:
+        """Return the layout in `text`; raises ValueError if it is none or breaks a rule."""
+        layout: Layout = serial.checked(serial.loads(text, (Layout,)))
+        return layout
 
     def shape(self) -> tuple[int, ...]:
         """Return the shape of the dense array."""
@@ -119,7 +156,8 @@ def describe(x: Any, *, constant: bool = False, conj: bool = False) -> Operand:
     varying = tuple(axis for axis, n in enumerate(x.shape) if isinstance(n, symbol))
     if not varying:
         return Operand(tuple(map(int, x.shape)), dtype_name(x), constant, conj, layout)
-    seen = sys.modules["torch.fx.experimental.symbolic_shapes"].optimization_hint
+    shapes = sys.modules["torch.fx.experimental.symbolic_shapes"]
+    seen = getattr(shapes, "optimization_hint", None) or shapes.size_hint  # the name before torch 2.13
     shape = tuple(seen(n, _UNSEEN) if axis in varying else int(n) for axis, n in enumerate(x.shape))
     varying = tuple(axis for axis in varying if shape[axis] > 1)
     return Operand(shape, dtype_name(x), constant, conj, varying=varying)

@@ -648,6 +648,46 @@ def test_a_text_keeps_code_for_several_shapes(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("empty_cache")
+def test_a_full_cache_forgets_the_oldest_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_CACHED", 3)
+    texts = ["i->", "i->i", "i,i->i", "i,i->"]
+    for text in texts:
+        contractc.contract(text, *[np.ones(2)] * (1 + text.count(",")))
+    assert set(calls.latest) == set(texts[1:])
+
+
+def test_calls_with_options_find_their_code_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, out = np.arange(6.0).reshape(2, 3), np.ones((3, 2)), np.empty((2, 2))
+    text = "pq,qr->pr"
+    calls_with: list[dict[str, Any]] = [
+        {"optimize": "greedy"},
+        {"order": "F"},
+        {"out": out},
+        {"semiring": "max_plus"},
+        {"dtype": "float64", "casting": "same_kind"},
+    ]
+    first = [np.array(contractc.contract(text, x, y, **options)) for options in calls_with]
+    monkeypatch.setattr("contractc.calls.read", None)
+    for options, value in zip(calls_with, first, strict=True):
+        again = contractc.contract(text, x, y, **options)
+        np.testing.assert_array_equal(again, value)
+        assert again.flags.f_contiguous or "order" not in options
+    assert contractc.contract(text, x, y, out=out) is out
+    with pytest.raises(TypeError, match="not callable"):  # other dtypes are another call
+        contractc.contract(text, x.astype("float32"), y.astype("float32"), optimize="greedy")
+
+
+def test_operands_with_equal_factors_and_other_layouts_are_told_apart() -> None:
+    left, right = np.arange(4.0).reshape(2, 2), np.arange(4.0, 8.0).reshape(2, 2)
+    x = np.arange(8.0).reshape(2, 4)
+    for _ in range(2):
+        product = contractc.contract("bi,oi->bo", x[:, :2], formats.low_rank(left, right))
+        np.testing.assert_allclose(product, x[:, :2] @ (left @ right).T)
+        product = contractc.contract("bi,oi->bo", x, formats.kronecker(left, right))
+        np.testing.assert_allclose(product, x @ np.kron(left, right).T)
+
+
+@pytest.mark.usefixtures("empty_cache")
 def test_the_cache_keeps_the_latest() -> None:
     for n in range(1, 30):
         assert contractc.contract("i->", np.ones(n)) == n

@@ -69,7 +69,9 @@ def pairwise(plan: Plan) -> Plan:
         part: Path = (tuple(range(len(step))),)
         if len(step) > 2:
             tensors = tuple(Tensor(terms[i], network.dtype) for i in step)
-            part = search(replace(network, tensors=tensors, outputs=(terms[count + s],), groups=())).path
+            part = search(
+                replace(network, tensors=tensors, outputs=(terms[count + s],), groups=(), forced=())
+            ).path
         own = [ids[i] for i in step]
         for inner in part:
             own.append(count + len(steps))

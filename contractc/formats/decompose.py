@@ -1,41 +1,53 @@
-"""Dense array -> factors: truncated decompositions with NumPy's linear algebra.
+"""Dense array -> factors, by truncated singular value decompositions.
 
 Each takes a `rank` or a relative `tolerance` in the Frobenius norm. TT and Tucker keep the tolerance by theory
-(truncations of d unfoldings share it, a factor sqrt(d) each); for matrices it is exact.
+(truncations of d unfoldings share it, a factor sqrt(d) each); for matrices it is exact. Torch tensors are decomposed
+by NumPy on the host, and the factors go back to where the tensor was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod, sqrt
+from typing import Any
 
 import numpy as np
 
 from contractc.errors import OperandError
 from contractc.evaluation import Array
+from contractc.formats.arrays import host, kept, one_of, returned, truncated
 from contractc.formats.factorized import Factorized
-from contractc.formats.kinds import kronecker, low_rank, monarch, tt, tt_matrix, tucker
+from contractc.formats.fitting import Progress, cp_from_dense, until_it_settles
+from contractc.formats.kinds import Split, kronecker, low_rank, monarch, shape_of_split, tt, tt_matrix, tucker
 
 
 def low_rank_from_dense(
-    matrix: Array, *, rank: int | None = None, tolerance: float | None = None
+    matrix: Any, *, rank: int | None = None, tolerance: float | None = None
 ) -> Factorized:
     """Return the best low-rank approximation of `matrix` [m, n] (Eckart-Young)."""
-    u, s, v = np.linalg.svd(_floating(matrix), full_matrices=False)
-    r = _kept(s, rank, tolerance, 1.0)
-    return low_rank(u[:, :r] * s[:r], v[:r])
+    one_of(rank, tolerance)
+    array, like = host(matrix)
+    if array.ndim != 2:
+        raise OperandError(f"a low-rank matrix has 2 axes, not {array.ndim}")
+    u, s, v = truncated(array, rank, _limit(array, tolerance, 1))
+    return low_rank(returned(u * s, like), returned(v, like))
 
 
-def tt_from_dense(array: Array, *, rank: int | None = None, tolerance: float | None = None) -> Factorized:
+def tt_from_dense(
+    array: Any, *, rank: int | None = None, tolerance: float | None = None, split: Split | None = None
+) -> Factorized:
     """Return a tensor train near `array` [n1, n2, ...] by TT-SVD (Oseledets 2011).
 
     The error is at most `tolerance` times the norm of `array`, or within sqrt(d - 1) of the best for `rank`.
+    `split=(rows, columns)` runs the train through the row modes of a matrix, then through its column modes.
     """
-    return tt(_tt_svd(_floating(array), rank, tolerance))
+    one_of(rank, tolerance)
+    values, like = host(array)
+    return tt([returned(c, like) for c in tt_svd(_reshaped(values, split), rank, tolerance)], split=split)
 
 
 def tt_matrix_from_dense(
-    matrix: Array,
+    matrix: Any,
     rows: Sequence[int],
     columns: Sequence[int],
     *,
@@ -47,39 +59,55 @@ def tt_matrix_from_dense(
     Args:
         rows, columns: extents m_k and n_k the axes are split into, of equal number.
     """
-    matrix = _floating(matrix)
-    _check_split(matrix, rows, columns)
+    one_of(rank, tolerance)
+    values, like = _split_matrix(matrix, rows, columns)
     d = len(rows)
-    paired = matrix.reshape(*rows, *columns).transpose([k + d * side for k in range(d) for side in (0, 1)])
-    cores = _tt_svd(paired.reshape([m * n for m, n in zip(rows, columns, strict=True)]), rank, tolerance)
-    return tt_matrix(
-        [c.reshape(c.shape[0], m, n, c.shape[2]) for c, m, n in zip(cores, rows, columns, strict=True)]
-    )
+    paired = values.transpose([k + d * side for k in range(d) for side in (0, 1)])
+    cores = tt_svd(paired.reshape([m * n for m, n in zip(rows, columns, strict=True)]), rank, tolerance)
+    shaped = [c.reshape(c.shape[0], m, n, c.shape[2]) for c, m, n in zip(cores, rows, columns, strict=True)]
+    return tt_matrix([returned(c, like) for c in shaped])
 
 
 def tucker_from_dense(
-    array: Array, *, rank: int | Sequence[int] | None = None, tolerance: float | None = None
+    array: Any,
+    *,
+    rank: int | Sequence[int] | None = None,
+    tolerance: float | None = None,
+    split: Split | None = None,
+    iterations: int = 10,
+    progress: Callable[[Progress], object] | None = None,
 ) -> Factorized:
-    """Return a Tucker array near `array` [n1, n2, ...] by the higher-order SVD (De Lathauwer et al. 2000).
+    """Return a Tucker array near `array` [n1, n2, ...] (De Lathauwer et al. 2000).
 
-    The error is at most `tolerance` times the norm of `array`, or within sqrt(d) of the best for the ranks.
+    The higher-order SVD finds the ranks: its error is at most `tolerance` times the norm of `array`, or within
+    sqrt(d) of the best for the ranks. Higher-order orthogonal iterations then make it smaller; Ctrl-C ends them.
     """
-    array = _floating(array)
-    d = array.ndim
+    one_of(rank, tolerance)
+    values, like = host(array)
+    values = _reshaped(values, split)
+    d = values.ndim
     ranks = [rank] * d if rank is None or isinstance(rank, int) else list(rank)
-    core, factors = array, []
-    for axis in range(d):
-        u, s, _ = np.linalg.svd(
-            np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1), full_matrices=False
-        )
-        u = u[:, : _kept(s, ranks[axis], tolerance, 1 / sqrt(d))]
-        core = np.moveaxis(np.tensordot(u.conj().T, core, (1, axis)), 0, axis)
-        factors.append(u)
-    return tucker(core, factors)
+    if len(ranks) != d:
+        raise OperandError(f"{len(ranks)} ranks for {d} modes")
+    limit = _limit(values, tolerance, d)
+    bases: list[Array] = [truncated(_unfolded(values, k), ranks[k], limit)[0] for k in range(d)]
+    size = float(np.linalg.norm(values))
+
+    def step(_: int) -> float:
+        for k in range(d):
+            rest = _projected(values, bases, k)
+            bases[k] = np.linalg.svd(_unfolded(rest, k), full_matrices=False)[0][:, : bases[k].shape[1]]
+        core = float(np.linalg.norm(_projected(values, bases, None)))
+        return sqrt(max(size**2 - core**2, 0.0)) / (size or 1.0)
+
+    if d > 1:
+        until_it_settles("Tucker", step, iterations, progress)
+    core = _projected(values, bases, None)
+    return tucker(returned(core, like), [returned(u, like) for u in bases], split=split)
 
 
 def monarch_from_dense(
-    matrix: Array,
+    matrix: Any,
     rows: tuple[int, int],
     columns: tuple[int, int],
     *,
@@ -93,74 +121,108 @@ def monarch_from_dense(
     Args:
         rows: (m, s); columns: (n, q).
     """
-    matrix = _floating(matrix)
-    _check_split(matrix, rows, columns)
-    (m, s), (n, q) = rows, columns
-    blocks = matrix.reshape(m, s, n, q).transpose(0, 3, 1, 2)
-    u, sigma, v = np.linalg.svd(blocks, full_matrices=False)
-    spectrum = np.sqrt((sigma**2).sum((0, 1)))
-    r = _kept(spectrum, rank, tolerance, 1.0)
+    one_of(rank, tolerance)
+    values, like = _split_matrix(matrix, rows, columns, 2)
+    u, sigma, v = np.linalg.svd(values.transpose(0, 3, 1, 2), full_matrices=False)
+    r = kept(np.sqrt((sigma**2).sum((0, 1))), rank, _limit(values, tolerance, 1))
     right = (u[..., :r] * sigma[..., None, :r]).transpose(3, 0, 2, 1)
     left = v[..., :r, :].transpose(2, 0, 3, 1)
-    return monarch(np.ascontiguousarray(left), np.ascontiguousarray(right))
+    return monarch(returned(left, like), returned(right, like))
 
 
 def kronecker_from_dense(
-    matrix: Array,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
+    matrix: Any,
+    rows: Sequence[int],
+    columns: Sequence[int],
     *,
     rank: int | None = None,
     tolerance: float | None = None,
+    progress: Callable[[Progress], object] | None = None,
 ) -> Factorized:
-    """Return the sum of `rank` Kronecker products nearest to `matrix` [m1 m2, n1 n2] (Van Loan and Pitsianis 1993)."""
-    matrix = _floating(matrix)
-    _check_split(matrix, rows, columns)
-    (m1, m2), (n1, n2) = rows, columns
-    rearranged = matrix.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3).reshape(m1 * n1, m2 * n2)
-    u, s, v = np.linalg.svd(rearranged, full_matrices=False)
-    r = _kept(s, rank, tolerance, 1.0)
-    return kronecker((u[:, :r] * s[:r]).T.reshape(r, m1, n1), v[:r].reshape(r, m2, n2))
+    """Return the sum of `rank` Kronecker products nearest to `matrix` [m1 m2 ..., n1 n2 ...].
+
+    Of two matrices each it is the best (Van Loan and Pitsianis 1993); of more, the rearranged array is fitted by
+    `cp_from_dense`, and the tolerance is measured.
+
+    Args:
+        rows, columns: extents m_k and n_k of the matrices, of equal number.
+    """
+    one_of(rank, tolerance)
+    values, like = _split_matrix(matrix, rows, columns)
+    d = len(rows)
+    rearranged = values.transpose([k + d * side for k in range(d) for side in (0, 1)])
+    vectors = rearranged.reshape([m * n for m, n in zip(rows, columns, strict=True)])
+    if d == 1:
+        stacked = [values[None]]
+    elif d == 2:
+        u, s, v = truncated(vectors, rank, _limit(vectors, tolerance, 1))
+        stacked = [(u * s).T, v]
+    else:
+        found = cp_from_dense(vectors, rank=rank, tolerance=tolerance, progress=progress)
+        weights, *factors = found.factors
+        stacked = [(f * weights if k == 0 else f).T for k, f in enumerate(factors)]
+    shaped = [x.reshape(-1, m, n) for x, m, n in zip(stacked, rows, columns, strict=True)]
+    return kronecker(*(returned(x, like) for x in shaped))
 
 
-def _tt_svd(array: Array, rank: int | None, tolerance: float | None) -> list[Array]:
+def relative_error(operand: Factorized, array: Any) -> float:
+    """Return the norm of the difference between an operand and a dense array, over the norm of the array."""
+    found, _ = host(operand.to_dense())
+    expected, _ = host(array)
+    return float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+
+
+def tt_svd(array: Array, rank: int | None, tolerance: float | None) -> list[Array]:
     """Return TT cores [r, n, r'] of `array`: one truncated SVD after the other, left to right."""
     shape = array.shape
-    share = 1 / sqrt(max(len(shape) - 1, 1))
-    threshold = None if tolerance is None else tolerance * share * float(np.linalg.norm(array))
+    limit = _limit(array, tolerance, max(len(shape) - 1, 1))
     cores, rest, left = [], array.reshape(1, -1), 1
     for n in shape[:-1]:
-        u, s, v = np.linalg.svd(rest.reshape(left * n, -1), full_matrices=False)
-        r = _kept(s, rank, threshold, 1.0, absolute=True)
-        cores.append(u[:, :r].reshape(left, n, r))
-        rest, left = s[:r, None] * v[:r], r
-    cores.append(rest.reshape(left, shape[-1], 1))
+        u, s, v = truncated(rest.reshape(left * n, -1), rank, limit)
+        cores.append(u.reshape(left, n, len(s)))
+        rest, left = s[:, None] * v, len(s)
+    cores.append(rest.reshape(left, shape[-1] if shape else 1, 1))
     return cores
 
 
-def _kept(
-    s: Array, rank: int | None, tolerance: float | None, share: float, *, absolute: bool = False
-) -> int:
-    """Return how many singular values to keep: at least 1, at most `rank`, the tail within the tolerance."""
-    if (rank is None) == (tolerance is None):
-        raise OperandError("give a rank or a tolerance, one of them")
-    if rank is not None:
-        return max(1, min(rank, len(s)))
-    assert tolerance is not None
-    limit = tolerance * share * (1.0 if absolute else float(np.linalg.norm(s)))
-    tail = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    return max(1, int((tail > limit).sum()))
+def _limit(array: Array, tolerance: float | None, parts: int) -> float | None:
+    """Return the norm that each of `parts` orthogonal truncations may leave out."""
+    return None if tolerance is None else tolerance * float(np.linalg.norm(array)) / sqrt(parts)
 
 
-def _check_split(matrix: Array, rows: Sequence[int], columns: Sequence[int]) -> None:
+def _unfolded(array: Array, axis: int) -> Array:
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+def _projected(array: Array, bases: Sequence[Array], left_out: int | None) -> Array:
+    """Return `array` with each axis but one projected on the columns of its basis."""
+    for axis, u in enumerate(bases):
+        if axis != left_out:
+            array = np.moveaxis(np.tensordot(u.conj().T, array, (1, axis)), 0, axis)
+    return array
+
+
+def _reshaped(array: Array, split: Split | None) -> Array:
+    """Return `array` with its axes split into modes."""
+    if split is None:
+        return array
+    if shape_of_split(split) != array.shape:
+        shown = " and ".join("x".join(map(str, axis)) for axis in split)
+        raise OperandError(f"an array of shape {array.shape} cannot be split into {shown}")
+    return array.reshape([n for axis in split for n in axis])
+
+
+def _split_matrix(
+    matrix: Any, rows: Sequence[int], columns: Sequence[int], count: int | None = None
+) -> tuple[Array, Any]:
+    """Return `matrix` as an array with its axes split into row modes, then column modes, and what it is like."""
+    values, like = host(matrix)
     if len(rows) != len(columns):
         raise OperandError(f"the rows are split into {len(rows)} modes but the columns into {len(columns)}")
-    if matrix.shape != (prod(rows), prod(columns)):
+    if count is not None and len(rows) != count:
+        raise OperandError(f"rows and columns are split into {count} modes each, not {len(rows)}")
+    if values.shape != (prod(rows), prod(columns)):
         raise OperandError(
-            f"a matrix of shape {matrix.shape} cannot be split into rows {tuple(rows)} and columns {tuple(columns)}"
+            f"a matrix of shape {values.shape} cannot be split into rows {tuple(rows)} and columns {tuple(columns)}"
         )
-
-
-def _floating(array: Array) -> Array:
-    array = np.asarray(array)
-    return array if array.dtype.kind in "fc" else array.astype(np.float64)
+    return values.reshape(*rows, *columns), like

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from contractc.errors import OperandError
-from contractc.operands import Layout, dtype_name, library_of
+from contractc.operands import CHOICES, Layout, dtype_name, library_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,16 +49,10 @@ class Factorized:
 
     def faults(self) -> list[str]:
         """Return each rule this operand breaks, as a sentence; nothing means it is well formed."""
-        layout, found = self.layout, []
-        modes = [m for axis in layout.axes for m in axis]
-        found += ["an axis has no modes"] * any(not axis for axis in layout.axes)
-        for axis in layout.axes:
-            if len(axis) > 1 and 0 in (layout.extents[m] for m in axis):
-                found.append("a mode that is part of an axis has extent 0")
-        present = {m for term in layout.terms for m in term}
-        if len(modes) != len(set(modes)):
-            found.append("a mode is in two axes")
-        found += [f"mode {m} of an axis is in no factor" for m in modes if m not in present]
+        layout = self.layout
+        found = layout.faults()
+        if found:
+            return found
         if len(layout.terms) != len(self.factors):
             found.append(f"{len(self.factors)} factors for {len(layout.terms)} terms")
         for f, (term, x) in enumerate(zip(layout.terms, self.factors, strict=False)):
@@ -76,6 +70,27 @@ class Factorized:
         labels = [x for f, term in zip(self.factors, self.layout.terms, strict=True) for x in (f, list(term))]
         modes = [m for axis in self.layout.axes for m in axis]
         return contract(*labels, modes).reshape(self.shape)
+
+
+def with_factors(layout: Layout, factors: Sequence[Any]) -> Factorized:
+    """Return the operand of the same format, modes and axes with other factors, whose extents may differ."""
+    made = factorized(layout.format, layout.terms, layout.axes, factors)
+    return Factorized(replace(made.layout, choice=layout.choice), made.factors)
+
+
+def forced(operand: Factorized, choice: str) -> Factorized:
+    """Return `operand` with the planner's choice made for it.
+
+    Args:
+        choice: "factored": its dense array is never formed; "materialised": it is formed first (once, if the
+            operand is a constant); "": the planner chooses again.
+
+    Raises:
+        OperandError: there is no such choice.
+    """
+    if choice not in CHOICES:
+        raise OperandError(f"choice={choice!r:.40} is none of {', '.join(map(repr, CHOICES))}")
+    return replace(operand, layout=replace(operand.layout, choice=choice))
 
 
 def factorized(

@@ -111,8 +111,8 @@ def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
         optimize = "auto"
     elif optimize is False:
         optimize = "left-to-right"
-    if optimize == "auto" and network.groups:
-        return cheapest_layout(network, auto)
+    if network.groups and (optimize == "auto" or (any(network.forced) and optimize in SEARCHES)):
+        return cheapest_layout(network, SEARCHES[optimize])
     if isinstance(optimize, str) and optimize in SEARCHES:
         return SEARCHES[optimize](network)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -21,12 +21,17 @@ def cheapest_layout(
 
     `find` orders the tensors of each candidate: the network as it is (factors are contracted with whatever is
     cheapest, so they may stay apart or be merged in part), and the network in which some groups have been
-    contracted to dense tensors first. For constant operands that costs nothing per call.
+    contracted to dense tensors first. For constant operands that costs nothing per call. What the user forced is
+    not up for choice.
     """
     count = len(network.tensors)
+    forced = network.forced or ("",) * len(network.groups)
+    dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
+    free = [g for g, choice in enumerate(forced) if not choice]
+    apart = [network.groups[g] for g, choice in enumerate(forced) if choice == "factored"]
     best = None
-    for chosen in _choices(len(network.groups)):
-        path, name = _with_dense(network, [network.groups[g] for g in chosen], find)
+    for chosen in _choices(free):
+        path, name = _with_dense(network, [network.groups[g] for g in (*dense, *chosen)], apart, find)
         seconds = costs(network, path, (count + len(path) - 1,)).seconds
         if best is None or seconds < best[0]:
             best = seconds, path, name
@@ -54,19 +59,20 @@ def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _choices(groups: int) -> Iterable[tuple[int, ...]]:
+def _choices(groups: Sequence[int]) -> Iterable[tuple[int, ...]]:
     """Return the sets of groups to materialise, none first."""
-    if groups > MOST_GROUPS:
-        return [(), tuple(range(groups))]
-    return [chosen for size in range(groups + 1) for chosen in combinations(range(groups), size)]
+    if len(groups) > MOST_GROUPS:
+        return [(), tuple(groups)]
+    return [chosen for size in range(len(groups) + 1) for chosen in combinations(groups, size)]
 
 
 def _with_dense(
     network: TensorNetwork,
     groups: Iterable[tuple[int, ...]],
+    apart: Sequence[tuple[int, ...]],
     find: Callable[[TensorNetwork], tuple[Path, str]],
 ) -> tuple[Path, str]:
-    """Return a path that first contracts each of `groups` to one tensor."""
+    """Return a path that first contracts each of `groups` to one tensor, and never one of `apart`."""
     count = len(network.tensors)
     ids = list(range(count))
     tensors = list(network.tensors)
@@ -78,7 +84,7 @@ def _with_dense(
         kept = tuple(m for m in dict.fromkeys(m for t in members for m in t.modes) if m in outside)
         if len(group) == 1:
             continue
-        inner = replace(network, tensors=tuple(members), outputs=(kept,), groups=(), fused=())
+        inner = replace(network, tensors=tuple(members), outputs=(kept,), groups=(), forced=(), fused=())
         path, _ = find(inner)
         local = list(group)
         for step in path:
@@ -93,8 +99,55 @@ def _with_dense(
         tensors.append(Tensor(kept, network.dtype, constant))
     if len(tensors) == 1:
         return tuple(steps), "dense"
-    path, name = find(replace(network, tensors=tuple(tensors), groups=(), fused=()))
+    rest = replace(network, tensors=tuple(tensors), groups=(), forced=(), fused=())
+    path, name = _kept_apart(rest, [tuple(ids.index(k) for k in group) for group in apart], find)
     for step in path:
         steps.append(tuple(sorted(ids[i] for i in step)))
         ids.append(count + len(steps) - 1)
     return tuple(steps), name
+
+
+def _kept_apart(
+    network: TensorNetwork,
+    groups: Sequence[tuple[int, ...]],
+    find: Callable[[TensorNetwork], tuple[Path, str]],
+) -> tuple[Path, str]:
+    """Return a path that contracts none of `groups` to one tensor by itself.
+
+    If the cheapest path does, a first step takes one factor out of the group, which then cannot be made whole: every
+    factor with every tensor that it meets is tried.
+    """
+    path, name = find(network)
+    count = len(network.tensors)
+    covered = [frozenset([k]) for k in range(count)]
+    for ids in path:
+        covered.append(frozenset().union(*(covered[i] for i in ids)))
+    whole = [g for g in groups if 1 < len(g) < count and frozenset(g) in covered[count:]]
+    if not whole:
+        return path, name
+    group, best = whole[0], None
+    others = [k for k in range(count) if k not in group]
+    pairs = [
+        (k, f) for k in others for f in group if set(network.tensors[k].modes) & set(network.tensors[f].modes)
+    ]
+    for pair in pairs or [(others[0], group[0])]:
+        members = [network.tensors[k] for k in pair]
+        left = [k for k in range(count) if k not in pair]
+        needed = {m for term in network.outputs for m in term} | {
+            m for k in left for m in network.tensors[k].modes
+        }
+        modes = tuple(m for m in dict.fromkeys(m for t in members for m in t.modes) if m in needed)
+        made = Tensor(modes, network.dtype, all(t.constant for t in members))
+        reduced = replace(network, tensors=(*(network.tensors[k] for k in left), made))
+        remaining = [g for g in groups if not set(g) & set(pair)]
+        inner, name = _kept_apart(reduced, [tuple(left.index(k) for k in g) for g in remaining], find)
+        numbers = [*left, count]
+        steps: list[tuple[int, ...]] = [tuple(sorted(pair))]
+        for step in inner:
+            steps.append(tuple(sorted(numbers[i] for i in step)))
+            numbers.append(count + len(steps) - 1)
+        seconds = costs(network, tuple(steps), (count + len(steps) - 1,)).seconds
+        if best is None or seconds < best[0]:
+            best = seconds, tuple(steps), name
+    assert best is not None
+    return best[1], best[2]

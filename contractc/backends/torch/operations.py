@@ -57,6 +57,9 @@ def matmul_in_blocks(x: Tensor, y: Tensor, most: int) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -2)
 
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
 def spread(x: Tensor, axes: tuple[int, ...], zero: float | bool | str) -> Tensor:
     """Return a tensor with axis k running along axis `axes[k]` of `x`: `zero` where axes that repeat differ.
 
@@ -77,7 +80,11 @@ def spread(x: Tensor, axes: tuple[int, ...], zero: float | bool | str) -> Tensor
         equal = positions.reshape(along[0]) == positions.reshape(along[1])
         mask = equal if mask is None else mask & equal
     assert mask is not None
-    return torch.where(mask, first, 0 if isinstance(zero, str) else zero)
+    bits = _SIGNED.get(x.dtype)  # torch only stores these dtypes: before 2.13 it has no `where` for them
+    chosen = torch.where(
+        mask, first if bits is None else first.view(bits), 0 if isinstance(zero, str) else zero
+    )
+    return chosen if bits is None else chosen.view(x.dtype)
 
 
 def split_exponent(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,126 @@
+"""More formats: what can be described and contracted. Shapes are in brackets, n and m extents, r ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from contractc.errors import OperandError
+from contractc.formats.arrays import returned
+from contractc.formats.factorized import Factorized, factorized
+from contractc.formats.kinds import Split, axes_of, singly
+
+
+def tensor_ring(cores: Sequence[Any], *, split: Split | None = None, batch: int = 0) -> Factorized:
+    """Return the tensor ring trace(G1[i1] G2[i2] ...), shape [n1, n2, ...] (Zhao et al. 2016).
+
+    Args:
+        cores: [r_{k-1}, n_k, r_k] each; the last rank is the first again.
+        split, batch: see `contractc.formats.kinds`.
+    """
+    if len(cores) < 2:
+        raise OperandError("a tensor ring has at least two cores")
+    b, d = tuple(range(batch)), len(cores)
+    modes = range(batch + d, batch + 2 * d)
+    terms = [(*b, batch + k, m, batch + (k + 1) % d) for k, m in enumerate(modes)]
+    axes = axes_of("tensor ring", modes, [x.shape[batch + 1] for x in cores], split)
+    return factorized("tensor ring", terms, [*singly(b), *axes], cores)
+
+
+def hierarchical_tucker(
+    leaves: Sequence[Any], transfers: Sequence[Any], *, split: Split | None = None
+) -> Factorized:
+    """Return the hierarchical Tucker array of a balanced binary tree, shape [n1, n2, ...] (Hackbusch and Kühn 2009).
+
+    The nodes of a level are paired from the left; one that is left over goes up as it is.
+
+    Args:
+        leaves: [n_k, r_k] each.
+        transfers: [r_left, r_right, r_up] each, level by level from the leaves on; the last one [r_left, r_right].
+        split: see `contractc.formats.kinds`.
+    """
+    d = len(leaves)
+    if len(transfers) != d - 1:
+        raise OperandError(
+            f"a hierarchical Tucker array of {d} leaves has {d - 1} transfers, not {len(transfers)}"
+        )
+    terms: list[tuple[int, ...]] = [(k, d + k) for k in range(d)]
+    level, fresh = list(range(d, 2 * d)), 2 * d
+    while len(level) > 1:
+        above = []
+        for k in range(0, len(level) - 1, 2):
+            top = len(level) == 2
+            terms.append((level[k], level[k + 1], *(() if top else (fresh,))))
+            above.append(fresh)
+            fresh += 1
+        level = above + level[len(level) - len(level) % 2 :]
+    axes = axes_of("hierarchical Tucker", range(d), [x.shape[0] for x in leaves], split)
+    return factorized("hierarchical Tucker", terms, axes, [*leaves, *transfers])
+
+
+def block_term(cores: Any, factors: Sequence[Any], *, split: Split | None = None) -> Factorized:
+    """Return a sum of K Tucker arrays of equal ranks, shape [n1, n2, ...] (De Lathauwer 2008).
+
+    Args:
+        cores: [K, r1, r2, ...].
+        factors: [K, n_k, r_k] each.
+        split: see `contractc.formats.kinds`.
+    """
+    d = len(factors)
+    ranks, modes = range(1, d + 1), range(d + 1, 2 * d + 1)
+    terms = [(0, *ranks), *((0, m, r) for m, r in zip(modes, ranks, strict=True))]
+    axes = axes_of("block term", modes, [x.shape[1] for x in factors], split)
+    return factorized("block term", terms, axes, [cores, *factors])
+
+
+def tubal(left: Any, right: Any) -> Factorized:
+    """Return the t-product of two stacks of tubes, shape [m, n, t] (Kilmer and Martin 2011).
+
+    Element [i, j, u] is the sum over k, p, q with p + q = u (mod t) of left[i, k, p] right[k, j, q]: tubes are
+    multiplied by circular convolution. The convolution is one more factor, a constant [t, t, t] of zeros and ones.
+
+    Args:
+        left: [m, k, t].
+        right: [k, n, t].
+    """
+    t = int(left.shape[-1])
+    p, q = np.ogrid[:t, :t]
+    circulant = np.zeros((t, t, t))
+    circulant[p, q, (p + q) % t] = 1
+    convolution = returned(circulant, left)
+    i, k, j, one, two, u = range(6)
+    terms = [(i, k, one), (k, j, two), (one, two, u)]
+    return factorized("tubal", terms, [(i,), (j,), (u,)], [left, right, convolution])
+
+
+def network(
+    factors: Sequence[Any], terms: Sequence[Sequence[Hashable]], axes: Sequence[Sequence[Hashable]]
+) -> Factorized:
+    """Return any tensor network as an operand.
+
+    Args:
+        factors: arrays of one library and one dtype.
+        terms: the labels of each factor's axes; letters, or any hashable labels. A label that is in no axis of the
+            dense array is summed.
+        axes: the labels that each axis of the dense array is made of, slowest first.
+
+    >>> A = network([np.ones((2, 3)), np.ones((3, 4))], ["ar", "rb"], ["ab"])
+    >>> print(A)
+    network 8, 18 parameters (2.25 of dense): (2, 3), (3, 4)
+    """
+    number: dict[Hashable, int] = {}
+    for label in (x for term in terms for x in term):
+        number.setdefault(label, len(number))
+    if len(terms) != len(factors):
+        raise OperandError(f"{len(factors)} factors but {len(terms)} terms")
+    missing = [label for axis in axes for label in axis if label not in number]
+    if missing:
+        raise OperandError(f"mode {missing[0]!r:.40} of an axis is in no factor")
+    return factorized(
+        "network",
+        [[number[x] for x in term] for term in terms],
+        [[number[x] for x in axis] for axis in axes],
+        factors,
+    )

@@ -1,0 +1,165 @@
+"""Fits of dense arrays: planted factors are found, tolerances are kept, Ctrl-C keeps the best so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import contractc
+from contractc import formats
+from contractc.formats import Progress, relative_error
+from contractc.formats.arrays import LARGE, truncated
+
+Array = np.ndarray[Any, Any]
+
+
+def drawn(seed: int, *shape: int, imaginary: bool = False) -> Array:
+    rng = np.random.default_rng(seed)
+    return np.asarray(rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if imaginary else 0))
+
+
+def planted(
+    seed: int, shape: tuple[int, ...], r: int, *, imaginary: bool = False, positive: bool = False
+) -> Array:
+    factors = [drawn(seed + k, n, r, imaginary=imaginary) for k, n in enumerate(shape)]
+    if positive:
+        factors = [abs(f) for f in factors]
+    return np.asarray(formats.cp(factors).to_dense())
+
+
+@pytest.mark.parametrize("imaginary", [False, True])
+@pytest.mark.parametrize("seed", [0, 10, 20])
+def test_planted_cp_is_found(seed: int, imaginary: bool) -> None:
+    dense = planted(seed, (7, 6, 5), 3, imaginary=imaginary)
+    found = formats.cp_from_dense(dense, tolerance=1e-6, iterations=2000)
+    assert found.factors[0].shape == (3,)
+    assert relative_error(found, dense) <= 1e-6
+    for f in found.factors[1:]:
+        np.testing.assert_allclose(np.linalg.norm(f, axis=0), 1)
+    weights = np.abs(found.factors[0])
+    assert (np.diff(weights) <= 1e-12).all()
+
+
+def test_rank_one_and_two_axes_are_matrices() -> None:
+    dense = drawn(0, 8, 6)
+    found = formats.cp_from_dense(dense, rank=2)
+    best = formats.low_rank_from_dense(dense, rank=2)
+    assert relative_error(found, dense) == pytest.approx(relative_error(best, dense), rel=1e-3)
+
+
+def test_non_negative_cp_has_no_negative_entry() -> None:
+    dense = planted(3, (6, 5, 4), 2, positive=True)
+    found = formats.cp_from_dense(dense, rank=2, non_negative=True, iterations=1000)
+    assert all((f >= 0).all() for f in found.factors)
+    assert relative_error(found, dense) < 1e-3
+    with pytest.raises(contractc.OperandError, match="needs real entries that are not negative"):
+        formats.cp_from_dense(-dense, rank=2, non_negative=True)
+
+
+def test_cp_of_a_matrix_over_its_modes() -> None:
+    dense = planted(5, (4, 3, 6), 2)
+    found = formats.cp_from_dense(dense.reshape(12, 6), rank=2, split=((4, 3), (6,)), iterations=1000)
+    assert found.shape == (12, 6)
+    assert relative_error(found, dense.reshape(12, 6)) < 1e-4
+
+
+def test_tolerance_that_no_rank_meets_is_told() -> None:
+    with pytest.raises(
+        contractc.OperandError, match=r"no CP array of rank at most 3 is within 1e-08; the best"
+    ):
+        formats.cp_from_dense(drawn(0, 4, 3, 3), tolerance=1e-8, iterations=20)
+
+
+def test_orthogonal_iterations_do_not_make_tucker_worse() -> None:
+    dense = drawn(1, 8, 7, 6)
+    start = formats.tucker_from_dense(dense, rank=(3, 2, 4), iterations=0)
+    found = formats.tucker_from_dense(dense, rank=(3, 2, 4))
+    assert relative_error(found, dense) <= relative_error(start, dense) + 1e-12
+
+
+def test_kronecker_product_of_three_matrices_is_found() -> None:
+    matrices = [drawn(k, m, n) for k, (m, n) in enumerate([(2, 3), (4, 2), (3, 3)])]
+    dense = np.kron(np.kron(matrices[0], matrices[1]), matrices[2])
+    found = formats.kronecker_from_dense(dense, (2, 4, 3), (3, 2, 3), tolerance=1e-8)
+    assert [f.shape for f in found.factors] == [(1, 2, 3), (1, 4, 2), (1, 3, 3)]
+    assert relative_error(found, dense) <= 1e-8
+
+
+def test_train_through_rows_then_columns_has_the_rank_of_the_matrix() -> None:
+    dense = drawn(0, 12, 2) @ drawn(1, 2, 10)
+    found = formats.tt_from_dense(dense, tolerance=1e-10, split=((4, 3), (2, 5)))
+    assert found.shape == (12, 10)
+    assert found.factors[1].shape[-1] == 2
+    assert relative_error(found, dense) < 1e-10
+
+
+@pytest.mark.parametrize("imaginary", [False, True])
+def test_complex_arrays_are_decomposed(imaginary: bool) -> None:
+    dense = drawn(0, 12, 12, imaginary=imaginary)
+    for found in (
+        formats.low_rank_from_dense(dense, tolerance=0.1),
+        formats.tt_matrix_from_dense(dense, (3, 4), (4, 3), tolerance=0.1),
+        formats.monarch_from_dense(dense, (3, 4), (4, 3), tolerance=0.1),
+        formats.kronecker_from_dense(dense, (3, 4), (4, 3), tolerance=0.1),
+        formats.tucker_from_dense(dense.reshape(3, 4, 12), tolerance=0.1),
+    ):
+        assert relative_error(found, dense.reshape(found.shape)) <= 0.1
+        assert found.dtype == dense.dtype
+
+
+def test_torch_tensors_give_torch_factors() -> None:
+    torch = pytest.importorskip("torch")
+    dense = torch.tensor(drawn(0, 12, 12), dtype=torch.float32, requires_grad=True)
+    for found in (
+        formats.low_rank_from_dense(dense, rank=12),
+        formats.tt_matrix_from_dense(dense, (3, 4), (4, 3), tolerance=1e-6),
+        formats.tucker_from_dense(dense, tolerance=1e-6),
+        formats.monarch_from_dense(dense, (3, 4), (4, 3), tolerance=1e-6),
+    ):
+        assert all(f.dtype == torch.float32 and not f.requires_grad for f in found.factors)
+        torch.testing.assert_close(found.to_dense(), dense.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_large_matrix_is_sampled_within_its_tolerance() -> None:
+    n = LARGE + 40
+    left, right = np.linalg.qr(drawn(0, n, 30))[0], np.linalg.qr(drawn(1, n + 10, 30))[0]
+    matrix = (left * 0.7 ** np.arange(30)) @ right.T
+    size = float(np.linalg.norm(matrix))
+    u, s, v = truncated(matrix, None, 1e-2 * size)
+    assert np.linalg.norm(matrix - (u * s) @ v) <= 1e-2 * size
+    expected = np.linalg.svd(0.7 ** np.arange(30) * np.eye(30))[1]
+    assert len(s) == int((np.sqrt(np.cumsum(expected[::-1] ** 2))[::-1] > 1e-2 * size).sum())
+    np.testing.assert_allclose(s, expected[: len(s)], rtol=1e-6)
+    u, s, v = truncated(matrix, 5, None)
+    np.testing.assert_allclose(s, expected[:5], rtol=1e-6)
+
+
+def test_progress_is_reported_and_interrupted_fits_keep_the_best() -> None:
+    dense = planted(0, (6, 6, 6), 4)
+    seen: list[Progress] = []
+
+    def watched(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.warns(
+        UserWarning, match=r"the fit of a CP of rank 2 was interrupted at a relative error of 0\."
+    ):
+        found = formats.cp_from_dense(dense, rank=2, progress=watched)
+    assert [p.iteration for p in seen] == [1, 2, 3, 4, 5]
+    assert relative_error(found, dense) == pytest.approx(min(p.error for p in seen), rel=1e-6)
+    assert str(seen[0]).startswith("CP of rank 2: iteration 1 of 300, relative error 0.")
+
+
+def test_wrong_requests_are_refused() -> None:
+    with pytest.raises(contractc.OperandError, match="give a rank or a tolerance, one of them"):
+        formats.cp_from_dense(np.ones((2, 2)), rank=1, tolerance=0.1)
+    with pytest.raises(contractc.OperandError, match="a rank is at least 1, not 0"):
+        formats.low_rank_from_dense(np.eye(3), rank=0)
+    with pytest.raises(contractc.OperandError, match="2 ranks for 3 modes"):
+        formats.tucker_from_dense(np.ones((2, 2, 2)), rank=(1, 1))
+    with pytest.raises(contractc.OperandError, match="rows and columns are split into 2 modes each, not 3"):
+        formats.monarch_from_dense(np.eye(8), (2, 2, 2), (2, 2, 2), rank=1)  # type: ignore[arg-type]

@@ -1,0 +1,336 @@
+"""Algebra of factorized operands against the same on their dense arrays, NumPy and torch, real and complex."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import contractc
+from contractc import formats
+from contractc.formats import Factorized, with_factors
+
+Array = np.ndarray[Any, Any]
+Draw = Callable[..., Array]
+
+
+def train(draw: Draw, sizes: tuple[tuple[int, ...], ...], r: int, b: tuple[int, ...] = ()) -> list[Array]:
+    ranks = [1, *[r] * (len(sizes) - 1), 1]
+    return [draw(*b, ranks[k], *n, ranks[k + 1]) for k, n in enumerate(sizes)]
+
+
+MATRICES: dict[str, Callable[[Draw, int, tuple[int, ...]], Factorized]] = {
+    "TT matrix": lambda d, r, b: formats.tt_matrix(train(d, ((2, 3), (3, 2), (2, 1)), r, b), batch=len(b)),
+    "TT": lambda d, r, b: formats.tt(
+        train(d, ((2,), (6,), (3,), (2,)), r, b), split=((2, 6), (3, 2)), batch=len(b)
+    ),
+    "CP": lambda d, r, b: formats.cp(
+        [d(*b, n, r) for n in (4, 3, 6)], d(*b, r), split=((4, 3), (6,)), batch=len(b)
+    ),
+    "Tucker": lambda d, r, b: formats.tucker(
+        d(*b, r, r + 1, 2),
+        [d(*b, 4, r), d(*b, 3, r + 1), d(*b, 6, 2)],
+        split=((4, 3), (6,)),
+        batch=len(b),
+    ),
+    "Monarch": lambda d, r, b: formats.monarch(d(*b, r, 4, 2, 3), d(*b, r, 4, 3, 3), batch=len(b)),
+    "low rank": lambda d, r, b: formats.low_rank(
+        d(*b, 12, r), d(*b, r, 6), d(*b, r), d(*b, 12), batch=len(b)
+    ),
+    "Kronecker": lambda d, r, b: formats.kronecker(d(*b, r, 4, 2), d(*b, r, 3, 3), batch=len(b)),
+    "Kronecker product": lambda d, r, b: formats.kronecker(d(*b, 4, 2), d(*b, 3, 3), batch=len(b)),
+}
+"""Matrices [12, 6] of rank about r, with batch axes b in front."""
+
+ROUNDED = [name for name in MATRICES if name not in ("CP",)]
+kinds = st.sampled_from(sorted(MATRICES))
+ranks = st.integers(1, 3)
+seeds = st.integers(0, 2**32 - 1)
+batches = st.sampled_from([(), (), (2,), (2, 1)])
+
+
+def drawing(seed: int, imaginary: bool = False) -> Draw:
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if imaginary else 0)
+
+
+def near(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-8, rtol=1e-8)
+
+
+def dense(x: Factorized) -> Array:
+    """Return the dense array by np.einsum, which shares nothing with contractc."""
+    modes = [m for axis in x.layout.axes for m in axis]
+    arguments = [y for f, t in zip(x.factors, x.layout.terms, strict=True) for y in (np.asarray(f), list(t))]
+    return np.asarray(np.einsum(*arguments, modes)).reshape(x.shape)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, ranks, ranks, batches, st.booleans(), seeds)
+def test_sums_and_products_are_those_of_the_dense_arrays(
+    kind: str, r: int, s: int, b: tuple[int, ...], imaginary: bool, seed: int
+) -> None:
+    draw = drawing(seed, imaginary)
+    x, y = MATRICES[kind](draw, r, b), MATRICES[kind](draw, s, b)
+    near(x.to_dense(), dense(x))
+    near(dense(formats.add(x, y)), dense(x) + dense(y))
+    near(dense(formats.hadamard(x, y)), dense(x) * dense(y))
+    near(dense(formats.scale(x, -2.5)), -2.5 * dense(x))
+    near(formats.inner(x, y), np.vdot(dense(x), dense(y)))
+    near(formats.norm(x), np.linalg.norm(dense(x)))
+    order = (*range(len(b)), len(b) + 1, len(b))
+    near(dense(formats.transpose(x, order)), dense(x).transpose(order))
+    near(formats.transpose(x, order).to_dense(), dense(x).transpose(order))
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, kinds, ranks, seeds)
+def test_products_of_matrices(one: str, two: str, r: int, seed: int) -> None:
+    draw = drawing(seed, seed % 2 == 0)
+    x, y = MATRICES[one](draw, r, ()), formats.transpose(MATRICES[two](draw, r, ()))
+    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, 1), (y, 0))]
+    if between[0] == between[1] or "low rank" in (one, two):
+        near(dense(formats.matmul(formats.transpose(y), formats.transpose(x))), dense(y).T @ dense(x).T)
+    else:
+        with pytest.raises(contractc.UnsupportedError, match="split the mode between the matrices as"):
+            formats.matmul(formats.transpose(y), formats.transpose(x))
+    if one == two:
+        near(dense(formats.matmul(y, x)), dense(y) @ dense(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("TT matrix", "TT matrix"), ("Kronecker", "Kronecker"), ("low rank", "low rank")]
+)
+def test_products_keep_their_format(kind: str, kept: str) -> None:
+    x = MATRICES[kind](drawing(0), 2, ())
+    made = formats.matmul(x, formats.transpose(MATRICES[kind](drawing(1), 3, ())))
+    assert made.layout.format == kept
+    near(dense(made), dense(x) @ dense(MATRICES[kind](drawing(1), 3, ())).T)
+    near(dense(formats.rounded(made, tolerance=1e-9)), dense(made))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kinds, ranks, batches, st.data())
+def test_rows_and_columns_are_taken(kind: str, r: int, b: tuple[int, ...], data: st.DataObject) -> None:
+    x = MATRICES[kind](drawing(data.draw(seeds)), r, b)
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    n = x.shape[axis]
+    part = data.draw(st.slices(n) | st.lists(st.integers(-n, n - 1), max_size=4))
+    numbers = part if isinstance(part, list) else list(range(*part.indices(n)))
+    expected = np.take(dense(x), numbers, axis)
+    found = formats.take(x, part, axis)
+    assert found.shape == expected.shape
+    near(dense(found), expected)
+
+
+def test_rows_of_an_embedding_are_gathered_without_the_others() -> None:
+    cores = train(drawing(0), ((20, 4), (50, 4), (40, 4)), 3)
+    table = formats.tt_matrix(cores)
+    found = formats.take(table, [39_999, 0, 123])
+    assert [f.shape for f in found.factors] == [(3, 1, 4, 3), (3, 3, 4, 3), (3, 3, 4, 1)]
+    rows = np.einsum("pacb,pbed,pdfg->pcef", *found.factors).reshape(3, 64)
+    near(found.to_dense(), rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ROUNDED), ranks, batches, st.booleans(), seeds)
+def test_rounding_finds_the_ranks_again(
+    kind: str, r: int, b: tuple[int, ...], imaginary: bool, seed: int
+) -> None:
+    x = MATRICES[kind](drawing(seed, imaginary), r, b)
+    twice = formats.add(x, formats.scale(x, 0.5))
+    found = formats.rounded(twice, tolerance=1e-9)
+    near(dense(found), 1.5 * dense(x))
+    assert found.parameters <= x.parameters + (0 if kind != "Kronecker product" else 10**9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(ROUNDED), st.sampled_from([0.5, 0.1, 1e-3]), seeds)
+def test_rounding_keeps_its_tolerance(kind: str, tolerance: float, seed: int) -> None:
+    draw = drawing(seed)
+    x = formats.add(MATRICES[kind](draw, 3, ()), formats.scale(MATRICES[kind](draw, 3, ()), 0.05))
+    found = formats.rounded(x, tolerance=tolerance)
+    assert (
+        np.linalg.norm(dense(found) - dense(x)) <= tolerance * np.linalg.norm(dense(x)) * (1 + 1e-9) + 1e-12
+    )
+    small = formats.rounded(x, rank=1)
+    assert small.parameters <= found.parameters or kind == "Tucker"
+
+
+def test_rounding_of_cp_is_refused() -> None:
+    with pytest.raises(contractc.UnsupportedError, match="a CP has no rounding; fit a smaller one"):
+        formats.rounded(MATRICES["CP"](drawing(0), 2, ()), rank=1)
+
+
+def test_kronecker_sum_is_the_laplacian_of_a_product() -> None:
+    matrices = [drawing(k)(n, n) for k, n in enumerate((2, 3, 4))]
+    one, two, three = matrices
+    expected = np.kron(np.kron(one, np.eye(3)), np.eye(4)) + np.kron(np.kron(np.eye(2), two), np.eye(4))
+    expected = expected + np.kron(np.eye(6), three)
+    near(dense(formats.kronecker_sum(*matrices)), expected)
+    near(dense(formats.kronecker_sum(one)), one)
+    with pytest.raises(contractc.OperandError, match=r"matrix 0 of a Kronecker sum has shape \(2, 3\)"):
+        formats.kronecker_sum(np.ones((2, 3)))
+
+
+def test_operands_that_do_not_go_together_are_refused() -> None:
+    x = MATRICES["TT matrix"](drawing(0), 2, ())
+    with pytest.raises(contractc.UnsupportedError) as caught:
+        formats.add(x, MATRICES["CP"](drawing(0), 2, ()))
+    assert str(caught.value).startswith("add needs two operands of one format and split, not TT matrix 12x6")
+    with pytest.raises(contractc.OperandError, match=r"shapes \(12, 6\) and \(12, 6\) cannot be multiplied"):
+        formats.matmul(x, x)
+    with pytest.raises(contractc.OperandError, match="an index is outside of 0 to 11"):
+        formats.take(x, [12])
+    with pytest.raises(
+        contractc.OperandError, match="the split 3x4 and 6 is not that of the factors of the CP"
+    ):
+        formats.cp([np.ones((n, 1)) for n in (4, 3, 6)], split=((3, 4), (6,)))
+
+
+def test_torch_factors_stay_torch_and_get_gradients() -> None:
+    torch = pytest.importorskip("torch")
+    for kind, make in MATRICES.items():
+        x = make(drawing(0), 2, ())
+        leaves = tuple(torch.tensor(f, requires_grad=True) for f in x.factors)
+        held = Factorized(x.layout, leaves)
+        doubled = formats.add(held, formats.scale(held, 2.0))
+        product = formats.hadamard(doubled, doubled)
+        near(product.to_dense().detach(), (3 * dense(x)) ** 2)
+        near(formats.take(held, [1, 5]).to_dense().detach(), dense(x)[[1, 5]])
+        formats.inner(held, held).backward()
+        size = np.linalg.norm(dense(x)) ** 2
+        slopes = [
+            float((f.grad * f.detach()).sum()) for f in leaves
+        ]  # each factor is homogeneous of degree 1
+        near(slopes, [2 * size] * len(slopes))
+        if kind in ROUNDED:
+            near(formats.rounded(doubled, tolerance=1e-9).to_dense().detach(), 3 * dense(x))
+
+
+@pytest.mark.parametrize("kind", sorted(MATRICES))
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+def test_operands_are_saved_and_loaded(kind: str, dtype: str, tmp_path: Path) -> None:
+    x = MATRICES[kind](drawing(3, dtype == "complex128"), 2, (2,))
+    x = formats.forced(with_factors(x.layout, [f.astype(dtype) for f in x.factors]), "factored")
+    path = tmp_path / "w.safetensors"
+    formats.save(path, x)
+    found = formats.load(path)
+    assert found.layout == x.layout
+    for one, two in zip(found.factors, x.factors, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert one.dtype == two.dtype
+
+
+def test_torch_operands_are_saved_and_loaded(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("ml_dtypes")
+    x = formats.low_rank(torch.randn(4, 2).bfloat16().requires_grad_(), torch.randn(2, 5).bfloat16())
+    formats.save(tmp_path / "w", x)
+    found = formats.load(tmp_path / "w", library="torch")
+    for one, two in zip(found.factors, x.factors, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, two.detach())
+
+
+def test_damaged_operand_is_refused(tmp_path: Path) -> None:
+    from contractc import tensorfiles
+
+    path = tmp_path / "w"
+    formats.save(path, formats.low_rank(np.ones((4, 2)), np.ones((2, 5))))
+    arrays, notes = tensorfiles.load(path)
+    tensorfiles.save(path, {**arrays, "factor.1": np.ones((3, 5))}, notes)
+    with pytest.raises(ValueError, match=r"factor 1 has shape \(3, 5\), its term \(2, 5\)"):
+        formats.load(path)
+    tensorfiles.save(path, arrays, {"contractc.layout": notes["contractc.layout"].replace("[0,2]", "[0,7]")})
+    with pytest.raises(ValueError, match="mode 7 has no extent"):
+        formats.load(path)
+    tensorfiles.save(path, arrays)
+    with pytest.raises(ValueError, match="holds arrays, but no factorized operand"):
+        formats.load(path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(kinds, ranks, batches, st.integers(0, 4), seeds)
+def test_a_batch_of_matrices_is_contracted(kind: str, r: int, b: tuple[int, ...], n: int, seed: int) -> None:
+    draw = drawing(seed)
+    w = MATRICES[kind](draw, r, b)
+    x = draw(*b, n, 6)
+    near(contractc.contract("...ni,...oi->...no", x, w), np.einsum("...ni,...oi->...no", x, dense(w)))
+
+
+def random_network(kind: str, draw: Draw) -> tuple[Factorized, Array]:
+    """Return an operand of the second tier and its dense array by an einsum written down here."""
+    if kind == "tensor ring":
+        a, b, c = draw(2, 4, 3), draw(3, 3, 1), draw(1, 6, 2)
+        return formats.tensor_ring([a, b, c]), np.einsum("aib,bjc,cka->ijk", a, b, c)
+    if kind == "hierarchical Tucker":
+        leaves, one, top = [draw(4, 2), draw(3, 3), draw(6, 2)], draw(2, 3, 4), draw(4, 2)
+        made = formats.hierarchical_tucker(leaves, [one, top])
+        return made, np.einsum("ia,jb,kc,abe,ec->ijk", *leaves, one, top.reshape(4, 2))
+    if kind == "block term":
+        core, factors = draw(2, 2, 1, 3), [draw(2, 4, 2), draw(2, 3, 1), draw(2, 6, 3)]
+        return formats.block_term(core, factors), np.einsum("sabc,sia,sjb,skc->ijk", core, *factors)
+    if kind == "tubal":
+        left, right = draw(4, 2, 6), draw(2, 3, 6)
+        product = np.einsum("ikw,kjw->ijw", np.fft.fft(left), np.fft.fft(right))
+        return formats.tubal(left, right), np.fft.ifft(product).real
+    a, b = draw(4, 3, 2), draw(2, 6)
+    return formats.network([a, b], ["ijr", "rk"], ["i", "j", "k"]), np.einsum("ijr,rk->ijk", a, b)
+
+
+@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal", "network"])
+def test_second_tier_is_contracted(kind: str) -> None:
+    draw = drawing(5)
+    w, expected = random_network(kind, draw)
+    assert w.shape == (4, 3, 6)
+    near(w.to_dense(), expected)
+    x = draw(5, 4, 3)
+    near(contractc.contract("bij,ijk->bk", x, w), np.einsum("bij,ijk->bk", x, expected))
+    near(formats.norm(w), np.linalg.norm(expected))
+    near(formats.take(w, [1, 0], 2).to_dense(), expected[:, :, [1, 0]])
+    near(formats.transpose(w).to_dense(), expected.T)
+    if kind != "tubal":
+        near(formats.add(w, w).to_dense(), 2 * expected)
+
+
+def test_hierarchical_tucker_of_four_leaves() -> None:
+    draw = drawing(6)
+    leaves = [draw(n, 2) for n in (2, 3, 4, 5)]
+    transfers = [draw(2, 2, 3), draw(2, 2, 2), draw(3, 2)]
+    w = formats.hierarchical_tucker(leaves, transfers, split=((2, 3), (4, 5)))
+    expected = np.einsum("ia,jb,kc,ld,abe,cdf,ef->ijkl", *leaves, *transfers).reshape(6, 20)
+    near(w.to_dense(), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3000])
+@pytest.mark.parametrize("kind", sorted(MATRICES))
+def test_a_forced_choice_is_kept(kind: str, batch: int) -> None:
+    draw = drawing(7)
+    w = MATRICES[kind](draw, 2, ())
+    x = draw(batch, 6)
+    for choice in ("factored", "materialised"):
+        held = formats.forced(w, choice)
+        for constants in ((), (1,)):
+            layer = contractc.compile("bi,oi->bo", x, held, constants=constants)
+            (word,) = layer.plan.choices
+            assert word.startswith("materialised") == (choice == "materialised"), layer.plan
+            near(layer(x) if constants else layer(x, held), x @ dense(w).T)
+    assert formats.forced(formats.forced(w, "factored"), "").layout == w.layout
+    with pytest.raises(contractc.OperandError, match="choice='dense' is none of"):
+        formats.forced(w, "dense")
+
+
+def test_forced_choices_of_two_operands_are_kept() -> None:
+    draw = drawing(8)
+    one = formats.forced(MATRICES["TT matrix"](draw, 2, ()), "materialised")
+    two = formats.forced(MATRICES["TT matrix"](draw, 2, ()), "factored")
+    found = contractc.plan("ij,kj->ik", one, two)
+    assert found.choices[0] == "materialised"
+    assert not found.choices[1].startswith("materialised")
+    near(contractc.contract("ij,kj->ik", one, two), dense(one) @ dense(two).T)
