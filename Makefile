@@ -3,7 +3,7 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-overhead bench-import bench-factorized bench-cold-start lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-cold-start lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -16,6 +16,9 @@ test-peers: .venv/.peers
 
 fuzz: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
+
+bench-cpu: .venv/.peers
+	@$(VENV_PYTHON) benchmarks/cpu.py --out benchmarks/results/cpu.jsonl $(BENCH)
 
 bench-overhead: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/overhead.py

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contractc.api import compile, contract, einsum, einsum_path, plan
     from contractc.bundle import load
+    from contractc.derivatives import compile_gradients, gradients
     from contractc.errors import BundleError, EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
     from contractc.machine import Target
@@ -27,13 +28,16 @@ __all__ = [
     "Plan",
     "Program",
     "ResourceLimitError",
+    "Search",
     "Target",
     "UnsupportedError",
     "compile",
+    "compile_gradients",
     "contract",
     "einsum",
     "einsum_path",
     "explain",
+    "gradients",
     "load",
     "plan",
 ]
@@ -43,7 +47,9 @@ _MODULES = {
     "contractc.bundle": ("load",),
     "contractc.errors": ("BundleError", "EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
     "contractc.executable": ("Executable", "explain"),
+    "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.machine": ("Target",),
+    "contractc.options": ("Search",),
     "contractc.plans": ("Plan",),
     "contractc.programs": ("Program",),
 }

@@ -51,11 +51,16 @@ def network_of(
 
 def plan_of(network: TensorNetwork, options: Options) -> Plan:
     """Return the plan for `network` that the options ask for."""
-    sizes = [network.size(t.modes) * itemsize(t.dtype) for t in network.tensors]
-    plan = remembered(network, options.optimize, bytes_allowed(options.memory_limit, sizes))
+    plan = remembered(network, options.optimize, memory_allowed(network, options))
     if options.exponent and plan.sliced:
         raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
     return plan
+
+
+def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
+    """Return the memory limit in bytes, or None for no limit."""
+    sizes = [network.size(t.modes) * itemsize(t.dtype) for t in network.tensors]
+    return bytes_allowed(options.memory_limit, sizes)
 
 
 def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any] = ()) -> Executable:

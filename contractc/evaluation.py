@@ -35,7 +35,7 @@ def evaluate_einsum(
     Args:
         terms: the modes of each operand; a mode may be repeated.
         outputs: the modes of each result; a mode may be repeated (the value is on the diagonal, the
-            semiring's zero elsewhere).
+            semiring's zero elsewhere); along a mode that no operand has the result is constant.
         extents: of every mode.
         arrays: the operands, shapes as `terms` and `extents` say.
         dtypes: of each result.
@@ -116,6 +116,10 @@ def _place(
     array = _reduce(add, array, [i for i, m in enumerate(modes) if m not in term], semiring, dtype)
     modes = tuple(m for m in modes if m in term)
     own = tuple(dict.fromkeys(term))
+    new = tuple(m for m in own if m not in modes)
+    if new:
+        array = np.broadcast_to(array, [*(extents[m] for m in new), *array.shape])
+        modes = (*new, *modes)
     array = array.transpose([modes.index(m) for m in own])
     if len(own) == len(term):
         return array

@@ -29,7 +29,8 @@ MOST_AXES = 100_000
 class Tensor:
     """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used.
 
-    `given` are the modes of the user's array where they differ: an axis may be split into several modes.
+    `given` are the modes of the user's array where they differ: an axis may be split into several modes. Of
+    `trained` tensors the gradient will be asked for, which is part of what an order costs.
     """
 
     modes: Term
@@ -37,6 +38,7 @@ class Tensor:
     constant: bool = False
     conj: bool = False
     given: Term = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class TensorNetwork:
     `groups` lists the tensors that are the factors of one factorized operand; `fused` are the outputs as the
     user's arrays have them, where modes were split for such operands. `forced` has for each group the choice that
     the user made for it ("" for none; empty if there is none at all).
+
+    Output o contracts the tensors `contracted[o]`, all of them where that is empty; along a mode that none of
+    these has it is constant. The conjugate is meant of the outputs `conjugated`: so are gradients written.
     """
 
     tensors: tuple[Tensor, ...]
@@ -59,6 +64,8 @@ class TensorNetwork:
     groups: tuple[tuple[int, ...], ...] = ()
     fused: tuple[Term, ...] = ()
     forced: tuple[str, ...] = ()
+    contracted: tuple[tuple[int, ...], ...] = ()
+    conjugated: tuple[int, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
@@ -66,12 +73,22 @@ class TensorNetwork:
         head = f"{tensors} tensor{'s' * (tensors != 1)}, {modes} mode{'s' * (modes != 1)}, {self.semiring}"
         lines = [f"network ({head})"]
         for k, tensor in enumerate(self.tensors):
-            notes = [word for word, on in (("constant", tensor.constant), ("conj", tensor.conj)) if on]
+            notes = [
+                word
+                for word, on in (
+                    ("constant", tensor.constant),
+                    ("conj", tensor.conj),
+                    ("trained", tensor.trained),
+                )
+                if on
+            ]
             notes += [f"factor of group {g}" for g, members in enumerate(self.groups) if k in members]
             tail = f"  # {', '.join(notes)}" if notes else ""
             lines.append(f"  {k}: {typed(tensor.dtype, tensor.modes, self)}{tail}")
-        for term in self.outputs:
-            lines.append(f"  -> {typed(self.dtype, term, self)}")
+        for o, term in enumerate(self.outputs):
+            notes = [f"of {' '.join(map(str, self.members(o)))}"] if self.contracted else []
+            notes += ["conj"] if o in self.conjugated else []
+            lines.append(f"  -> {typed(self.dtype, term, self)}{'  # ' * bool(notes)}{', '.join(notes)}")
         return "\n".join(lines)
 
     def faults(self) -> list[str]:
@@ -105,22 +122,45 @@ class TensorNetwork:
             found.append("the fused outputs have another number of elements than the outputs")
         if not self.tensors or not self.outputs:
             found.append("no tensors or no outputs")
+        if self.contracted and len(self.contracted) != len(self.outputs):
+            found.append(f"tensors of {len(self.contracted)} outputs for {len(self.outputs)} outputs")
+        for o, members in enumerate(self.contracted):
+            whole = members and list(members) == sorted(set(members)) and members[-1] < len(self.tensors)
+            found += [f"output {o} contracts the tensors {members}, which are not some of them"] * (not whole)
+        found += [
+            f"output {o}, which is conjugated, does not exist"
+            for o in self.conjugated
+            if not 0 <= o < len(self.outputs)
+        ]
         if self.labels and len(self.labels) != len(self.extents):
             found.append(f"{len(self.labels)} labels for {len(self.extents)} modes")
         return found
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: tensors are combined in input order. The meaning of a network."""
-        results = evaluate_einsum(
-            [t.modes for t in self.tensors],
-            self.outputs,
-            self.extents,
-            [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)],
-            dtypes=[self.dtype] * len(self.outputs),
-            semiring=self.semiring,
-            conj=[t.conj for t in self.tensors],
-        )
+        tensors = [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)]
+
+        def contraction(members: Sequence[int], outputs: Sequence[Term]) -> tuple[Array, ...]:
+            return evaluate_einsum(
+                [self.tensors[k].modes for k in members],
+                outputs,
+                self.extents,
+                [tensors[k] for k in members],
+                dtypes=[self.dtype] * len(outputs),
+                semiring=self.semiring,
+                conj=[self.tensors[k].conj for k in members],
+            )
+
+        if self.contracted:
+            results = [contraction(self.members(o), [term])[0] for o, term in enumerate(self.outputs)]
+        else:
+            results = list(contraction(range(len(tensors)), self.outputs))
+        results = [x.conj() if o in self.conjugated else x for o, x in enumerate(results)]
         return tuple(x.reshape(self.shape(term)) for x, term in zip(results, self.results(), strict=True))
+
+    def members(self, output: int) -> tuple[int, ...]:
+        """Return the tensors that an output contracts."""
+        return self.contracted[output] if self.contracted else tuple(range(len(self.tensors)))
 
     def results(self) -> tuple[Term, ...]:
         """Return the outputs as the user's arrays have them: modes that were split are whole again."""

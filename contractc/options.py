@@ -4,13 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
 from typing import Any
 
 from contractc.errors import OperandError, StoreError
+
+OBJECTIVES = ("seconds", "flops", "size", "write")
+"""What a search may minimise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How the order is searched for: what `optimize=` takes where a name says too little.
+
+    Args:
+        method: the name of a search; see `contractc.search.SEARCHES`.
+        time_limit: seconds that planning may take, from the call to the plan; None lets the search decide, which
+            takes no longer than running the contraction would, and a second at most.
+        moves: moves of annealing, instead of as many as there is time for: a number, or what `Plan.moves` says of
+            an earlier plan. The plan then depends on nothing but the network and the seed.
+        seed: of the random numbers.
+        minimize: "seconds" on the machine model, "flops", the "size" of the largest intermediate, or what the steps
+            "write".
+        progress: called with a `contractc.search.clock.Progress` ten times a second; True for a bar of tqdm
+            where that is installed and stderr is a terminal.
+    """
+
+    method: str = "auto"
+    time_limit: float | None = None
+    moves: int | tuple[int, ...] | None = None
+    seed: int = 0
+    minimize: str = "seconds"
+    progress: Callable[[Any], Any] | bool = field(default=False, compare=False, metadata={"stored": False})
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can do.
+
+        Raises:
+            ValueError: a negative time or number of moves, an unknown objective.
+        """
+        if self.minimize not in OBJECTIVES:
+            raise ValueError(f"minimize={self.minimize!r:.40} is none of {', '.join(OBJECTIVES)}")
+        if self.time_limit is not None and not self.time_limit >= 0:
+            raise ValueError(f"time_limit={self.time_limit!r:.40} is no number of seconds")
+        numbers = self.moves if isinstance(self.moves, tuple) else (self.moves or 0,)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) not in (1, 4):
+            raise ValueError(f"moves={self.moves!r:.40} is no number of moves and no plan's moves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +112,11 @@ def bytes_allowed(memory_limit: int | str | None, inputs: Sequence[int]) -> int 
     if isinstance(memory_limit, str) or memory_limit < 0:
         raise ValueError(f"memory_limit={memory_limit!r} is no number of bytes, None, -1 or 'max_input'")
     return int(memory_limit)
+
+
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a process to be started."""
+    return {**os.environ, **changes}
 
 
 def store_folder() -> Path | None:

@@ -26,6 +26,7 @@ class Plan:
     Costs are predictions for all slices together: `seconds` on the machine model's machine; `flops` in
     opt_einsum's convention (a multiplication is 1, an addition is 1); `traffic` in bytes, every operand of a
     step read once and its result written once; `peak` in bytes of everything alive at once, inputs included.
+    `moves` are those of annealing that find this plan again; empty if none were made.
     """
 
     network: TensorNetwork
@@ -38,6 +39,7 @@ class Plan:
     flops: int = 0
     traffic: int = 0
     peak: int = 0
+    moves: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return step_table(self)
@@ -61,9 +63,12 @@ class Plan:
                 found.append(f"output {o} is %{i}, which no step makes")
             elif i in used or self.results.count(i) > 1:
                 found.append(f"%{i} is output {o} and something else; an output has a step of its own")
-        for o, covered in enumerate(_leaves(self)) if not found else ():
-            if covered != list(range(count)):
-                found.append(f"output {o} contracts the tensors {covered}, not each of {count} once")
+        for o, (covered, twice) in enumerate(_leaves(self)) if not found else ():
+            if covered != _mask(self.network.members(o)) or twice:
+                listed = [k for k in range(count) if covered >> k & 1]
+                again = f", {[k for k in listed if twice >> k & 1]} more than once" * bool(twice)
+                wanted = len(self.network.members(o))
+                found.append(f"output {o} contracts the tensors {listed}{again}, not each of {wanted} once")
         dynamic = [m for m in self.sliced if m in self.network.dynamic]
         found += [
             f"sliced mode {m} does not exist"
@@ -71,6 +76,9 @@ class Plan:
             if m not in range(len(self.network.extents))
         ]
         found += [f"sliced mode {m} is dynamic" for m in dynamic]
+        missing = {m for m in self.sliced if m in range(len(self.network.extents))}
+        missing.difference_update(sliceable(self.network))
+        found += [f"sliced mode {m} is in no tensor of some output" for m in sorted(missing)]
         return found
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
@@ -93,6 +101,8 @@ class Plan:
             )
             values.append(value)
             dtypes.append(network.dtype)
+        for o in network.conjugated:
+            values[self.results[o]] = values[self.results[o]].conj()
         wanted = zip(self.results, network.results(), strict=True)
         return tuple(values[i].reshape(network.shape(term)) for i, term in wanted)
 
@@ -273,18 +283,25 @@ def _mask(modes: Term) -> int:
     return mask
 
 
-def _leaves(plan: Plan) -> list[list[int]]:
-    """Return for each output the tensors it contracts, with multiplicity."""
-    count = len(plan.network.tensors)
-    found = []
-    for result in plan.results:
-        todo = [result]
-        leaves: list[int] = []
-        while todo and len(leaves) <= 2 * count:
-            i = todo.pop()
-            if i < count:
-                leaves.append(i)
-            else:
-                todo += plan.path[i - count]
-        found.append(sorted(leaves))
-    return found
+def sliceable(network: TensorNetwork) -> range | set[int]:
+    """Return the modes that a loop around all outputs may run over.
+
+    An output that has no tensor with the mode, and does not keep it, would be added up once for each position.
+    """
+    modes: range | set[int] = range(len(network.extents))
+    for o, term in enumerate(network.outputs if network.contracted else ()):
+        own = {m for k in network.members(o) for m in network.tensors[k].modes}
+        modes = (own | set(term)).intersection(modes)
+    return modes
+
+
+def _leaves(plan: Plan) -> list[tuple[int, int]]:
+    """Return for each output the set of tensors it contracts, and of those it contracts more than once."""
+    covered = [(1 << k, 0) for k in range(len(plan.network.tensors))]
+    for ids in plan.path:
+        leaves = twice = 0
+        for i in ids:
+            twice |= leaves & covered[i][0] | covered[i][1]
+            leaves |= covered[i][0]
+        covered.append((leaves, twice))
+    return [covered[i] for i in plan.results]

@@ -92,7 +92,20 @@ class Reshape:
         return (self.out,)
 
 
-Step = Contract | Reshape | Loop | Call
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """The same value at every position of the modes that `out` has beside those of the input."""
+
+    out: Value
+    inputs: tuple[int, ...]
+
+    @property
+    def outs(self) -> tuple[Value, ...]:
+        """Return the values this step sets."""
+        return (self.out,)
+
+
+Step = Contract | Reshape | Broadcast | Loop | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +162,7 @@ class Program:
         return program
 
 
-PROGRAM_CLASSES = (Program, Contract, Reshape, Loop, Call, Constant, Value)
+PROGRAM_CLASSES = (Program, Contract, Reshape, Broadcast, Loop, Call, Constant, Value)
 
 
 class Groups(NamedTuple):
@@ -250,8 +263,8 @@ def _printed(program: Program, indent: str = "") -> str:
             summed = [m for m in dict.fromkeys(m for t in terms for m in t) if m not in step.out.modes]
             over = f" over {' '.join(program.label(m) for m in summed)}" if summed else ""
             lines.append(f"  {outs} = contract {names}{over}  # {_comment(step, terms)}")
-        elif isinstance(step, Reshape):
-            lines.append(f"  {outs} = reshape {names}")
+        elif isinstance(step, Reshape | Broadcast):
+            lines.append(f"  {outs} = {type(step).__name__.lower()} {names}")
         elif isinstance(step, Loop):
             over = " ".join(f"{program.label(m)}={program.extents[m]}" for m in step.modes)
             lines.append(f"  {outs} = loop {names} over {over}")
@@ -343,6 +356,12 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
             0
         ].dtype != step.out.dtype:
             yield f"makes %{step.out.number} with another number of elements or dtype"
+    elif isinstance(step, Broadcast):
+        modes, kept = inputs[0].modes, step.out.modes
+        if len(inputs) != 1 or inputs[0].dtype != step.out.dtype or not set(modes) <= set(kept):
+            yield f"makes %{step.out.number} with another dtype, or without modes of its input"
+        if len(set(modes)) != len(modes) or len(set(kept)) != len(kept):
+            yield "broadcasts a repeated mode"
     elif isinstance(step, Loop):
         yield from (f"has a body in which {fault}" for fault in step.body.faults())
         yield from (f"loops over mode {m}, which is dynamic" for m in step.modes if m in program.dynamic)
@@ -382,7 +401,7 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
     known = program.values()
     for step in program.steps:
         operands = [held[i] for i in step.inputs]
-        if isinstance(step, Contract):
+        if isinstance(step, Contract | Broadcast):
             made: Sequence[Array] = evaluate_einsum(
                 [known[i].modes for i in step.inputs],
                 [step.out.modes],
@@ -390,7 +409,7 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
                 operands,
                 dtypes=[step.out.dtype],
                 semiring=program.semiring,
-                conj=step.conj,
+                conj=step.conj if isinstance(step, Contract) else (),
             )
         elif isinstance(step, Reshape):
             made = [operands[0].reshape([program.extents[m] for m in step.out.modes])]

@@ -25,7 +25,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, calls, reading, building, remembering
+    api, derivatives, calls, reading, building, remembering
     bundle, tune
     assembly, search, lower, backends, providers, store
     cost
@@ -45,11 +45,17 @@ ROOMS = [room.strip() for line in FLOORS.split("\n") for room in line.split(",")
 
 OPTIONAL = {
     "array_api_compat": ("backends/array_api",),
+    "cotengra": ("bench/peers.py",),
+    "cupy": ("bench/peers.py",),
+    "cuquantum": ("bench/peers.py",),
+    "jax": ("bench/peers.py",),
     "ml_dtypes": ("dtypes.py",),
     "networkx": ("network.py",),
-    "numba": ("providers/",),
-    "opt_einsum": ("search/external.py", "compat/"),
-    "torch": ("backends/torch", "backends/triton", "providers/", "nn/"),
+    "numba": ("providers/", "search/anneal_numba.py"),
+    "opt_einsum": ("search/external.py", "compat/", "bench/peers.py"),
+    "pytblis": ("bench/peers.py",),
+    "torch": ("backends/torch", "backends/triton", "providers/", "nn/", "bench/"),
+    "tqdm": ("search/clock.py",),
     "triton": ("backends/triton",),
 }
 """Where else than in type-checking blocks a library that may be absent is imported; no other library is."""

@@ -190,7 +190,10 @@ def test_faults_names_each_broken_rule(broken: Program, faults: list[str]) -> No
 
 def test_a_program_prints_a_line_per_step() -> None:
     operands = np.ones((2, 3), complex), np.ones((3, 4), complex), np.ones((4, 2), complex)
-    program = contractc.compile("ij,jk,kl->il,", *operands, constants=(1,), conj=(0, 2)).program
+    order = [(1, 2), (0, 1)]
+    program = contractc.compile(
+        "ij,jk,kl->il,", *operands, constants=(1,), conj=(0, 2), optimize=order
+    ).program
     constant = program.constants[0]
     assert str(program) == (
         "program (%0: c128[i=2, j=3], %2: c128[k=4, l=2])\n"

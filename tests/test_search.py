@@ -21,9 +21,11 @@ from contractc.errors import ResourceLimitError
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum, parse
 from contractc.operands import Operand
+from contractc.options import Search
 from contractc.plans import Path, Plan
 from contractc.search import MOST_EXACT, SEARCHES, left_to_right, search
-from contractc.search.anneal import anneal
+from contractc.search.ask import Ask
+from contractc.search.auto import anneal
 from contractc.search.exact import optimal
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
@@ -132,7 +134,7 @@ def test_every_search_finds_a_valid_plan_and_the_same_every_time(name: str, foun
 @given(networks())
 def test_greedy_and_annealed_paths_cost_at_least_the_optimum(found: TensorNetwork) -> None:
     least = price(found, optimal(found)[0])
-    for path, _ in (greedy(found), left_to_right(found), anneal(found, moves=200)):
+    for path in (greedy(found)[0], left_to_right(found)[0], anneal(found, Ask(Search(moves=200))).path):
         assert price(found, path) >= least
 
 
@@ -182,24 +184,6 @@ def test_a_chain_of_three_thousand_matrices_is_contracted() -> None:
         fibonacci.append(fibonacci[-1] + fibonacci[-2])
     assert result[0, 1] == fibonacci[3000]
     assert result[1, 1] == fibonacci[3001]
-
-
-@settings(max_examples=30)
-@given(networks())
-def test_annealing_finds_a_valid_plan_and_the_same_every_time(found: TensorNetwork) -> None:
-    path, name = anneal(found, moves=100)
-    assert Plan(found, path, (len(found.tensors) + len(path) - 1,)).faults() == []
-    assert anneal(found, moves=100) == (path, name)
-    assert anneal(found, moves=100, seed=1)[1] == name
-
-
-def test_annealing_never_ends_above_the_greedy_path_it_starts_from() -> None:
-    for side in (4, 5):
-        found = lattice(side)
-        path, name = anneal(found, moves=4000)
-        assert name == "annealing (4000 moves)"
-        assert price(found, path) <= price(found, greedy(found)[0])
-        assert anneal(found, moves=4000) == (path, name)
 
 
 def test_auto_is_optimal_for_few_tensors_and_greedy_for_many_cheap_ones() -> None:

@@ -140,6 +140,9 @@ class _ArrayAPI:
     def reshape(self, x: str, shape: Sequence[str]) -> str:
         return f"{self.use(_reshape)}({x}, ({', '.join(shape)}{',' * (len(shape) == 1)}))"
 
+    def broadcast(self, x: str, shape: Sequence[str]) -> str:
+        return f"{self.use(_broadcast)}({x}, ({', '.join(shape)}{',' * (len(shape) == 1)}))"
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{self.use(_diagonal)}({x}, {one}, {two})"
 
@@ -182,6 +185,11 @@ class _ArrayAPI:
 
     def view(self, x: str) -> str:
         return f"{x}[...]"
+
+
+def _broadcast(x: Any, shape: tuple[int, ...]) -> Any:
+    xp = namespace(x)
+    return xp.asarray(xp.broadcast_to(x, shape), copy=True)
 
 
 def _all_steps(program: Program) -> list[Step]:

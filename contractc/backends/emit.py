@@ -12,7 +12,7 @@ from contractc.backends import Compiled
 from contractc.dtypes import is_complex
 from contractc.executable import MISS
 from contractc.notation import Term
-from contractc.programs import Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
+from contractc.programs import Broadcast, Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
 
 
 class Dialect(Protocol):
@@ -41,6 +41,9 @@ class Dialect(Protocol):
 
     def reshape(self, x: str, shape: Sequence[str]) -> str:
         """Return `x` with another shape."""
+
+    def broadcast(self, x: str, shape: Sequence[str]) -> str:
+        """Return `x` repeated along its axes of extent 1, and along new axes in front."""
 
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         """Return the diagonal of axes `one` and `two` of an array of rank `rank`, as a new last axis."""
@@ -143,6 +146,8 @@ class Function:
             elif isinstance(step, Reshape):
                 shape = [self.extent(m) for m in step.out.modes]
                 code, note = self.dialect.reshape(self.names[step.inputs[0]], shape), "reshape"
+            elif isinstance(step, Broadcast):
+                code, note = self._broadcast(step), "broadcast"
             elif isinstance(step, Loop):
                 body += 1
                 code, note = self._loop(step, f"body{body}"), "a loop over slices"
@@ -220,6 +225,13 @@ class Function:
     def _loop(self, step: Loop, body: str) -> str:
         terms = [self.known[i].modes for i in step.inputs]
         return self.dialect.loop(body, [self.names[i] for i in step.inputs], step, self.program, terms)
+
+    def _broadcast(self, step: Broadcast) -> str:
+        (source,) = step.inputs
+        code, modes = self.names[source], self.known[source].modes
+        if modes:
+            code = _aligned(self.dialect, code, modes, step.out.modes)
+        return self.dialect.broadcast(code, [self.extent(m) for m in step.out.modes])
 
     def _contract(self, step: Contract) -> tuple[str, str]:
         """Return the expression for one Contract, and what it amounts to."""

@@ -106,6 +106,9 @@ class _Numpy:
     def reshape(self, x: str, shape: Sequence[str]) -> str:
         return f"{x}.reshape({', '.join(shape) or '()'})"
 
+    def broadcast(self, x: str, shape: Sequence[str]) -> str:
+        return f"{self.use('broadcast', _broadcast)}({x}, {_tuple(shape)})"
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{self.use('diagonal', _diagonal)}({x}, {one}, {two})"
 
@@ -181,6 +184,15 @@ def _axes(axes: Sequence[int]) -> str:
 def _letters(terms: Sequence[Term], out: Term) -> str:
     names = {m: _LETTERS[k] for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
     return ",".join("".join(names[m] for m in t) for t in terms) + "->" + "".join(names[m] for m in out)
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return f"({', '.join(items)}{',' * (len(items) == 1)})"
+
+
+def _broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `x` broadcast to `shape`, in memory of its own."""
+    return np.array(np.broadcast_to(x, shape))
 
 
 def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from contractc.dtypes import is_floating, wide
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
 from contractc.plans import Plan
-from contractc.programs import Call, Constant, Contract, Loop, Program, Reshape, Step, Value
+from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Program, Reshape, Step, Value
 from contractc.serial import checked
 
 __all__ = ["lower", "split_exponents", "translate"]
@@ -55,12 +55,17 @@ def translate(plan: Plan, target: Target) -> Program:
             fresh += 1
     numbers = [*(v.number for v in leaves), *range(count, count + len(plan.path))]
     steps: list[Step] = []
+    conjugated = {plan.results[o] for o in network.conjugated}
+    final = set() if sliced else set(plan.results)
     for s, ids in enumerate(plan.path):
-        final = count + s in plan.results and not sliced
         modes = tuple(m for m in terms[count + s] if m not in sliced)
-        flags = tuple(i < count and network.tensors[i].conj for i in ids)
-        out = Value(count + s, modes, network.dtype if final else inner)
-        steps.append(Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ()))
+        flip = count + s in conjugated  # the conjugate of a product is that of its factors
+        flags = tuple((i < count and network.tensors[i].conj) != flip for i in ids)
+        out = Value(count + s, modes, network.dtype if count + s in final else inner)
+        step = Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ())
+        made = _with_broadcast(step, {m for i in ids for m in terms[i]}, fresh)
+        fresh += len(made) - 1
+        steps += made
     results = plan.results
     if sliced:
         body_inputs = tuple(
@@ -100,6 +105,22 @@ def translate(plan: Plan, target: Target) -> Program:
     )
 
 
+def _with_broadcast(step: Contract, present: set[int], fresh: int) -> list[Step]:
+    """Return `step` with the modes that no input has (the inputs have those in `present`) added afterwards.
+
+    New values are numbered from `fresh`.
+    """
+    own = tuple(m for m in distinct(step.out.modes) if m in present)
+    whole = distinct(step.out.modes)
+    if own == whole:
+        return [step]
+    narrow = Value(fresh, own, step.out.dtype)
+    if whole == step.out.modes:
+        return [replace(step, out=narrow), Broadcast(step.out, (fresh,))]
+    wide_ = Value(fresh + 1, whole, step.out.dtype)
+    return [replace(step, out=narrow), Broadcast(wide_, (fresh,)), Contract(step.out, (fresh + 1,))]
+
+
 def distinct(term: tuple[int, ...]) -> tuple[int, ...]:
     """Return the modes of `term`, each once."""
     return tuple(dict.fromkeys(term))
@@ -108,13 +129,11 @@ def distinct(term: tuple[int, ...]) -> tuple[int, ...]:
 def _with_distinct_results(body: Program) -> Program:
     """Return `body` with results that have each mode once; a repeated output is spread after the loop."""
     steps = [
-        Contract(Value(s.out.number, distinct(s.out.modes), s.out.dtype), s.inputs, s.conj)
+        replace(s, out=replace(s.out, modes=distinct(s.out.modes)))
         for s in body.steps
-        if isinstance(s, Contract)
+        if isinstance(s, Contract | Broadcast)
     ]
-    return Program(
-        body.inputs, tuple(steps), body.results, body.extents, body.semiring, body.dynamic, (), body.labels
-    )
+    return replace(body, steps=tuple(steps))
 
 
 def split_exponents(program: Program) -> Program:

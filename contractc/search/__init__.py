@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from contractc.cost import costs, priced
+from contractc.cost import priced
 from contractc.errors import ResourceLimitError
-from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
+from contractc.options import Search
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
-from contractc.search.anneal import MOVES, anneal
+from contractc.search.ask import Ask, Found
+from contractc.search.auto import anneal, auto
+from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
-from contractc.search.outputs import join_outputs, single_output
+from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
+from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search"]
-
-
-MOVES_PER_SECOND = 500_000
-"""How fast annealing is in pure Python, for deciding how much of it a network is worth."""
-
-
-def auto(network: TensorNetwork) -> tuple[Path, str]:
-    """Return the optimal path of a small network; a greedy one of a large network, annealed if that pays.
-
-    Annealing gets as many moves as take about as long as the greedy path would take to run, at most `MOVES`.
-    """
-    if len(network.tensors) <= 8:
-        return optimal(network)
-    path, name = greedy(network)
-    found = costs(network, path, (len(network.tensors) + len(path) - 1,))
-    running = found.seconds - len(path) * DEFAULT_MACHINE.call
-    moves = int(min(running * MOVES_PER_SECOND, MOVES))
-    return anneal(network, moves) if moves >= LEAST_MOVES else (path, name)
-
-
-LEAST_MOVES = 2_000
-"""Fewer moves than this are not worth starting."""
+__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search", "search_gradients"]
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
@@ -50,12 +32,12 @@ def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
     return tuple(steps) or ((0,),), "left to right"
 
 
-SEARCHES: dict[str, Callable[[TensorNetwork], tuple[Path, str]]] = {
+SEARCHES: dict[str, Callable[[TensorNetwork, Ask], Found]] = {
     "auto": auto,
-    "optimal": optimal,
-    "greedy": greedy,
+    "optimal": lambda network, ask: Found(*optimal(network)),
+    "greedy": lambda network, ask: Found(*greedy(network)),
     "anneal": anneal,
-    "left-to-right": left_to_right,
+    "left-to-right": lambda network, ask: Found(*left_to_right(network)),
 }
 """Every search by the name `optimize=` takes. Adding a search means adding it here, and nowhere else."""
 
@@ -66,21 +48,63 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     Args:
         network: what to contract.
         optimize: None, True or "auto" (the default search); False (left to right, no search); the name of a
-            search, here or (with `opt_einsum:` in front or not) in opt_einsum; a path in linear form, with or
-            without NumPy's "einsum_path" in front; an opt_einsum path optimizer.
+            search, here or (with `opt_einsum:` in front or not) in opt_einsum; a `Search` with the name, a limit
+            of time and more; a path in linear form, with or without NumPy's "einsum_path" in front; an opt_einsum
+            path optimizer.
         memory_limit: bytes of all tensors alive at once, inputs included; None for no limit.
 
     Raises:
         ValueError: no search has that name, or the path does not fit the network.
         ResourceLimitError: the limit cannot be kept; nothing was allocated.
     """
+    options = optimize if isinstance(optimize, Search) else Search()
+    clock = clock_of(options)
     checked(network)
-    each = [_path(single_output(network, o), optimize) for o in range(len(network.outputs))]
-    path, results = join_outputs(network, [path for path, _ in each])
-    plan = Plan(network, path, results, (), layout_choices(network, path), each[0][1])
+    named = optimize is None or optimize is True or isinstance(optimize, str | Search)
+    finds = _Finds(options, clock, options.method if optimize is options else optimize)
+    path, results, name = joint_path(network, finds.of, share=named)
+    moves = finds.moves if len(network.outputs) == 1 else ()
+    plan = Plan(network, path, results, (), layout_choices(network, path), name, moves=moves)
     if memory_limit is not None:
         plan = sliced_to_fit(plan, memory_limit)
     return priced(plan)
+
+
+@dataclass(slots=True)
+class _Finds:
+    """The orders looked for in one search: one, or some for several outputs, which share the time."""
+
+    options: Search
+    clock: Clock
+    optimize: Any
+    moves: tuple[int, ...] = ()
+
+    def of(self, network: TensorNetwork) -> tuple[Path, str]:
+        """Return a path for a network of one output, and the name of the search that found it."""
+        found = _path(network, self.optimize, Ask(self.options, self.clock))
+        self.moves = found.moves
+        return found.path, found.search
+
+
+def search_gradients(
+    network: TensorNetwork,
+    wanted: Sequence[int],
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    value: bool = True,
+) -> Plan:
+    """Return the plan of the one output of `network` and of its gradients by the tensors `wanted`.
+
+    The order is found as in `search`, for what value and gradients cost together; the limit is for both together.
+    The last tensor of the plan's network is the cotangent; see `sweep.with_cotangent`.
+
+    Args:
+        value: whether the output itself comes first.
+    """
+    trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
+    tree = search(replace(network, tensors=tuple(trained)), optimize)
+    plan = gradient_plan(network, tree, wanted, value)
+    return plan if memory_limit is None else priced(sliced_to_fit(plan, memory_limit))
 
 
 def check_allocation(plan: Plan, available: int | None) -> None:
@@ -103,23 +127,24 @@ def _is_view(plan: Plan) -> bool:
     return same and tensor.dtype == network.dtype and not tensor.conj
 
 
-def _path(network: TensorNetwork, optimize: Any) -> tuple[Path, str]:
+def _path(network: TensorNetwork, optimize: Any, ask: Ask) -> Found:
     count = len(network.tensors)
     if count == 1 and (not isinstance(optimize, str) or optimize in SEARCHES):
-        return ((0,),), "nothing to search"
+        return Found(((0,),), "nothing to search")
     if optimize is None or optimize is True:
         optimize = "auto"
     elif optimize is False:
         optimize = "left-to-right"
-    if network.groups and (optimize == "auto" or (any(network.forced) and optimize in SEARCHES)):
-        return cheapest_layout(network, SEARCHES[optimize])
     if isinstance(optimize, str) and optimize in SEARCHES:
-        return SEARCHES[optimize](network)
+        find = SEARCHES[optimize]
+        if network.groups and (optimize == "auto" or any(network.forced)):
+            return Found(*cheapest_layout(network, lambda part: find(part, ask)[:2]))
+        return find(network, ask)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):
         steps = list(optimize)
         if steps and steps[0] == "einsum_path":
             steps = steps[1:]
-        return ssa_from_linear(steps, count), "the path given"
+        return Found(ssa_from_linear(steps, count), "the path given")
     from contractc.search.external import opt_einsum_path
 
-    return opt_einsum_path(network, optimize)
+    return Found(*opt_einsum_path(network, optimize))

@@ -1,142 +1,234 @@
-"""Simulated annealing of contraction trees, on int bit masks."""
+"""Simulated annealing of contraction trees: two proposals raced, with one engine in Python and one in numba."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import exp2, log2
-from random import Random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from math import inf
+from pathlib import Path as Folder
+from time import monotonic
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
-from contractc.network import TensorNetwork
-from contractc.plans import Path
-from contractc.search.greedy import greedy
+import numpy as np
 
-MOVES = 400_000
-"""Moves that `anneal` tries: about a second of pure Python."""
+from contractc.search import anneal_python
+from contractc.search.clock import Clock
+from contractc.search.graph import FLOPS, Graph, Objective, Pairs, children, path_of
 
-COLDEST = 12.0
-"""Final inverse temperature, per doubling of a node's cost; it starts at a twelfth of it."""
+COMPILED = "contractc.search.anneal_numba"
 
+SWEEPS = 128
+"""Temperatures of a run; fewer where that would be under `LEAST` moves a tensor and sweep."""
 
-def anneal(network: TensorNetwork, moves: int = MOVES, seed: int = 0) -> tuple[Path, str]:
-    """Return the cheapest path met while annealing from the greedy one.
-
-    A move takes a node ((A, B), C) and makes it (A, (B, C)) or (B, (A, C)). It is accepted by the ratio of the
-    multiplications of the two steps before and after, so one move costs a few operations on masks however
-    large the tree is. The path depends on the network, `moves` and `seed` only. Sources: tree annealing as in
-    cotengra and in Google's tnco; the local acceptance follows neither.
-    """
-    path, name = greedy(network)
-    if len(network.tensors) < 3:
-        return path, name
-    tree = Tree(network, path)
-    best, best_cost = tree.path(), tree.cost()
-    random = Random(seed)
-    sweeps = 20
-    for sweep in range(sweeps):
-        tree.moves(moves // sweeps, COLDEST * (1 / 12 + sweep / sweeps), random)
-        cost = tree.cost()
-        if cost < best_cost:
-            best, best_cost = tree.path(), cost
-    return best, f"annealing ({moves} moves)"
+LEAST = 8
 
 
-class Tree:
-    """A contraction tree: leaves 0..n-1 are tensors, inner nodes follow; `legs` are the modes of each as a mask."""
+class Schedule(NamedTuple):
+    """One way to anneal: its proposal, where it starts, its first and last inverse temperature."""
 
-    def __init__(self, network: TensorNetwork, path: Path) -> None:
-        self.count = len(network.tensors)
-        self.left = [-1] * self.count
-        self.right = [-1] * self.count
-        wanted = 0
-        for m in {m for term in network.outputs for m in term}:
-            wanted |= 1 << m
-        self.legs = [_mask(t.modes) for t in network.tensors]
-        self.weight = _weigher(network.extents)
-        for pair in path:
-            self.left.append(pair[0])
-            self.right.append(pair[1])
-        self._set_legs(wanted)
+    name: str
+    proposal: str
+    start: int
+    first: float
+    last: float
 
-    def _set_legs(self, wanted: int) -> None:
-        """Set the modes of all nodes: those inside that are needed outside."""
-        inside = list(self.legs)
-        for i in range(self.count, len(self.left)):
-            inside.append(inside[self.left[i]] | inside[self.right[i]])
-        outside = [0] * len(inside)
-        outside[-1] = wanted
-        for i in range(len(inside) - 1, self.count - 1, -1):
-            a, b = self.left[i], self.right[i]
-            outside[a] = outside[i] | inside[b]
-            outside[b] = outside[i] | inside[a]
-        self.legs = [i & o for i, o in zip(inside, outside, strict=True)]
+
+SCHEDULES = (
+    Schedule("local moves", "local", 0, 1.0, 12.0),
+    Schedule("walks", "walk", 0, 0.0, 200.0),
+    Schedule("local moves from a sweep", "local", -1, 3.0, 14.0),
+)
+"""The contestants. A start is a place in the list of starts: the cheapest is the first, a sweep the last."""
+
+PILOT = 0.08
+"""The share of the moves that each schedule gets before the best one gets the rest."""
+
+FIRST = 30_000
+"""Fewer moves than this are given to the local proposal alone."""
+
+SAFETY = 0.85
+"""The share of the time left that moves are planned for: machines do not keep a steady pace."""
+
+
+class Engine(Protocol):
+    """A tree being annealed. Both engines make the same moves of the same draws."""
+
+    count: int
+
+    def set(self, left: Sequence[int], right: Sequence[int]) -> None:
+        """Take over a tree given by the children of its nodes."""
+
+    def get(self) -> tuple[list[int], list[int]]:
+        """Return the children of all nodes."""
+
+    def path(self) -> Pairs:
+        """Return the tree as an SSA path."""
 
     def cost(self) -> float:
-        """Return log2 of the multiplications of the whole tree."""
-        costs = [
-            self.weight(self.legs[self.left[i]] | self.legs[self.right[i]])
-            for i in range(self.count, len(self.left))
-        ]
-        top = max(costs)
-        return top + log2(sum(exp2(c - top) for c in costs))
+        """Return log2 of what all steps are charged."""
 
-    def moves(self, number: int, beta: float, random: Random) -> None:
-        """Try `number` moves at inverse temperature `beta`."""
-        left, right, legs, weight = self.left, self.right, self.legs, self.weight
-        count, total = self.count, len(self.left)
-        draw = random.random
-        for _ in range(number):
-            top = count + int(draw() * (total - count))
-            x, c = left[top], right[top]
-            if x < count or (c >= count and draw() < 0.5):
-                x, c = c, x
-            if x < count:
-                continue
-            a, b = left[x], right[x]
-            if draw() < 0.5:
-                a, b = b, a
-            la, lb, lc = legs[a], legs[b], legs[c]
-            made = (lb | lc) & (la | legs[top])
-            one, two = weight(la | lb), weight(legs[x] | lc)
-            new_one, new_two = weight(lb | lc), weight(la | made)
-            before = (one if one > two else two) + log2(1.0 + exp2(-abs(one - two)))
-            after = (new_one if new_one > new_two else new_two) + log2(1.0 + exp2(-abs(new_one - new_two)))
-            if after <= before or draw() < exp2(beta * (before - after)):
-                left[x], right[x], legs[x] = b, c, made
-                left[top], right[top] = a, x
+    def begin(self) -> None:
+        """Choose the scale of the sums for the moves that follow, and add up."""
 
-    def path(self) -> Path:
-        """Return the tree as an SSA path."""
-        order, todo = [], [len(self.left) - 1]
-        while todo:
-            i = todo.pop()
-            if i >= self.count:
-                order.append(i)
-                todo += [self.left[i], self.right[i]]
-        ids = list(range(len(self.left)))
-        steps = []
-        for i in reversed(order):
-            a, b = ids[self.left[i]], ids[self.right[i]]
-            steps.append((min(a, b), max(a, b)))
-            ids[i] = self.count + len(steps) - 1
-        return tuple(steps)
+    def local(self, draws: Any, beta: float) -> None:
+        """Try a move for each row of `draws` at random nodes."""
+
+    def walk(self, draws: Any, beta: float) -> None:
+        """Try a move for each row of `draws` on walks from random leaves to the root."""
 
 
-def _mask(modes: tuple[int, ...]) -> int:
-    mask = 0
-    for m in modes:
-        mask |= 1 << m
-    return mask
+@dataclass(frozen=True, slots=True)
+class Annealed:
+    """What annealing found: the tree, log2 of its charge, who won, the engine, and the moves that make it again.
+
+    `moves` are those of each pilot, those planned for the winner, and those the winner made before the deadline;
+    nothing if the deadline cut a pilot short.
+    """
+
+    path: Pairs
+    cost: float
+    schedule: str
+    engine: str
+    moves: tuple[int, ...]
 
 
-def _weigher(extents: tuple[int, ...]) -> Callable[[int], float]:
-    """Return a function from a mask to log2 of the product of its modes' extents."""
-    parts = [
-        (log2(extent), _mask(tuple(m for m, n in enumerate(extents) if n == extent)))
-        for extent in sorted(set(extents))
-        if extent > 1
-    ]
-    if len(parts) == 1:
-        unit, _ = parts[0]
-        everything = parts[0][1]
-        return lambda mask: unit * (mask & everything).bit_count()
-    return lambda mask: sum([unit * (mask & own).bit_count() for unit, own in parts])
+def annealed(
+    graph: Graph,
+    starts: Sequence[Pairs],
+    moves: int | tuple[int, ...] | None,
+    clock: Clock,
+    seed: int = 0,
+    objective: Objective = FLOPS,
+    engine: ModuleType = anneal_python,
+) -> Annealed:
+    """Return the best tree met while annealing from `starts`, the cheapest first, a sweep last.
+
+    A move takes a node ((A, B), C) and makes it (A, (B, C)) where B and C share a mode. The local proposal takes
+    a random node and looks at the two steps it changes; the walk goes from a random leaf to the root and looks at
+    all steps together. Each of `SCHEDULES` gets a pilot of some of the moves, and the best one gets the rest.
+
+    Args:
+        moves: in all, or (of each pilot, planned for the winner, made by the winner) as an earlier search has
+            recorded them; None for as many as the clock has time for.
+
+    Sources: the moves are those of cotengra's simulated annealing and of Google's tnco, the walk is tnco's; the
+    local acceptance is neither's.
+    """
+    tree: Engine = engine.Tree(graph, starts[0], objective)
+    best = _Best(tree)
+    random = np.random.RandomState(seed)
+    timed = moves is None
+    if isinstance(moves, tuple):
+        pilot, rest, stop = moves
+    else:
+        if moves is None:
+            moves = int(_pace(tree, engine.BLOCK) * max(0.0, clock.left()) * SAFETY)
+        pilot = int(moves * PILOT) if moves >= FIRST else 0
+        rest = stop = moves - len(SCHEDULES) * pilot
+    winner, least, began = SCHEDULES[-1], inf, monotonic()
+    for schedule in SCHEDULES if pilot else ():
+        tree.set(*children(starts[schedule.start], tree.count))
+        done, cost = _run(tree, schedule, pilot, pilot, random, clock, best, engine.BLOCK)
+        if done < pilot:
+            return Annealed(path_of(*best.found, tree.count), best.cost, schedule.name, engine.NAME, ())
+        if cost < least:
+            winner, least = schedule, cost
+    if pilot and timed:
+        pace = len(SCHEDULES) * pilot / max(1e-6, monotonic() - began)
+        rest = stop = int(pace * max(0.0, clock.left()) * SAFETY)
+    tree.set(*children(starts[winner.start], tree.count))
+    done, _ = _run(tree, winner, rest, stop, random, clock, best, engine.BLOCK)
+    return Annealed(
+        path_of(*best.found, tree.count), best.cost, winner.name, engine.NAME, (pilot, rest, done)
+    )
+
+
+class _Best:
+    """The cheapest tree met."""
+
+    def __init__(self, tree: Engine) -> None:
+        self.found = tree.get()
+        self.cost = tree.cost()
+
+    def look(self, tree: Engine) -> float:
+        """Keep the tree if it is cheaper, and return log2 of its charge."""
+        cost = tree.cost()
+        if cost < self.cost:
+            self.cost, self.found = cost, tree.get()
+        return cost
+
+
+def _run(
+    tree: Engine,
+    schedule: Schedule,
+    moves: int,
+    stop: int,
+    random: np.random.RandomState,
+    clock: Clock,
+    best: _Best,
+    block: int,
+) -> tuple[int, float]:
+    """Return how many of `moves` were made before the deadline or `stop`, and the least log2 charge on the way."""
+    sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
+    attempt = tree.walk if schedule.proposal == "walk" else tree.local
+    done, least = 0, inf
+    for sweep in range(sweeps):
+        beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
+        tree.begin()
+        end = min(stop, moves * (sweep + 1) // sweeps)
+        try:
+            while done < end and not clock.late(best.cost):
+                number = min(block, end - done)
+                attempt(random.random_sample((number, 2)), beta)
+                done += number
+        except (
+            KeyboardInterrupt
+        ):  # between two moves of Python's engine, perhaps within one: the tree is dropped
+            clock.stop()
+            break
+        least = min(least, best.look(tree))
+        if done < end or done >= stop:
+            break
+    return done, least
+
+
+def _pace(tree: Engine, block: int) -> float:
+    """Return how many moves a second the engine makes on this tree; the tree is left as it was."""
+    before = tree.get()
+    draws = np.random.RandomState(0).random_sample((2 * block, 2))
+    tree.begin()
+    tree.local(draws[:2], 1.0)
+    began = monotonic()
+    tree.local(draws, 1.0)
+    tree.walk(draws, 1.0)
+    pace = 4 * block / max(1e-9, monotonic() - began)
+    tree.set(*before)
+    return pace
+
+
+def engine(seconds: float) -> ModuleType:
+    """Return the engine for a search of about `seconds`: numba's where loading it leaves most of the time.
+
+    Compiling takes longer than loading what an earlier process has compiled; both are counted.
+    """
+    if COMPILED in sys.modules:
+        return sys.modules[COMPILED]
+    if find_spec("numba") is None or seconds < (LOADING if _is_compiled() else COMPILING):
+        return anneal_python
+    return import_module(COMPILED)
+
+
+LOADING = 1.5
+"""Seconds of search from which loading numba and its cached code (half a second) pays."""
+
+COMPILING = 20.0
+"""Seconds of search from which compiling pays."""
+
+
+def _is_compiled() -> bool:
+    """Return whether an earlier process has left compiled code beside the engine."""
+    return any((Folder(__file__).parent / "__pycache__").glob("anneal_numba.*.nbi"))

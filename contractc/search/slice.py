@@ -8,7 +8,7 @@ from dataclasses import replace
 from contractc.cost import costs
 from contractc.dtypes import itemsize
 from contractc.errors import ResourceLimitError
-from contractc.plans import Plan, exact_bytes_text
+from contractc.plans import Plan, exact_bytes_text, sliceable
 
 MANY = 64
 """Of more modes than this, only those of the largest intermediate are tried."""
@@ -35,12 +35,17 @@ def sliced_to_fit(plan: Plan, memory_limit: int) -> Plan:
     if whole > memory_limit:
         raise ResourceLimitError(_refusal(whole, memory_limit))
     terms = plan.terms()[len(network.tensors) :]
-    modes: Iterable[int] = range(len(network.extents))
+    allowed = sliceable(network)
+    modes: Iterable[int] = allowed
     idle = 0
     while peak > memory_limit and idle <= PATIENCE:
         if len(network.extents) > MANY:
             modes = set(max(terms, key=lambda term: network.size(m for m in set(term) if m not in sliced)))
-        candidates = [m for m in modes if network.extents[m] > 1 and m not in (*sliced, *network.dynamic)]
+        candidates = [
+            m
+            for m in modes
+            if m in allowed and network.extents[m] > 1 and m not in (*sliced, *network.dynamic)
+        ]
         priced = [(costs(network, plan.path, plan.results, (*sliced, m)), m) for m in candidates]
         if not priced:
             break

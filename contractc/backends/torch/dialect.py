@@ -61,6 +61,9 @@ class Torch:
     def reshape(self, x: str, shape: Sequence[str]) -> str:
         return f"{x}.reshape({', '.join(shape) or '()'})"
 
+    def broadcast(self, x: str, shape: Sequence[str]) -> str:
+        return f"{x}.expand({', '.join(shape)})"
+
     def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
         return f"{x}.diagonal(0, {one}, {two})"
 

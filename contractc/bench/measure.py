@@ -1,0 +1,75 @@
+"""Seconds of calls, in interleaved rounds: noise of the machine then falls on all contestants alike.
+
+The clock is an argument, so that the tests of this module need no time.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Mapping
+from math import ceil
+from time import perf_counter
+from typing import Any
+
+Call = Callable[[], Any]
+Clock = Callable[[], float]
+
+FEWEST_ROUNDS = 5
+ROUND_SECONDS = 2e-4
+"""A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond."""
+
+
+def timed(call: Call, clock: Clock = perf_counter) -> tuple[Any, float]:
+    """Return the result of one call and its seconds."""
+    start = clock()
+    result = call()
+    return result, clock() - start
+
+
+def repeated(call: Call, times: int, clock: Clock = perf_counter) -> float:
+    """Return the seconds of one call, from `times` in a row; each result is freed before the next call."""
+    start = clock()
+    for _ in range(times):
+        call()
+    return (clock() - start) / times
+
+
+def interleaved(
+    calls: Mapping[str, Call],
+    rounds: int,
+    *,
+    round_seconds: float = ROUND_SECONDS,
+    budget: float = float("inf"),
+    seed: int = 0,
+    clock: Clock = perf_counter,
+) -> dict[str, list[float]]:
+    """Return the seconds of one call of each contestant in each round; every round has an order of its own.
+
+    Each is called a few times ahead, which warms it and tells how often a round must repeat it. The garbage
+    collector is off meanwhile.
+
+    Args:
+        rounds: how many; fewer, but at least `FEWEST_ROUNDS`, if `budget` seconds do not suffice.
+        round_seconds: the least time of one contestant in one round.
+    """
+    shuffle = random.Random(seed).shuffle
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        warm = {name: min(repeated(call, 1, clock) for _ in range(2)) for name, call in calls.items()}
+        times = {name: ceil(round_seconds / max(s, 1e-8)) for name, s in warm.items()}
+        one_round = sum(times[name] * s for name, s in warm.items())
+        affordable = budget / one_round if one_round else rounds
+        count = max(min(rounds, FEWEST_ROUNDS), int(min(rounds, affordable)))
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        order = list(calls)
+        for _ in range(count):
+            shuffle(order)
+            for name in order:
+                found[name].append(repeated(calls[name], times[name], clock))
+    finally:
+        if collecting:
+            gc.enable()
+    return found

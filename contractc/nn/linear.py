@@ -1,0 +1,235 @@
+"""Linear layers and embeddings with factorized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from contractc.errors import OperandError
+from contractc.formats import Factorized
+from contractc.nn.planned import Planned, accepted, planned
+from contractc.nn.weights import Split, Weight, decomposed, default_split, fresh
+from contractc.operands import Layout
+
+
+class FactorizedLinear(nn.Module):
+    """y = x W^T + bias, W [out_features, in_features] held as factors.
+
+    Args:
+        format, rank, split: see `contractc.nn.fresh`; without a split the axes are split into near-equal modes.
+        bias: whether there is one.
+        batch: the number of rows that is planned for. Any other number runs the same code.
+        dropout, lasso: see `Weight`.
+
+    >>> layer = FactorizedLinear(64, 32, format="monarch", rank=1)
+    >>> layer(torch.zeros(2, 5, 64)).shape
+    torch.Size([2, 5, 32])
+    >>> [name for name in layer.state_dict()]
+    ['bias', 'weight.factors.0', 'weight.factors.1']
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        format: str = "tt_matrix",
+        rank: int | Sequence[int] = 8,
+        split: Split | None = None,
+        bias: bool = True,
+        batch: int = 64,
+        dropout: float = 0.0,
+        lasso: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        split = split or default_split(format, (out_features, in_features))
+        operand = fresh(format, split, rank, device=device, dtype=dtype)
+        if operand.shape != (out_features, in_features):
+            raise OperandError(
+                f"the split {tuple(split)} makes {operand.shape}, not {(out_features, in_features)}"
+            )
+        bound = in_features**-0.5
+        values = (
+            torch.empty(out_features, device=device, dtype=dtype).uniform_(-bound, bound) if bias else None
+        )
+        self._build(Weight(operand, dropout=dropout, lasso=lasso), values, batch)
+
+    def _build(self, weight: Weight, bias: torch.Tensor | None, batch: int) -> None:
+        self.weight = weight
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.batch = batch
+        self.out_features, self.in_features = weight.layout.shape()
+        self._plan()
+
+    def _plan(self) -> None:
+        like = self.weight.factors[0]
+        operands = ((self.batch, self.in_features), self.weight.layout)
+        self.planned = planned("bi,oi->bo", operands, "b", like.dtype, like.device.type)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FactorizedLinear:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._plan()
+        return self
+
+    @classmethod
+    def from_factors(
+        cls, weight: Factorized | Weight, bias: torch.Tensor | None = None, *, batch: int = 64
+    ) -> FactorizedLinear:
+        """Return a layer with the weight [out_features, in_features] in these factors."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._build(weight if isinstance(weight, Weight) else Weight(weight), bias, batch)
+        return layer
+
+    @classmethod
+    def from_layer(
+        cls,
+        layer: nn.Linear,
+        *,
+        format: str = "tt_matrix",
+        rank: int | Sequence[int] | None = None,
+        tolerance: float | None = None,
+        split: Split | None = None,
+        batch: int = 64,
+    ) -> FactorizedLinear:
+        """Return a layer near a dense one: of this rank, or within this relative error of its weight."""
+        split = split or default_split(format, layer.weight.shape)
+        return cls.from_factors(
+            decomposed(layer.weight, format, split, rank, tolerance), layer.bias, batch=batch
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output [..., out_features] for x [..., in_features]."""
+        if x.shape[-1] != self.in_features:
+            raise OperandError(f"x has {x.shape[-1]} features, the layer takes {self.in_features}")
+        factors = self.weight()
+        rows = accepted(x, factors[0].dtype).reshape(-1, self.in_features)
+        y: torch.Tensor = self.planned(rows, *factors)
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+class FactorizedEmbedding(nn.Module):
+    """Rows of W [num_embeddings, embedding_dim] held as factors; only the rows asked for are formed.
+
+    Args:
+        format, rank, split: as in `FactorizedLinear`.
+        batch: the number of rows that is planned for.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        format: str = "tt_matrix",
+        rank: int | Sequence[int] = 8,
+        split: Split | None = None,
+        batch: int = 256,
+        dropout: float = 0.0,
+        lasso: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        split = split or default_split(format, (num_embeddings, embedding_dim))
+        operand = fresh(format, split, rank, std=1.0, device=device, dtype=dtype)
+        if operand.shape != (num_embeddings, embedding_dim):
+            raise OperandError(
+                f"the split {tuple(split)} makes {operand.shape}, not {num_embeddings, embedding_dim}"
+            )
+        self._build(Weight(operand, dropout=dropout, lasso=lasso), batch)
+
+    def _build(self, weight: Weight, batch: int) -> None:
+        self.weight = weight
+        self.batch = batch
+        self.num_embeddings, self.embedding_dim = weight.layout.shape()
+        self._plan()
+
+    def _plan(self) -> None:
+        like = self.weight.factors[0]
+        layout, self.gathers = gathered_layout(self.weight.layout, self.batch)
+        self.planned: Planned = planned("pd->pd", (layout,), "p", like.dtype, like.device.type)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FactorizedEmbedding:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._plan()
+        return self
+
+    @classmethod
+    def from_factors(cls, weight: Factorized | Weight, *, batch: int = 256) -> FactorizedEmbedding:
+        """Return an embedding with the weight [num_embeddings, embedding_dim] in these factors."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._build(weight if isinstance(weight, Weight) else Weight(weight), batch)
+        return layer
+
+    @classmethod
+    def from_layer(
+        cls,
+        layer: nn.Embedding,
+        *,
+        format: str = "tt_matrix",
+        rank: int | Sequence[int] | None = None,
+        tolerance: float | None = None,
+        split: Split | None = None,
+        batch: int = 256,
+    ) -> FactorizedEmbedding:
+        """Return an embedding near a dense one: of this rank, or within this relative error."""
+        split = split or default_split(format, layer.weight.shape)
+        return cls.from_factors(decomposed(layer.weight, format, split, rank, tolerance), batch=batch)
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the rows [..., embedding_dim] that `index` [...] names."""
+        numbers = index.reshape(-1)
+        parts: dict[int, torch.Tensor] = {}
+        for m in reversed(self.weight.layout.axes[0]):
+            parts[m] = numbers % self.weight.layout.extents[m]
+            numbers = numbers // self.weight.layout.extents[m]
+        factors = []
+        for factor, (order, own) in zip(self.weight(), self.gathers, strict=True):
+            if own:
+                factor = factor.permute(order)[tuple(parts[m] for m in own)]
+            factors.append(factor)
+        rows: torch.Tensor = self.planned(*factors)
+        return rows.reshape(*index.shape, self.embedding_dim)
+
+    def extra_repr(self) -> str:
+        return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
+
+
+Gather = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def gathered_layout(layout: Layout, rows: int) -> tuple[Layout, tuple[Gather, ...]]:
+    """Return the layout of some rows of a matrix, and for each factor its axes with row modes first and those modes.
+
+    Factors that have row modes share the mode of the rows gathered.
+    """
+    modes = layout.axes[0]
+    fresh_mode = len(layout.extents)
+    terms, gathers = [], []
+    for term in layout.terms:
+        own = tuple(m for m in term if m in modes)
+        rest = tuple(m for m in term if m not in modes)
+        terms.append((fresh_mode, *rest) if own else term)
+        gathers.append((tuple(term.index(m) for m in (*own, *rest)), own))
+    used = list(dict.fromkeys(m for term in terms for m in term))
+    number = {m: k for k, m in enumerate(used)}
+    made = Layout(
+        f"rows of a {layout.format}",
+        tuple(tuple(number[m] for m in term) for term in terms),
+        ((number[fresh_mode],), tuple(number[m] for m in layout.axes[1])),
+        tuple(rows if m == fresh_mode else layout.extents[m] for m in used),
+    )
+    return made, tuple(gathers)

@@ -1,0 +1,70 @@
+"""What a module runs: a compiled expression that can be copied and pickled, as it is made from its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from contractc.api import compile
+from contractc.executable import Executable
+from contractc.formats import Factorized
+from contractc.operands import Layout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
+
+    `operands` has a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
+    """
+
+    expression: str
+    operands: tuple[tuple[int, ...] | Layout, ...]
+    dynamic: str
+    dtype: torch.dtype
+    device: str
+    executable: Executable = field(repr=False)
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        """Return the contraction of `tensors`."""
+        return self.executable(*tensors)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return planned, (self.expression, self.operands, self.dynamic, self.dtype, self.device)
+
+    def __deepcopy__(self, memo: object) -> Planned:
+        return self
+
+
+def planned(
+    expression: str,
+    operands: tuple[tuple[int, ...] | Layout, ...],
+    dynamic: str,
+    dtype: torch.dtype,
+    device: str,
+) -> Planned:
+    """Return `expression` compiled for torch tensors; see `Planned`."""
+    given = [_stand_in(x, dtype) if isinstance(x, Layout) else x for x in operands]
+    made = compile(
+        expression,
+        *given,
+        dtype=str(dtype).removeprefix("torch."),
+        dynamic=tuple(dynamic),
+        target=f"torch:{device}",
+    )
+    return Planned(expression, operands, dynamic, dtype, device, made)
+
+
+def _stand_in(layout: Layout, dtype: torch.dtype) -> Factorized:
+    """Return an operand without values: what is planned depends on shapes only."""
+    shapes = [tuple(layout.extents[m] for m in term) for term in layout.terms]
+    return Factorized(layout, tuple(torch.empty(s, dtype=dtype, device="meta") for s in shapes))
+
+
+def accepted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return `x` in `dtype` where autocast converts between layers, and as it is elsewhere."""
+    if x.dtype is not dtype and torch.is_autocast_enabled(x.device.type):
+        return x.to(dtype)
+    return x

@@ -1,0 +1,158 @@
+"""The hypergraph that the searches work on: tensors as int masks of modes, extents as their logarithms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import exp2, log2
+
+from contractc.network import TensorNetwork
+
+Pairs = tuple[tuple[int, int], ...]
+"""An SSA path of pairs: a contraction tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What matters of a network for its order: bit b of a mask is a mode of extent `extents[b]`.
+
+    `leaves` are the modes of each tensor, `wanted` those of the output. Bits are in order of their extent, all
+    above 1, and every one is in two tensors at least, or in one and wanted.
+    """
+
+    leaves: tuple[int, ...]
+    wanted: int
+    extents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a step is charged: `flops` * touched + `reads` * (left + right) + `writes` * result, in elements.
+
+    `power` is the exponent of the sizes of tensors: sums of high powers are ruled by the largest.
+    """
+
+    flops: float = 1.0
+    reads: float = 0.0
+    writes: float = 0.0
+    power: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Return whether only the multiplications count."""
+        return self.reads == 0.0 and self.writes == 0.0
+
+
+FLOPS = Objective()
+
+
+def graph_of(network: TensorNetwork) -> Graph:
+    """Return the graph of a network with one output; modes of extent 0 and 1 and lone summed modes are left out."""
+    extents = network.extents
+    count = [0] * len(extents)
+    distinct = [set(t.modes) for t in network.tensors]
+    for modes in distinct:
+        for m in modes:
+            count[m] += 1
+    wanted = {m for term in network.outputs for m in term}
+    kept = [m for m, n in enumerate(extents) if n > 1 and (count[m] > 1 or (count[m] and m in wanted))]
+    kept.sort(key=lambda m: (extents[m], m))
+    bit = {m: 1 << b for b, m in enumerate(kept)}
+    leaves = tuple(sum([bit[m] for m in modes if m in bit]) for modes in distinct)
+    return Graph(leaves, sum(bit[m] for m in wanted if m in bit), tuple(extents[m] for m in kept))
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Yield the numbers of the bits of `mask`, lowest first."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def classes(extents: Sequence[int]) -> list[tuple[float, int, int]]:
+    """Return the runs of equal extents as (log2 of the extent, first bit, bit after the last)."""
+    runs: list[tuple[float, int, int]] = []
+    start = 0
+    for b in range(1, len(extents) + 1):
+        if b == len(extents) or extents[b] != extents[start]:
+            runs.append((log2(extents[start]), start, b))
+            start = b
+    return runs
+
+
+def weigher(extents: Sequence[int]) -> Callable[[int], float]:
+    """Return a function from a mask to log2 of the product of its modes' extents."""
+    runs = [(unit, (1 << last) - (1 << first)) for unit, first, last in classes(extents)]
+    if not runs:
+        return lambda mask: 0.0
+    if len(runs) == 1:
+        unit = runs[0][0]
+        return lambda mask: unit * mask.bit_count()
+    return lambda mask: sum([unit * (mask & own).bit_count() for unit, own in runs])
+
+
+def masks(graph: Graph, path: Pairs) -> list[int]:
+    """Return the modes of every node of a tree: those inside that are needed outside."""
+    count = len(graph.leaves)
+    inside = list(graph.leaves)
+    for a, b in path:
+        inside.append(inside[a] | inside[b])
+    outside = [0] * len(inside)
+    outside[-1] = graph.wanted
+    for i in range(len(inside) - 1, count - 1, -1):
+        a, b = path[i - count]
+        outside[a] = outside[i] | inside[b]
+        outside[b] = outside[i] | inside[a]
+    for i in range(count, len(inside)):
+        inside[i] &= outside[i]
+    return inside
+
+
+def charge(graph: Graph, path: Pairs, objective: Objective = FLOPS) -> float:
+    """Return log2 of what the steps of a tree are charged together."""
+    nodes, weight = masks(graph, path), weigher(graph.extents)
+    count = len(graph.leaves)
+    parts: list[float] = []
+    for s, (a, b) in enumerate(path):
+        if objective.flops:
+            parts.append(weight(nodes[a] | nodes[b]) + log2(objective.flops))
+        if objective.reads:
+            parts += [objective.power * weight(nodes[i]) + log2(objective.reads) for i in (a, b)]
+        if objective.writes:
+            parts.append(objective.power * weight(nodes[count + s]) + log2(objective.writes))
+    return log2_sum(parts)
+
+
+def log2_sum(parts: Sequence[float]) -> float:
+    """Return log2 of the sum of the powers of two given by their exponents; none of them can overflow."""
+    if not parts:
+        return float("-inf")
+    top = max(parts)
+    return top + log2(sum([exp2(part - top) for part in parts]))
+
+
+def children(path: Pairs, count: int) -> tuple[list[int], list[int]]:
+    """Return the left and the right child of every node; -1 for those of the leaves."""
+    left, right = [-1] * count, [-1] * count
+    for a, b in path:
+        left.append(a)
+        right.append(b)
+    return left, right
+
+
+def path_of(left: Sequence[int], right: Sequence[int], count: int) -> Pairs:
+    """Return the tree given by the children of its nodes as a path; the last node is its root."""
+    order, todo = [], [len(left) - 1]
+    while todo:
+        i = todo.pop()
+        if i >= count:
+            order.append(i)
+            todo += [left[i], right[i]]
+    ids = list(range(len(left)))
+    steps: list[tuple[int, int]] = []
+    for i in reversed(order):
+        a, b = ids[left[i]], ids[right[i]]
+        steps.append((min(a, b), max(a, b)))
+        ids[i] = count + len(steps) - 1
+    return tuple(steps)

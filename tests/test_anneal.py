@@ -1,0 +1,251 @@
+"""Annealing: both engines make the same moves, sums stay right, seeds and moves repeat, limits hold."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from math import inf, isclose
+from typing import Any
+
+import networkx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import contractc
+from contractc.network import Tensor, TensorNetwork
+from contractc.options import Search
+from contractc.plans import Plan
+from contractc.search import anneal_python, search
+from contractc.search.anneal import SCHEDULES, annealed
+from contractc.search.ask import Ask
+from contractc.search.auto import anneal
+from contractc.search.clock import Clock, Progress
+from contractc.search.front import best_sweep, sweep
+from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of, log2_sum, weigher
+from contractc.search.greedy import greedy
+from messages import message_of
+
+needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
+
+OBJECTIVES = [FLOPS, Objective(1.0, 64.0, 64.0), Objective(0.0, 0.0, 1.0), Objective(0.0, 0.0, 1.0, 4.0)]
+
+
+def regular(degree: int, count: int, seed: int, extents: tuple[int, ...] = (2,)) -> TensorNetwork:
+    """Return a random regular graph with a mode an edge, of the given extents in turn; one edge in 20 is open."""
+    graph = networkx.random_regular_graph(degree, count, seed=seed)
+    terms: list[list[int]] = [[] for _ in range(count)]
+    for m, (a, b) in enumerate(sorted(graph.edges)):
+        terms[a].append(m)
+        terms[b].append(m)
+    modes = graph.number_of_edges()
+    sizes = tuple(extents[m % len(extents)] for m in range(modes))
+    return TensorNetwork(
+        tuple(Tensor(tuple(term), "float64") for term in terms),
+        (tuple(range(0, modes, 20)),),
+        sizes,
+        "float64",
+    )
+
+
+def hyper(count: int, seed: int, extents: tuple[int, ...] = (2,)) -> TensorNetwork:
+    """Return a connected network of hyperedges: each tensor has two to four of `count` modes."""
+    random = np.random.RandomState(seed)
+    terms = [
+        {k, (k + 1) % count, *random.randint(0, count, random.randint(0, 3)).tolist()} for k in range(count)
+    ]
+    sizes = tuple(extents[m % len(extents)] for m in range(count))
+    tensors = tuple(Tensor(tuple(sorted(term)), "float64") for term in terms)
+    return TensorNetwork(tensors, ((0, 1),), sizes, "float64")
+
+
+def start(network: TensorNetwork) -> Pairs:
+    """Return the greedy path, which is one of pairs."""
+    return tuple((a, b) for a, b in greedy(network)[0])
+
+
+NETWORKS = {
+    "one word": regular(3, 30, 1),
+    "three words": regular(3, 120, 2),
+    "several extents": regular(3, 60, 3, (2, 3, 64)),
+    "hyperedges": hyper(40, 4, (2, 5)),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sums_stay_what_the_tree_is_charged(name: str, objective: Objective) -> None:
+    network = NETWORKS[name]
+    graph = graph_of(network)
+    tree = anneal_python.Tree(graph, start(network), objective)
+    draws = np.random.RandomState(5).random_sample((300, 2))
+    for beta in (0.5, 5.0, 50.0):
+        tree.begin()
+        tree.local(draws, beta)
+        assert isclose(tree.cost(), charge(graph, tree.path(), objective), abs_tol=1e-9)
+        tree.begin()
+        tree.walk(draws, beta)
+        assert isclose(tree.cost(), charge(graph, tree.path(), objective), abs_tol=1e-9)
+        assert isclose(tree.offset + np.log2(tree.total), tree.cost(), abs_tol=1e-6)
+
+
+@needs_numba
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_engines_make_the_same_moves(name: str, objective: Objective) -> None:
+    from contractc.search import anneal_numba
+
+    network = NETWORKS[name]
+    graph, path = graph_of(network), start(network)
+    trees: list[Any] = [engine.Tree(graph, path, objective) for engine in (anneal_python, anneal_numba)]
+    for beta, seed in ((0.0, 1), (3.0, 2), (20.0, 3)):
+        draws = np.random.RandomState(seed).random_sample((400, 2))
+        for tree in trees:
+            tree.begin()
+            tree.local(draws, beta)
+            tree.walk(draws, beta)
+        assert trees[0].get() == trees[1].get()
+        assert isclose(trees[0].cost(), trees[1].cost(), abs_tol=1e-9)
+
+
+@needs_numba
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_engines_find_the_same_tree(name: str) -> None:
+    from contractc.search import anneal_numba
+
+    network = NETWORKS[name]
+    graph, path = graph_of(network), start(network)
+    slow = annealed(graph, [path], 40_000, Clock(), 3, engine=anneal_python)
+    fast = annealed(graph, [path], 40_000, Clock(), 3, engine=anneal_numba)
+    assert (fast.path, fast.schedule, fast.moves) == (slow.path, slow.schedule, slow.moves)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_annealing_improves_on_where_it_starts_and_reports_its_cost(name: str) -> None:
+    network = NETWORKS[name]
+    graph, path = graph_of(network), start(network)
+    found = annealed(graph, [path], 5_000, Clock())
+    assert found.cost <= charge(graph, path) + 1e-9
+    assert isclose(found.cost, charge(graph, found.path), abs_tol=1e-9)
+    assert Plan(network, found.path, (2 * len(network.tensors) - 2,)).faults() == []
+    assert annealed(graph, [path], 5_000, Clock()) == found
+    assert annealed(graph, [path], 5_000, Clock(), seed=1).path != found.path
+
+
+def test_walks_and_sweeps_take_part() -> None:
+    graph = graph_of(NETWORKS["three words"])
+    swept, _, sweeps = best_sweep(graph, Clock())
+    assert swept is not None and sweeps == 8
+    starts = [start(NETWORKS["three words"]), swept]
+    found = annealed(graph, starts, 40_000, Clock())
+    assert found.schedule in {s.name for s in SCHEDULES}
+    assert found.moves == (3200, 30400, 30400)
+    assert found.cost < charge(graph, starts[0]) - 2
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6))
+def test_sweeps_are_trees_and_the_same_every_time(seed: int) -> None:
+    network = hyper(12, seed)
+    graph = graph_of(network)
+    path = sweep(graph, seed % 12, Clock())
+    assert path is not None
+    assert Plan(network, path, (22,)).faults() == []
+    assert sweep(graph, seed % 12, Clock()) == path
+
+
+def test_a_sweep_of_a_ladder_keeps_a_narrow_front() -> None:
+    graph = networkx.ladder_graph(40)
+    number = {edge: m for m, edge in enumerate(sorted(graph.edges))}
+    terms = [tuple(m for edge, m in number.items() if node in edge) for node in sorted(graph.nodes)]
+    network = TensorNetwork(tuple(Tensor(t, "float64") for t in terms), ((),), (2,) * len(number), "float64")
+    path = sweep(graph_of(network), 0, Clock())
+    assert path is not None
+    assert max(len(term) for term in Plan(network, path, (2 * 80 - 2,)).terms()[80:]) == 3
+
+
+def test_log2_sum_does_not_overflow() -> None:
+    assert log2_sum([5000.0, 5000.0]) == 5001.0
+    assert log2_sum([]) == -inf
+
+
+def test_charges_beyond_all_floats_are_annealed() -> None:
+    network = regular(4, 40, 1, (2**60,))
+    graph, path = graph_of(network), start(network)
+    found = annealed(graph, [path], 40_000, Clock())
+    assert charge(graph, path) > 1024
+    assert found.cost < charge(graph, path)
+
+
+def test_the_graph_leaves_out_what_does_not_matter() -> None:
+    tensors = (Tensor((0, 1, 1, 2), "float64"), Tensor((1, 3), "float64"), Tensor((4,), "float64"))
+    graph = graph_of(TensorNetwork(tensors, ((3,),), (7, 5, 1, 3, 0), "float64"))
+    assert graph == Graph((0b10, 0b11, 0), 0b01, (3, 5))
+    assert weigher(graph.extents)(0b11) == np.log2(3) + np.log2(5)
+
+
+# limits, seeds, interruptions
+
+
+def test_a_plan_that_had_a_time_limit_is_found_again_by_its_moves() -> None:
+    network = NETWORKS["three words"]
+    plan = search(network, Search("anneal", time_limit=0.1, seed=5))
+    again = search(network, Search("anneal", moves=plan.moves, seed=5))
+    assert len(plan.moves) == 4
+    assert (again.path, again.moves) == (plan.path, plan.moves)
+
+
+def test_without_time_the_plan_is_greedy_and_says_so() -> None:
+    network = NETWORKS["three words"]
+    for method in ("auto", "anneal"):
+        plan = search(network, Search(method, time_limit=0.0))
+        assert (plan.path, plan.search) == (start(network), "greedy, no time for more")
+
+
+def test_an_interruption_gives_the_best_so_far() -> None:
+    network = NETWORKS["three words"]
+    calls: list[Progress] = []
+
+    def interrupt(state: Progress) -> None:
+        calls.append(state)
+        raise KeyboardInterrupt
+
+    plan = search(network, Search("anneal", moves=10**9, progress=interrupt))
+    assert plan.faults() == []
+    assert len(calls) == 1
+    assert plan.search.endswith("cut short") and plan.moves == ()
+
+
+def test_progress_is_reported() -> None:
+    calls: list[Progress] = []
+    search(NETWORKS["one word"], Search("anneal", time_limit=0.3, progress=calls.append))
+    assert calls
+    assert all(0 <= s.share <= 1 and s.log10_flops > 0 for s in calls)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minimize": "time"}, "minimize='time' is none of seconds, flops, size, write"),
+        ({"time_limit": -1}, "time_limit=-1 is no number of seconds"),
+        ({"time_limit": float("nan")}, "time_limit=nan is no number of seconds"),
+        ({"moves": -1}, "moves=-1 is no number of moves and no plan's moves"),
+        ({"moves": (1, 2)}, "moves=(1, 2) is no number of moves and no plan's moves"),
+    ],
+)
+def test_search_options_are_checked(options: dict[str, Any], message: str) -> None:
+    assert message_of(ValueError, Search, **options) == message
+
+
+def test_search_options_reach_every_call() -> None:
+    rng = np.random.default_rng(0)
+    text, shapes = "ij,jk,kl,lm,mn,no,op,pq,qr->ir", [(3, 3)] * 9
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    options = Search("anneal", moves=500, seed=2)
+    plan = contractc.plan(text, *shapes, optimize=options)
+    assert plan.search.startswith("annealing by ")
+    assert contractc.compile(text, *shapes, optimize=options).plan == plan
+    np.testing.assert_allclose(
+        contractc.contract(text, *arrays, optimize=options), np.linalg.multi_dot(arrays)
+    )
+    assert anneal(plan.network, Ask(options)).path == plan.path

@@ -1,0 +1,341 @@
+"""Modules with factorized weights against the same with dense weights."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import contractc
+from contractc import formats
+from contractc.nn import (
+    TCL,
+    TRL,
+    Adapter,
+    FactorizedConv,
+    FactorizedEmbedding,
+    FactorizedLinear,
+    Weight,
+    fresh,
+)
+from contractc.nn.weights import FORMATS, balanced, default_split
+
+DOUBLE = torch.float64
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: FactorizedLinear(24, 12, rank=3, dtype=DOUBLE),
+    "embedding": lambda: FactorizedEmbedding(24, 12, rank=3, dtype=DOUBLE),
+    "conv": lambda: FactorizedConv(3, 4, (3, 3), rank=3, dtype=DOUBLE),
+    "TCL": lambda: TCL((4, 3), (2, 5), dtype=DOUBLE),
+    "TRL": lambda: TRL((4, 3), 5, rank=2, dtype=DOUBLE),
+    "adapter": lambda: Adapter(nn.Linear(24, 12, dtype=DOUBLE), kind="aflora", rank=2),
+}
+
+
+def sample(name: str) -> torch.Tensor:
+    torch.manual_seed(1)
+    shapes = {"conv": (2, 3, 6, 5), "TCL": (2, 4, 3), "TRL": (2, 4, 3)}
+    if name == "embedding":
+        return torch.randint(24, (2, 5))
+    return torch.randn(shapes.get(name, (2, 5, 24)), dtype=DOUBLE)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def gradients(output: torch.Tensor, parameters: Any) -> list[torch.Tensor]:
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+    return list(torch.autograd.grad((output * weights).sum(), list(parameters), allow_unused=True))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("lead", [(), (1,), (7,), (0,), (2, 3)])
+def test_linear_is_the_dense_layer(format: str, lead: tuple[int, ...]) -> None:
+    layer = FactorizedLinear(24, 12, format=format, rank=3, dtype=DOUBLE)
+    x = torch.randn(*lead, 24, dtype=DOUBLE, requires_grad=True)
+    dense = layer.weight.operand().to_dense()
+    found, expected = layer(x), F.linear(x, dense, layer.bias)
+    close(found, expected)
+    leaves = [x, *layer.parameters()]
+    for one, two in zip(gradients(found, leaves), gradients(expected, leaves), strict=True):
+        close(one, two)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_fresh_weights_have_the_deviation_of_a_linear_layer(format: str) -> None:
+    torch.manual_seed(0)
+    operand = fresh(format, default_split(format, (256, 256)), 8)
+    assert operand.to_dense().std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_embedding_gives_rows_of_the_dense_table(format: str) -> None:
+    layer = FactorizedEmbedding(24, 12, format=format, rank=2, dtype=DOUBLE)
+    dense = layer.weight.operand().to_dense()
+    for index in (torch.tensor(23), torch.randint(24, (3, 4)), torch.zeros(0, dtype=torch.long)):
+        close(layer(index), dense[index])
+    index = torch.tensor([0, 23, 0])
+    leaves = list(layer.parameters())
+    for one, two in zip(gradients(layer(index), leaves), gradients(dense[index], leaves), strict=True):
+        close(one, two)
+
+
+@pytest.mark.parametrize("format", ["cp", "tucker", "tt"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_convolution_is_the_dense_one(format: str, axes: int) -> None:
+    kernel, stride, padding, dilation = (3, 2, 1)[:axes], (2, 1, 1)[:axes], (1, 0, 1)[:axes], (1, 2, 1)[:axes]
+    layer = FactorizedConv(
+        4, 5, kernel, format=format, rank=3, stride=stride, padding=padding, dilation=dilation, dtype=DOUBLE
+    )
+    x = torch.randn(2, 4, *(7, 6, 5)[:axes], dtype=DOUBLE, requires_grad=True)
+    function = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    found = layer(x)
+    expected = function(x, layer.kernel(), layer.bias, stride, padding, dilation)
+    close(found, expected)
+    leaves = [x, *layer.parameters()]
+    for one, two in zip(gradients(found, leaves), gradients(expected, leaves), strict=True):
+        close(one, two)
+
+
+def test_contraction_and_regression_layers_are_their_einsum() -> None:
+    x = sample("TCL")
+    layer = TCL((4, 3), (2, 5), dtype=DOUBLE)
+    assert layer.bias is not None
+    expected = torch.einsum("bcd,Cc,Dd->bCD", x, *layer.factors) + layer.bias
+    close(layer(x), expected)
+    for format in ("cp", "tucker", "tt"):
+        regression = TRL((4, 3), 5, format=format, rank=2, dtype=DOUBLE)
+        dense = regression.weight.operand().to_dense()
+        assert regression.bias is not None
+        close(regression(x), torch.einsum("bcd,cdo->bo", x, dense) + regression.bias)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_from_layer_keeps_its_tolerance(format: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 16, dtype=DOUBLE)
+    tolerance = 0.5 if format == "cp" else 0.2
+    made = FactorizedLinear.from_layer(layer, format=format, tolerance=tolerance, split=((4, 4), (3, 4)))
+    dense = made.weight.operand().to_dense()
+    assert (dense - layer.weight).norm() <= tolerance * layer.weight.norm()
+    assert made.bias is not None
+    assert torch.equal(made.bias, layer.bias)
+    x = torch.randn(5, 12, dtype=DOUBLE)
+    close(made(x), x @ dense.T + layer.bias)
+
+
+def test_from_layer_of_embeddings_and_convolutions() -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(20, 6, dtype=DOUBLE)
+    made = FactorizedEmbedding.from_layer(table, tolerance=1e-9, split=((4, 5), (2, 3)))
+    close(made(torch.arange(20)), table.weight.detach())
+    convolution = nn.Conv2d(4, 5, 3, stride=2, padding=1, dtype=DOUBLE)
+    x = torch.randn(2, 4, 7, 7, dtype=DOUBLE)
+    for format in ("tucker", "tt"):
+        close(FactorizedConv.from_layer(convolution, format=format, tolerance=1e-10)(x), convolution(x))
+    with pytest.raises(contractc.OperandError, match="a convolution with groups"):
+        FactorizedConv.from_layer(nn.Conv2d(4, 4, 3, groups=2), rank=1)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loretta", "aflora"])
+def test_adapter_starts_at_zero_and_can_be_merged(kind: str) -> None:
+    layer = nn.Linear(24, 12, dtype=DOUBLE)
+    adapter = Adapter(layer, kind=kind, rank=2, scale=0.5)
+    x = torch.randn(3, 24, dtype=DOUBLE)
+    close(adapter(x), layer(x))
+    trained = [name for name, p in adapter.named_parameters() if p.requires_grad]
+    assert all(name.startswith("delta.") for name in trained)
+    adapter(x).square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in adapter.delta.parameters())
+    with torch.no_grad():
+        for p in adapter.delta.parameters():
+            p.add_(torch.randn_like(p))
+    close(adapter.merged()(x), adapter(x))
+    close(adapter(x), layer(x) + 0.5 * x @ adapter.delta.weight.operand().to_dense().T)
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_layers_are_copied_pickled_and_restored(name: str) -> None:
+    layer, x = LAYERS[name](), sample(name)
+    expected = layer(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        close(other(x), expected)
+        assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in layer.parameters()}
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    other = LAYERS[name]()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    close(other(x), expected)
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_state_holds_factors_only(name: str) -> None:
+    layer = LAYERS[name]()
+    allowed = ("factors.", "bias", "layer.")
+    names = [n.removeprefix("delta.").removeprefix("weight.") for n in layer.state_dict()]
+    assert all(n.startswith(allowed) for n in names), names
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_layers_change_dtype(name: str) -> None:
+    layer, x = LAYERS[name](), sample(name)
+    expected = layer(x)
+    narrow = layer.float()(x.float() if x.is_floating_point() else x)
+    torch.testing.assert_close(narrow, expected.float(), rtol=1e-4, atol=1e-4)
+    assert layer.double()(x).dtype == DOUBLE
+
+
+class Squares(torch.utils.data.Dataset[torch.Tensor]):
+    """A data set that keeps a module, which workers have to be sent."""
+
+    def __init__(self) -> None:
+        self.layer = FactorizedLinear(4, 4, rank=2, split=((2, 2), (2, 2))).requires_grad_(False)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, k: int) -> torch.Tensor:
+        result: torch.Tensor = self.layer(torch.full((4,), float(k)))
+        return result
+
+
+def test_layers_go_to_workers() -> None:
+    data = Squares()
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=1)
+    found = torch.cat(list(loader))
+    torch.testing.assert_close(found, torch.stack([data[k] for k in range(4)]))
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        FactorizedLinear(32, 64, rank=4, split=((8, 8), (4, 8))),
+        nn.ReLU(),
+        FactorizedLinear(64, 10, format="low_rank", rank=4),
+    )
+
+
+def test_mlp_is_one_graph_for_all_batches_from_the_second_size_on() -> None:
+    torch._dynamo.reset()
+    graphs = []
+
+    def counted(graph: Any, examples: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    model = mlp()
+    compiled = torch.compile(model, fullgraph=True, backend=counted)
+    for size in (64, 1000, 1, 2, 7, 333):
+        x = torch.randn(size, 32)
+        found, expected = compiled(x), model(x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        parameters = list(model.parameters())
+        pairs = zip(gradients(found, parameters), gradients(expected, parameters), strict=True)
+        for one, two in pairs:
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+        if size not in (64, 1):  # torch makes a graph of its own for a batch of one
+            assert len(graphs) <= 3
+    assert len(graphs) <= 3
+
+
+def test_mlp_works_under_autocast_and_checkpoint() -> None:
+    model = mlp()
+    x = torch.randn(16, 32, requires_grad=True)
+    expected = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = model(x)
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.1, atol=0.1)
+    saved = checkpoint(model, x, use_reentrant=False)
+    parameters = [x, *model.parameters()]
+    for one, two in zip(gradients(saved, parameters), gradients(expected, parameters), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_layers_pass_gradcheck() -> None:
+    for format in ("tt_matrix", "monarch", "cp"):
+        layer = FactorizedLinear(4, 4, format=format, rank=2, split=((2, 2), (2, 2)), dtype=DOUBLE)
+        x = torch.randn(3, 4, dtype=DOUBLE, requires_grad=True)
+        factors = [f.detach().requires_grad_() for f in layer.weight.factors]
+        assert torch.autograd.gradcheck(lambda x, *fs, run=layer.planned: run(x, *fs), (x, *factors))
+        assert torch.autograd.gradgradcheck(lambda x, *fs, run=layer.planned: run(x, *fs), (x, *factors))
+
+
+def test_dropout_leaves_ranks_out_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    weight = Weight(fresh("cp", ((6,), (5,)), 4, dtype=DOUBLE), dropout=0.5)
+    dense = Weight(formats.cp([f.detach() for f in list(weight.factors)[1:]], weight.factors[0].detach()))
+    expected = dense.operand().to_dense()
+    drawn = torch.stack([weight.operand().to_dense().detach() for _ in range(2000)])
+    torch.testing.assert_close(drawn.mean(0), expected.detach(), atol=0.05, rtol=0.05)
+    assert len({round(float(x.norm()), 9) for x in drawn}) <= 2**4
+    close(weight.eval().operand().to_dense(), expected)
+    with pytest.raises(contractc.OperandError, match=r"dropout=1\.0 is no probability below 1"):
+        Weight(weight.operand(), dropout=1.0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_masked_ranks_are_gone(format: str) -> None:
+    weight = Weight(fresh(format, ((4, 2), (2, 4)), 2, dtype=DOUBLE))
+    mode, _ = weight.places[0]
+    n = weight.layout.extents[mode]
+    before = weight.operand().to_dense().detach()
+    mask = torch.arange(n) > 0
+    weight.mask(mode, mask)
+    factors = [
+        f.detach().index_select(t.index(mode), mask.nonzero()[:, 0]) if mode in t else f.detach()
+        for f, t in zip(weight.factors, weight.layout.terms, strict=True)
+    ]
+    if n > 1:
+        close(weight.operand().to_dense(), formats.with_factors(weight.layout, factors).to_dense())
+        assert not torch.allclose(weight.operand().to_dense(), before)
+    assert f"mask_{mode}" in weight.state_dict()
+    with pytest.raises(contractc.OperandError, match="mode 99 is no rank"):
+        weight.mask(99, mask)
+
+
+@pytest.mark.parametrize("format", ["cp", "tt", "tucker", "tt_matrix", "monarch", "low_rank"])
+def test_lasso_makes_ranks_vanish(format: str) -> None:
+    weight = Weight(fresh(format, ((4, 2), (2, 4)), 2, dtype=DOUBLE), lasso=True)
+    assert float(weight.penalty().detach()) == sum(weight.layout.extents[m] for m, _ in weight.places)
+    with torch.no_grad():
+        for scale in weight.scales.values():
+            scale.copy_(torch.linspace(1e-9, 2, len(scale)))
+    small = weight.pruned(1e-6)
+    torch.testing.assert_close(small.operand().to_dense(), weight.operand().to_dense(), atol=1e-7, rtol=1e-7)
+    assert small.operand().parameters < weight.operand().parameters
+    assert not list(small.scales)
+    weight.penalty().backward()  # type: ignore[no-untyped-call]
+    assert all(s.grad is not None for s in weight.scales.values())
+    with pytest.raises(contractc.OperandError, match="without lasso=True"):
+        small.penalty()
+
+
+def test_requests_that_make_no_layer_are_refused() -> None:
+    with pytest.raises(contractc.OperandError, match="format='svd' is none of cp, tucker"):
+        FactorizedLinear(4, 4, format="svd")
+    with pytest.raises(contractc.OperandError, match=r"makes \(4, 8\), not \(4, 4\)"):
+        FactorizedLinear(4, 4, split=((2, 2), (2, 4)))
+    with pytest.raises(contractc.OperandError, match="x has 5 features, the layer takes 4"):
+        FactorizedLinear(4, 4, rank=1)(torch.zeros(2, 5))
+    with pytest.raises(contractc.OperandError, match="kind='dora' is none of lora, loretta, aflora"):
+        Adapter(nn.Linear(4, 4), kind="dora")
+
+
+def test_near_equal_factors() -> None:
+    assert balanced(25088, 3) == (32, 28, 28)
+    assert balanced(1, 2) == (1, 1)
+    assert balanced(97, 3) == (97, 1, 1)
