@@ -43,13 +43,13 @@ CODES = {
 
 
 def network() -> tuple[str, list[tuple[int, ...]]]:
-    """Return the expression and shapes of a closed network of 200 tensors: a grid of 10 by 20, extents 2."""
+    """Return the expression and shapes of a closed network of 200 tensors: a grid of 10 by 20, extents 4."""
     rows, columns = 10, 20
     across = [(k, k + 1) for k in range(TENSORS) if (k + 1) % columns]
     down = [(k, k + columns) for k in range((rows - 1) * columns)]
     terms = [[m for m, ends in enumerate(across + down) if k in ends] for k in range(TENSORS)]
     text = ",".join("".join(chr(0x4E00 + m) for m in term) for term in terms) + "->"
-    return text, [(2,) * len(term) for term in terms]
+    return text, [(4,) * len(term) for term in terms]
 
 
 def seconds(code: str, *arguments: str) -> tuple[float, float]:
