@@ -5,6 +5,7 @@ array. `*_from_dense` finds the factors, the algebra works on them, `save` and `
 """
 
 from contractc.formats.algebra import add, hadamard, inner, matmul, norm, scale, take, transpose
+from contractc.formats.compress import Compressed, Trial, compress
 from contractc.formats.decompose import (
     kronecker_from_dense,
     low_rank_from_dense,
@@ -22,10 +23,13 @@ from contractc.formats.networks import block_term, hierarchical_tucker, network,
 from contractc.formats.rounding import rounded
 
 __all__ = [
+    "Compressed",
     "Factorized",
     "Progress",
+    "Trial",
     "add",
     "block_term",
+    "compress",
     "cp",
     "cp_from_dense",
     "forced",

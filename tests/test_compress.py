@@ -1,0 +1,154 @@
+"""compress finds planted structure behind any order of the modes, and keeps dense what has none."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+
+import contractc
+from contractc import formats
+from contractc.formats.compress import default_split
+
+Array = np.ndarray[Any, Any]
+ROWS, COLUMNS = (2, 2, 3, 2, 2), (2, 3, 2, 2, 2)
+SPLIT = (ROWS, COLUMNS)
+SHAPE = (prod(ROWS), prod(COLUMNS))
+
+
+def hidden(array: Array, seed: int) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return a matrix of the modes of `array` in a random order, and the modes of its rows and columns."""
+    order = np.random.default_rng(seed).permutation(array.ndim)
+    shuffled = array.transpose(order)
+    half = array.ndim // 2
+    split = shuffled.shape[:half], shuffled.shape[half:]
+    return shuffled.reshape(prod(split[0]), prod(split[1])), split
+
+
+def planted(kind: str, seed: int) -> tuple[Array, int]:
+    """Return an array of ten modes with structure, and the parameters it was made of."""
+    draw = np.random.default_rng(seed).standard_normal
+    modes = (*ROWS, *COLUMNS)
+    if kind == "low rank":
+        left, right = draw((24, 2)), draw((2, 96))
+        modes = (2, 2, 3, 2, 2, 2, 2, 2, 2, 3)
+        return (left @ right).reshape(modes), left.size + right.size
+    if kind == "Kronecker":
+        one, two = draw((2, 2, 3, 2)), draw((2, 2, 3, 2, 2, 2))
+        return np.multiply.outer(one, two), one.size + two.size
+    if kind == "TT matrix":
+        ranks = [1, 2, 2, 2, 2, 1]
+        cores = [draw((ranks[k], ROWS[k], COLUMNS[k], ranks[k + 1])) for k in range(5)]
+        dense = cores[0]
+        for core in cores[1:]:
+            dense = np.tensordot(dense, core, (-1, 0))
+        return dense.reshape([n for pair in zip(ROWS, COLUMNS, strict=True) for n in pair]), sum(
+            c.size for c in cores
+        )
+    left, right = draw((12, 8, 6)), draw((12, 8, 6))  # Monarch: 12 = 2x2x3, 8 = 2x2x2 and 6 = 3x2
+    dense = np.einsum("fac,fbc->fabc", left, right).reshape(12, 8, 8, 6)
+    return dense.reshape(2, 2, 3, 2, 2, 2, 2, 2, 2, 6), left.size + right.size
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("low rank", 0), ("Kronecker", 1), ("TT matrix", 2), ("Monarch", 3)]
+)
+def test_planted_structure_is_found_behind_any_order_of_the_modes(kind: str, seed: int) -> None:
+    array, parameters = planted(kind, seed)
+    matrix, split = hidden(array, seed + 10)
+    found = formats.compress(matrix, tolerance=1e-8, split=split)
+    assert formats.relative_error(found.operand, matrix) <= 1e-8
+    assert found.operand.parameters <= parameters, found
+    assert found.operand.shape == matrix.shape
+    x = np.ones((3, matrix.shape[1]))
+    np.testing.assert_allclose(contractc.contract("bi,oi->bo", x, found.operand), x @ matrix.T, atol=1e-6)
+
+
+def test_noise_stays_dense() -> None:
+    matrix = np.random.default_rng(0).standard_normal((64, 64))
+    found = formats.compress(matrix, tolerance=0.1, expression="bi,oi->bo", operands=((100, 64), matrix))
+    assert found.operand is matrix
+    assert [t.verdict for t in found.trials if t.layout == "dense"] == ["taken"]
+
+
+def test_newton_kernel_has_small_ranks() -> None:
+    n = 5
+    points = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    distance = np.linalg.norm(points[:, None] - points[None] - 0.25, axis=-1)
+    matrix = 1 / distance
+    found = formats.compress(matrix, tolerance=1e-3, split=((n,) * 3, (n,) * 3))
+    assert formats.relative_error(found.operand, matrix) <= 1e-3
+    assert found.operand.parameters < matrix.size / 10, found
+
+
+def test_hilbert_tensor_has_small_ranks() -> None:
+    n = 12
+    i, j, k = np.ogrid[:n, :n, :n]
+    tensor = 1.0 / (i + j + k + 1)
+    found = formats.compress(tensor, tolerance=1e-6, split=((n,), (n,), (n,)))
+    assert formats.relative_error(found.operand, tensor) <= 1e-6
+    assert found.operand.parameters < tensor.size / 2, found
+
+
+def test_seconds_decide_with_an_expression_and_bytes_without() -> None:
+    draw = np.random.default_rng(0).standard_normal
+    matrix = np.kron(draw((8, 8)), draw((8, 8)))
+    small = formats.compress(matrix, tolerance=1e-8)
+    assert small.operand.parameters == 128
+    found = formats.compress(matrix, tolerance=1e-8, expression="bi,oi->bo", operands=((4096, 64), matrix))
+    (taken,) = [t for t in found.trials if t.verdict == "taken"]
+    seconds = [t.seconds for t in found.trials if t.seconds is not None]
+    assert taken.seconds is not None
+    assert taken.seconds <= min(seconds) * 1.1
+
+
+def test_memory_is_kept() -> None:
+    draw = np.random.default_rng(0).standard_normal
+    matrix = draw((64, 2)) @ draw((2, 64))
+    need = 8 * (64 * 2 + 2 * 64 * 2 + 8)
+    found = formats.compress(
+        matrix, tolerance=1e-8, expression="bi,oi->bo", operands=((1, 64), matrix), memory=2 * need
+    )
+    assert found.operand.parameters == 256
+    assert {t.verdict for t in found.trials if t.layout == "dense"} == {"does not fit into memory"}
+    with pytest.raises(contractc.ResourceLimitError, match=r"no layout within 1e-08 fits into 100 bytes"):
+        formats.compress(
+            matrix, tolerance=1e-8, expression="bi,oi->bo", operands=((1, 64), matrix), memory=100
+        )
+
+
+def test_torch_weights_are_compressed_to_torch_factors() -> None:
+    torch = pytest.importorskip("torch")
+    matrix = torch.kron(torch.randn(8, 4), torch.randn(4, 8))
+    found = formats.compress(matrix, tolerance=1e-5, expression="bi,oi->bo", operands=((10, 32), matrix))
+    assert found.operand.dtype == torch.float32
+    torch.testing.assert_close(found.operand.to_dense(), matrix, atol=1e-4, rtol=1e-4)
+
+
+def test_report_is_a_table_of_what_was_tried() -> None:
+    matrix = np.kron(np.arange(4.0).reshape(2, 2), np.arange(1, 5.0).reshape(2, 2))
+    lines = str(formats.compress(matrix, tolerance=1e-6, split=((2, 2), (2, 2)))).splitlines()
+    assert lines[0] == "layouts within a relative error of 1e-06"
+    assert lines[1].split() == ["layout", "error", "parameters", "bytes", "seconds"]
+    assert lines[2].split()[:3] == ["dense", "0", "16"]
+    taken = [line for line in lines if line.endswith("taken")]
+    assert len(taken) == 1
+    assert taken[0].split()[:2] == ["Kronecker", "i0"]
+
+
+def test_requests_that_do_not_fit_are_refused() -> None:
+    matrix = np.eye(8)
+    with pytest.raises(contractc.OperandError, match="the array itself once"):
+        formats.compress(matrix, tolerance=0.1, expression="bi,oi->bo", operands=((1, 8), (8, 8)))
+    with pytest.raises(contractc.OperandError, match=r"shape \(8, 8\) cannot be split into"):
+        formats.compress(matrix, tolerance=0.1, split=((2, 2), (2, 4)))
+    with pytest.raises(contractc.OperandError, match="12 modes; at most 10 are searched over"):
+        formats.compress(np.eye(64), tolerance=0.1, split=((2,) * 6, (2,) * 6))
+
+
+def test_default_split_has_few_modes() -> None:
+    assert default_split((1024, 1024)) == ((4, 4, 4, 4, 4), (4, 4, 4, 4, 4))
+    assert [prod(axis) for axis in default_split((25088, 4096))] == [25088, 4096]
+    assert default_split((97, 6)) == ((97,), (2, 3))
