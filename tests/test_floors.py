@@ -22,6 +22,7 @@ KERNELS = "contractc_kernels"
 
 FLOORS = """
     contractc
+    __main__
     cli, nn, compat
     bench, report
     formats
