@@ -3,7 +3,8 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-cold-start lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-digits bench-cold-start
+.PHONY: bench-others lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -13,6 +14,7 @@ test: .venv/.ready
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py
+	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py
 
 fuzz: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
@@ -26,11 +28,17 @@ bench-overhead: .venv/.ready
 bench-import: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/import_time.py
 
-bench-factorized: .venv/.ready
+bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
+
+bench-digits: .venv/.peers
+	@$(VENV_PYTHON) benchmarks/digits.py
 
 bench-cold-start: .venv/.ready
 	@$(VENV_PYTHON) -m benchmarks.cold_start
+
+bench-others: .venv-others/.ready
+	@.venv-others/bin/python benchmarks/others.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
@@ -49,4 +57,9 @@ clean:
 
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
+	@touch $@
+
+.venv-others/.ready: benchmarks/requirements-others.txt
+	@$(PYTHON) -m venv .venv-others
+	@.venv-others/bin/python -m pip --disable-pip-version-check install -qq -r benchmarks/requirements-others.txt -e .
 	@touch $@

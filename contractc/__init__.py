@@ -45,7 +45,13 @@ __all__ = [
 _MODULES = {
     "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
     "contractc.bundle": ("load",),
-    "contractc.errors": ("BundleError", "EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
+    "contractc.errors": (
+        "BundleError",
+        "EinsumError",
+        "OperandError",
+        "ResourceLimitError",
+        "UnsupportedError",
+    ),
     "contractc.executable": ("Executable", "explain"),
     "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.machine": ("Target",),

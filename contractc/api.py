@@ -211,6 +211,7 @@ def compile(
         strip_exponent,
         None,
         dtype_named(preferred_element_type),
+        ahead=True,
     )
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, fixed)
     for k in fixed:

@@ -76,7 +76,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    program = lower(plan, target, exponents=options.exponent)
+    program = lower(plan, target, exponents=options.exponent, ahead=options.ahead)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)

@@ -11,10 +11,11 @@ from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
+from contractc.programs import Contract, Program, groups
 
 
 class Costs(NamedTuple):
-    """Predicted costs of a whole plan; units as in `Plan`."""
+    """Predicted costs of a whole plan, or of a step; units as in `Plan`."""
 
     seconds: float
     flops: int
@@ -47,6 +48,52 @@ def seconds(
     return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
 
 
+SMALL_PRODUCT = 3.0e-8
+"""Seconds that each matrix product of a batch costs beside its arithmetic."""
+
+
+def step_seconds(program: Program, step: Contract, call: float, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the predicted seconds of a step of one or two inputs through an array library.
+
+    To arithmetic and traffic come `call` seconds, copies of operands in another order than matrix products read,
+    and what a library loses on products of few rows, columns or summed positions, which it does one by one.
+    """
+    known = program.values()
+    terms = [known[i].modes for i in step.inputs]
+    out, extents = step.out.modes, program.extents
+    width = itemsize(step.out.dtype)
+    sizes = [_size(t, extents) for t in (*terms, out)]
+    traffic = sum(sizes) * width
+    if len(terms) == 1:
+        ordered = tuple(m for m in terms[0] if m in out) == out
+        return traffic / (machine.bandwidth if ordered else machine.permuting) + call
+    g = groups(terms[0], terms[1], out)
+    if not g.summed:
+        return traffic / machine.bandwidth + call
+    batch, rows, columns, summed = (_size(part, extents) for part in g[:4])
+    copies = sum(
+        size
+        for size, t, other in zip(sizes, terms, reversed(terms), strict=False)
+        if _copied(t, [other], out)
+    )
+    copies += 0 if _natural(terms, out) else sizes[-1]
+    if not g.rows and not g.columns:
+        return traffic / (machine.bandwidth / 2) + call
+    thin = 1.0
+    for n, enough in ((rows, 8), (columns, 16), (summed, 8)):
+        thin *= min(1.0, n / enough) ** 0.5
+    arithmetic = 2 * batch * rows * columns * summed / (machine.rate(step.out.dtype) * max(thin, 0.05))
+    arithmetic += SMALL_PRODUCT * batch if batch > 1 else 0.0
+    return max(arithmetic, traffic / machine.bandwidth) + 2 * copies * width / machine.permuting + call
+
+
+def _size(term: Iterable[int], extents: Sequence[int]) -> int:
+    size = 1
+    for m in set(term):
+        size *= extents[m]
+    return size
+
+
 def costs(
     network: TensorNetwork,
     path: Path,
@@ -54,7 +101,26 @@ def costs(
     sliced: Term = (),
     machine: Machine = DEFAULT_MACHINE,
 ) -> Costs:
-    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`.
+    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`."""
+    each = step_costs(network, path, results, sliced, machine)
+    highest = max((step.peak for step in each), default=0)
+    if sliced:
+        highest += sum(network.size(term) for term in network.outputs) * itemsize(wide(network.dtype))
+    peak = highest + network.bytes_of_inputs()
+    slices = network.size(sliced)
+    total_seconds = sum(step.seconds for step in each)
+    total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
+    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+
+
+def step_costs(
+    network: TensorNetwork,
+    path: Path,
+    results: Sequence[int],
+    sliced: Term = (),
+    machine: Machine = DEFAULT_MACHINE,
+) -> list[Costs]:
+    """Return the costs of each step of an SSA `path` in one slice; the peak is without the operands of the network.
 
     Steps on constants alone run once, ahead of all calls, so only their memory counts. The peak counts every
     tensor alive during a step and a copy of each operand of the step that a matrix product may need in another
@@ -65,7 +131,6 @@ def costs(
     extents = list(network.extents)
     for m in sliced:
         extents[m] = min(1, extents[m])
-    slices = network.size(sliced)
     width = itemsize(wide(network.dtype))
 
     def size(term: Iterable[int]) -> int:
@@ -75,8 +140,8 @@ def costs(
         return product
 
     last = {i: s for s, ids in enumerate(path) for i in ids}
-    total_flops = total_traffic = live = highest = 0
-    total_seconds = 0.0
+    live = 0
+    each = []
     held: dict[int, int] = {}
     fixed = [
         t.constant and not sliced for t in network.tensors
@@ -95,9 +160,10 @@ def costs(
             if not free and _copied(terms[i], [terms[j] for j in ids if j != i], out)
         )
         fixed.append(all(fixed[i] for i in ids))
-        if not fixed[-1]:
-            total_flops += step_flops
-            total_traffic += step_traffic
+        spent = 0.0
+        if fixed[-1]:
+            step_flops = step_traffic = 0
+        else:
             if (
                 count + s in results
                 and network.fused
@@ -110,18 +176,15 @@ def costs(
                 )
             ):
                 copies += size(out)
-            total_seconds += seconds(step_flops, step_traffic, network.dtype, shared, machine)
-            total_seconds += min(2 * copies * width, 10**300) / machine.permuting
-        highest = max(highest, live + made + copies * width)
+            spent = seconds(step_flops, step_traffic, network.dtype, shared, machine)
+            spent += min(2 * copies * width, 10**300) / machine.permuting
+        each.append(Costs(spent, step_flops, step_traffic, live + made + copies * width))
         live += made
         held[count + s] = made
         for i in ids:
             if last[i] == s and i in held:
                 live -= held.pop(i)
-    if sliced:
-        highest += sum(network.size(term) for term in network.outputs) * width
-    peak = highest + network.bytes_of_inputs()
-    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+    return each
 
 
 def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:

@@ -60,7 +60,8 @@ class Options:
     """How an expression is to be planned and computed; hashable, so that it can be part of a cache key.
 
     `optimize` is what `search` takes, lists as tuples. `memory_limit` is in bytes or "max_input".
-    `dtype` is the dtype to compute in and `element_type` that of the result (None: promoted).
+    `dtype` is the dtype to compute in and `element_type` that of the result (None: promoted). `ahead` tells that
+    the code is made ahead of the calls, so that making it may take longer than a call is worth.
     """
 
     optimize: Any = None
@@ -70,6 +71,7 @@ class Options:
     exponent: bool = False
     dtype: str | None = None
     element_type: str | None = None
+    ahead: bool = False
 
 
 def frozen(optimize: Any) -> Any:

@@ -30,7 +30,7 @@ FLOORS = """
     bundle, tune
     assembly, search, lower, backends, providers, store
     cost
-    executable, plans, programs, machine
+    executable, plans, fused, programs, machine
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings
@@ -52,6 +52,7 @@ OPTIONAL = {
     "jax": ("bench/peers.py",),
     "ml_dtypes": ("dtypes.py",),
     "networkx": ("network.py",),
+    "llvmlite": ("providers/",),
     "numba": ("providers/", "search/anneal_numba.py"),
     "opt_einsum": ("search/external.py", "compat/", "bench/peers.py"),
     "pytblis": ("bench/peers.py",),

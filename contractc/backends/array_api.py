@@ -19,7 +19,7 @@ from contractc.dtypes import promote as promoted
 from contractc.errors import OperandError, UnsupportedError
 from contractc.notation import Term
 from contractc.operands import Operand, dtype_name
-from contractc.programs import Call, Loop, Program, Step, Value
+from contractc.programs import Call, Contract, Loop, Program, Step, Value
 
 try:
     from array_api_compat import array_namespace as namespace
@@ -60,6 +60,8 @@ def refuses(program: Program) -> str | None:
             return f"%{value.number} is {value.dtype}, which the array API standard does not have"
     if any(isinstance(step, Call) for step in _all_steps(program)):
         return "exponents are split off on NumPy or torch only"
+    if any(isinstance(step, Contract) and step.path for step in _all_steps(program)):
+        return "a fused step runs on NumPy or torch only"
     return None
 
 
@@ -169,6 +171,9 @@ class _ArrayAPI:
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
         return None
+
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        raise AssertionError("refuses() lets a step through that runs as compiled loops")
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         raise AssertionError(f"refuses() lets {operation} through")

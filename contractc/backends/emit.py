@@ -13,6 +13,7 @@ from contractc.dtypes import is_complex
 from contractc.executable import MISS
 from contractc.notation import Term
 from contractc.programs import Broadcast, Call, Contract, Groups, Loop, Program, Reshape, Value, groups, kind
+from contractc.providers import loops
 
 
 class Dialect(Protocol):
@@ -69,6 +70,9 @@ class Dialect(Protocol):
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
+
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        """Return the expression for a step that runs as compiled loops, and how it runs."""
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
@@ -238,6 +242,8 @@ class Function:
         conj = step.conj or (False,) * len(step.inputs)
         terms = [self.known[i].modes for i in step.inputs]
         names = [self.names[i] for i in step.inputs]
+        if step.how in (loops.HOW, loops.HOW_LATER):
+            return self.dialect.compiled(step, self.program, names)
         note = kind(terms, step.out.modes)
         whole = self.dialect.whole_step(names, terms, step.out, self.program, conj)
         if whole is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
+from contractc.backends.compiled import numpy_loops
 from contractc.backends.emit import emit
 from contractc.dtypes import promote as promoted
 from contractc.dtypes import to_numpy, wide, zero_of
@@ -17,6 +18,7 @@ from contractc.errors import OperandError
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
 from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
+from contractc.providers import loops
 from contractc.semirings import SEMIRINGS, Semiring
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -157,6 +159,10 @@ class _Numpy:
         function = self.use("object_einsum", _object_einsum)
         code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
+
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
+        return f"{name}({', '.join(names)})", loops.note(program, step)
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, OPERATIONS[operation].evaluate)}([{', '.join(names)}])"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import prod
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -94,10 +97,17 @@ def _of_network(data: dict[str, Any]) -> Case:
 
 
 def letter(mode: int) -> str:
-    """Return the letter of a mode's number: a to z, A to Z, then those opt_einsum takes (from U+00C0)."""
-    if mode < 26:
-        return chr(ord("a") + mode)
-    return chr(ord("A") + mode - 26) if mode < 52 else chr(mode + 140)
+    """Return the letter of a mode's number: a to z, A to Z, then all others that are written from left to right."""
+    if mode < len(ascii_letters):
+        return ascii_letters[mode]
+    return _other_letters()[mode - len(ascii_letters)]
+
+
+@cache
+def _other_letters() -> str:
+    """Return what opt_einsum takes from U+00C0 on, without the code points that are no letters."""
+    found = map(chr, range(0xC0, 0x20000))
+    return "".join(c for c in found if c.isalpha() and unicodedata.bidirectional(c) == "L")
 
 
 def extents(case: Case) -> dict[str, int]:

@@ -236,4 +236,6 @@ def report(argv: Sequence[str]) -> int:
 
 def write_page(results: Sequence[Any], path: Path) -> None:
     """Write the report of `results` as one HTML file."""
-    raise NotImplementedError
+    from contractc.bench.page import bench_page
+
+    path.write_text(bench_page(results), encoding="utf-8")

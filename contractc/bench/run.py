@@ -263,7 +263,7 @@ def _with_times(entry: Entry, found: Mapping[str, Sequence[float]]) -> Entry:
     if raw is None:
         return entry
     ordered = found.get(f"{entry.name}|contiguous", raw)
-    ours = found[f"{OURS}|raw"]
+    ours = found.get(f"{OURS}|raw")
     ours_ordered = found.get(f"{OURS}|contiguous", ours)
     return Entry(
         entry.name,
@@ -271,8 +271,8 @@ def _with_times(entry: Entry, found: Mapping[str, Sequence[float]]) -> Entry:
         entry.first,
         _summary(raw),
         _summary(ordered),
-        paired(ours, raw),
-        paired(ours_ordered, ordered),
+        paired(ours, raw) if ours else None,
+        paired(ours_ordered, ordered) if ours_ordered else None,
         entry.error,
     )
 

@@ -91,17 +91,15 @@ def case_line(result: Result) -> str:
 def summary(results: Sequence[Result]) -> str:
     """Return the tables by group and dtype, the cases that were lost, and how good the predictions were."""
     done = [r for r in results if not r.skipped]
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in done:
-        groups.setdefault((result.case.group, result.case.dtype), []).append(result)
+    groups = by_group(done)
     lines = [
         "",
         "best peer's time over that of contract: geometric mean, worst case, cases lost",
         f"{'group':14} {'dtype':10} {'cases':>5}" + "".join(f"  {c.title:>24}" for c in COLUMNS) + "  aim",
     ]
     for (group, dtype), members in groups.items():
-        cells = [_cell(members, column) for column in COLUMNS]
-        aims = ", ".join(f"{name} {aim:g}" for name, aim in members[0].case.aims.items())
+        cells = [cell(members, column) for column in COLUMNS]
+        aims = aims_text(members)
         lines.append(
             f"{group:14} {dtype:10} {len(members):5}" + "".join(f"  {c:>24}" for c in cells) + f"  {aims}"
         )
@@ -118,7 +116,21 @@ def summary(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _cell(results: Iterable[Result], column: Column) -> str:
+def by_group(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Return the results by group and dtype, in order of first appearance."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.case.group, result.case.dtype), []).append(result)
+    return groups
+
+
+def aims_text(results: Sequence[Result]) -> str:
+    """Return the geometric means that a group is to reach, by column."""
+    return ", ".join(f"{name} {aim:g}" for name, aim in results[0].case.aims.items())
+
+
+def cell(results: Iterable[Result], column: Column) -> str:
+    """Return the geometric mean of the ratios of a column, the worst of them, and how many cases are lost."""
     rows = [(r, score(r, column)) for r in results]
     ratios = [ratio.median for _, ratio in rows if ratio is not None]
     if not ratios:

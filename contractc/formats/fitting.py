@@ -163,15 +163,14 @@ def _fitted(
 def _start(array: Array, axis: int, rank: int, non_negative: bool, rng: np.random.Generator) -> Array:
     """Return the leading singular vectors of an unfolding, and random columns beyond them."""
     n = array.shape[axis]
-    if non_negative:
-        return rng.random((n, rank)).astype(array.dtype)
     flat = _unfolded(array, axis)
     _, vectors = np.linalg.eigh(flat @ flat.conj().T)
     leading = vectors[:, ::-1][:, :rank]
     rest = rng.standard_normal((n, rank - leading.shape[1])).astype(array.dtype)
     # A touch of noise: columns that are orthogonal in every mode are a saddle point of the fit.
     noise = rng.standard_normal(leading.shape).astype(array.dtype)
-    return np.concatenate([leading + 0.01 * noise, rest], axis=1)
+    start = np.concatenate([leading + 0.01 * noise, rest], axis=1)
+    return abs(start) if non_negative else start
 
 
 def _solved(product: Array, gram: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contractc.dtypes import is_floating, wide
+from contractc.lower.fuse import fuse, fusers
 from contractc.lower.passes import PASSES
 from contractc.machine import Target
 from contractc.plans import Plan
@@ -14,18 +15,18 @@ from contractc.serial import checked
 __all__ = ["lower", "split_exponents", "translate"]
 
 
-def lower(plan: Plan, target: Target, *, exponents: bool = False) -> Program:
+def lower(plan: Plan, target: Target, *, exponents: bool = False, ahead: bool = False) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
     Args:
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
+        ahead: code may be compiled now; else only when calls have lost as much time without it.
     """
     program = translate(plan, target)
     for transform in PASSES:
         program = transform(program)
-    if exponents:
-        program = split_exponents(program)
+    program = split_exponents(program) if exponents else fuse(program, fusers(target, ahead))
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
+from contractc.backends import Compiled
+from contractc.backends.emit import emit
 from contractc.backends.torch import operations, semirings
+from contractc.backends.torch.compiled import torch_loops
 from contractc.dtypes import wide, zero_of
 from contractc.errors import UnsupportedError
 from contractc.notation import Term
-from contractc.programs import Loop, Program, Value
+from contractc.programs import Contract, Loop, Program, Value
+from contractc.providers import loops
 
 _INTEGERS = ("uint8", "int8", "int16", "int32", "int64")
 _UNSIGNED = ("uint16", "uint32", "uint64")
@@ -128,6 +132,11 @@ class Torch:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
+        note = loops.note(program, step)
+        return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
+
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"
 
@@ -147,6 +156,10 @@ class Torch:
 
     def view(self, x: str) -> str:
         return f"{x}.view_as({x})"
+
+
+def _compile(program: Program) -> Compiled:
+    return emit(program, Torch(), (), "<contractc torch program>")
 
 
 def _zero(semiring: str, dtype: str) -> str:

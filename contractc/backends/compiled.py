@@ -1,0 +1,71 @@
+"""Steps that run as compiled loops, on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from contractc.backends import Compiled
+from contractc.dtypes import to_numpy
+from contractc.fused import unfused
+from contractc.programs import Contract, Program
+from contractc.providers import loops
+from contractc.providers.loops import COPIED, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+
+
+def numpy_loops(
+    program: Program, step: Contract, compile_: Callable[[Program], Compiled]
+) -> Callable[..., Any]:
+    """Return the function of arrays that computes `step`: compiled now or later, pairwise without llvmlite."""
+    if not loops.installed() or loops.refuses(program, step) is not None:
+        return _pairwise(program, step, compile_)
+    library = numpy_library(program, step)
+    if step.how == HOW_LATER:
+        return loops.deferred(
+            lambda: loops.compiled(program, step, library), _pairwise(program, step, compile_)
+        )
+    return loops.compiled(program, step, library)
+
+
+def numpy_library(program: Program, step: Contract) -> Library:
+    """Return how loops look at the arrays of `step` in NumPy."""
+    known = program.values()
+    dtype = to_numpy(step.out.dtype)
+    return Library(
+        _form,
+        _address,
+        _strides,
+        np.ascontiguousarray,
+        lambda shape: np.empty(shape, dtype),
+        lambda size: np.empty(size, np.uint8),
+        tuple(to_numpy(known[i].dtype) for i in step.inputs),
+    )
+
+
+def _pairwise(
+    program: Program, step: Contract, compile_: Callable[[Program], Compiled]
+) -> Callable[..., Any]:
+    return compile_(unfused(program, step)).run
+
+
+def _form(x: np.ndarray) -> int:
+    if type(x) is not np.ndarray:  # a number, as NumPy returns sums over all axes
+        return COPIED
+    if x.flags.c_contiguous:
+        return ORDERED
+    item = x.itemsize
+    if any(s % item for s in x.strides):
+        return COPIED
+    return UNIT if x.strides[-1] == item else STRIDED
+
+
+def _address(x: np.ndarray) -> int:
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
+def _strides(x: np.ndarray) -> Sequence[int]:
+    item = x.itemsize
+    return [s // item for s in x.strides]

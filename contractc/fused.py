@@ -1,0 +1,59 @@
+"""Fused steps: the terms of what they make on the way, and the pairwise program that means the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contractc.notation import Term
+from contractc.programs import Contract, Program, Value, groups
+
+
+def ssa_terms(
+    inputs: Sequence[Term], out: Term, path: Sequence[Sequence[int]]
+) -> tuple[tuple[Term, ...], tuple[tuple[int, ...], ...]]:
+    """Return the terms of the inputs and of the result of each step of `path`, and what each step reads.
+
+    A step keeps what is read later or is in `out`: batch modes, rows, columns, the order in which a matrix
+    product leaves them. Without a path there is one step, of all inputs.
+    """
+    terms = [*inputs]
+    reads = tuple(tuple(ids) for ids in path) or (tuple(range(len(inputs))),)
+    for s, ids in enumerate(reads):
+        if s == len(reads) - 1:
+            terms.append(out)
+            continue
+        later = {i for ids in reads[s + 1 :] for i in ids if i < len(terms)}
+        needed = {m for i in later for m in terms[i]} | set(out)
+        union = tuple(m for m in dict.fromkeys(m for i in ids for m in terms[i]) if m in needed)
+        if len(ids) == 2:
+            g = groups(terms[ids[0]], terms[ids[1]], union)
+            union = (*g.batch, *g.rows, *g.columns)
+        terms.append(union)
+    return tuple(terms), reads
+
+
+def unfused(program: Program, step: Contract) -> Program:
+    """Return the program of the inputs of a fused `step` that contracts them pairwise along its path.
+
+    Before:  %3 = contract %0 %1 %2  # fused: 0 1, 2 3
+    After:   program (%0, %1, %2),  %3 = contract %0 %1,  %4 = contract %2 %3,  return %4
+    """
+    known = program.values()
+    inputs = tuple(Value(k, known[i].modes, known[i].dtype) for k, i in enumerate(step.inputs))
+    terms, reads = ssa_terms([v.modes for v in inputs], step.out.modes, step.path)
+    flags = step.conj or (False,) * len(inputs)
+    steps = []
+    for s, ids in enumerate(reads):
+        out = Value(len(inputs) + s, terms[len(inputs) + s], step.out.dtype)
+        conj = tuple(i < len(inputs) and flags[i] for i in ids)
+        steps.append(Contract(out, ids, conj if any(conj) else ()))
+    return Program(
+        inputs,
+        tuple(steps),
+        (steps[-1].out.number,),
+        program.extents,
+        program.semiring,
+        program.dynamic,
+        (),
+        program.labels,
+    )

@@ -1,0 +1,191 @@
+"""The fusion pass: runs of steps become one step where one kernel is predicted to do them faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from contractc.cost import step_seconds
+from contractc.dtypes import wide
+from contractc.machine import Target
+from contractc.programs import Contract, Loop, Program, Step
+from contractc.providers import loops
+
+MOST_STEPS = 8
+"""The most steps that become one."""
+
+MOST_CANDIDATES = 400
+"""The most runs whose seconds are predicted in one program."""
+
+GAIN = 1.15
+"""How many times faster a fused step has to be by prediction: predictions are not better than that."""
+
+WORTH_A_LOOK = 2.0e-5
+"""Seconds of a run of steps below which its calls are all there is to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fuser:
+    """What a backend can do with a fused step.
+
+    `how` is written into the step, `fits` gives the reason why a step cannot be done that way (or None), `seconds`
+    predicts how long it takes so, and `alone` how long a step takes that is not fused. A step of one or two inputs
+    is offered too: it may be faster as a kernel of its own.
+    """
+
+    how: str
+    fits: Callable[[Program, Contract], str | None]
+    seconds: Callable[[Program, Contract], float]
+    alone: Callable[[Program, Contract], float]
+
+
+def fusers(target: Target, ahead: bool) -> tuple[Fuser, ...]:
+    """Return the ways in which `target` runs fused steps.
+
+    Compiled loops are used if llvmlite is loaded already or if code is made ahead of the calls; in a plain call
+    they are compiled only after the calls have lost as much time without them (`how` says "later").
+    """
+    if target.backend not in ("numpy", "torch") or target.device != "cpu":
+        return ()
+    if not (loops.installed() if ahead else loops.loaded()):
+        return ()
+    how = loops.HOW if ahead else loops.HOW_LATER
+    call = 1.0e-6 if target.backend == "numpy" else 5.0e-6
+    return (
+        Fuser(how, loops.refuses, loops.predicted, lambda program, step: step_seconds(program, step, call)),
+    )
+
+
+def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
+    """Return `program` with runs of steps merged into one step each, where that is predicted to be faster.
+
+    A run is a step and those steps before it whose results only the run reads. What depends on constants only
+    stays outside of runs: it is computed once.
+
+    Before:  %3: [b, r] = contract %0 %1 over i,  %4: [b, o] = contract %2 %3 over r
+    After:   %4: [b, o] = contract %0 %1 %2 over i r  # fused: 0 1, 2 3, loops
+    """
+    if not ways:
+        return program
+    steps: list[Step] = [
+        replace(s, body=fuse(s.body, ways)) if isinstance(s, Loop) else s for s in program.steps
+    ]
+    program = replace(program, steps=tuple(steps))
+    makers = _makers(program)
+    if not makers:
+        return program
+    best: dict[int, float] = {}
+    chosen: dict[int, tuple[Contract, Fuser, tuple[int, ...]]] = {}
+    left = MOST_CANDIDATES
+    for number, maker in makers.items():
+        step = maker.step
+        alone = ways[0].alone(program, step)
+        best[number] = alone + sum(best.get(i, 0.0) for i in step.inputs)
+        spent = alone
+        for run in _runs(number, makers):
+            if left == 0:
+                break
+            merged = _merged(program, run, makers)
+            if merged is None:
+                break
+            spent += 0.0 if len(run) == 1 else ways[0].alone(program, makers[run[-1]].step)
+            if spent < WORTH_A_LOOK:
+                continue
+            left -= 1
+            before = sum(best.get(i, 0.0) for i in merged.inputs)
+            for way in ways:
+                seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
+                if seconds * GAIN + before < best[number]:
+                    best[number] = seconds * GAIN + before
+                    chosen[number] = replace(merged, how=way.how), way, run
+    return _with(program, makers, chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """A step that may be in a run: where it stands, and whether anything but one step reads what it makes."""
+
+    step: Contract
+    position: int
+    shared: bool
+
+
+def _makers(program: Program) -> dict[int, _Maker]:
+    """Return the steps that may be in a run, by the number of what they make."""
+    constant = {c.value.number for c in program.constants}
+    readers = [i for step in program.steps for i in step.inputs]
+    found = {}
+    for position, step in enumerate(program.steps):
+        if constant.issuperset(step.inputs):
+            constant |= {v.number for v in step.outs}
+        elif isinstance(step, Contract) and not (step.how or step.path) and len(step.inputs) <= 2:
+            number = step.out.number
+            shared = readers.count(number) != 1 or number in program.results
+            found[number] = _Maker(step, position, shared)
+    return found
+
+
+def _runs(number: int, makers: Mapping[int, _Maker]) -> Iterator[tuple[int, ...]]:
+    """Yield the runs that end in step `number`, each with one more step than the one before, the nearest first."""
+    run = [number]
+    while True:
+        yield tuple(run)
+        ahead = [
+            i
+            for n in run
+            for i in makers[n].step.inputs
+            if i in makers and i not in run and not makers[i].shared
+        ]
+        if not ahead or len(run) == MOST_STEPS:
+            return
+        run.append(max(ahead, key=lambda i: makers[i].position))
+
+
+def _merged(program: Program, run: Sequence[int], makers: Mapping[int, _Maker]) -> Contract | None:
+    """Return the steps of `run` as one, or None if what is between them is conjugated, narrowed or no pair."""
+    root = makers[run[0]].step
+    if len(run) == 1:
+        return root
+    order = sorted(run, key=lambda n: makers[n].position)
+    steps = [makers[n].step for n in order]
+    inputs = [i for step in steps for i in step.inputs if i not in run]
+    conj: list[bool] = []
+    path: list[tuple[int, ...]] = []
+    for step in steps:
+        flags = step.conj or (False,) * len(step.inputs)
+        ids = []
+        for i, flag in zip(step.inputs, flags, strict=True):
+            if i in run:
+                if flag or makers[i].step.out.dtype != wide(root.out.dtype):
+                    return None
+                ids.append(len(inputs) + order.index(i))
+            else:
+                ids.append(len(conj))
+                conj.append(flag)
+        if len(ids) != 2:
+            return None
+        path.append(tuple(sorted(ids)))
+    return Contract(root.out, tuple(inputs), tuple(conj) if any(conj) else (), tuple(path))
+
+
+def _with(
+    program: Program,
+    makers: Mapping[int, _Maker],
+    chosen: Mapping[int, tuple[Contract, Fuser, tuple[int, ...]]],
+) -> Program:
+    """Return `program` with the chosen runs merged, last steps first: what a run swallows is in no other."""
+    gone: set[int] = set()
+    merged: dict[int, Contract] = {}
+    for number in sorted(makers, key=lambda n: makers[n].position, reverse=True):
+        if number in gone or number not in chosen:
+            continue
+        step, _, run = chosen[number]
+        merged[number] = step
+        gone |= set(run[1:])
+    steps: list[Step] = []
+    for s in program.steps:
+        number = s.outs[0].number
+        if number not in gone:
+            steps.append(merged.get(number, s))
+    return replace(program, steps=tuple(steps))

@@ -1,0 +1,204 @@
+"""Contractions as compiled loops: text for LLVM, made for one contraction, run through llvmlite if it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from contractc.programs import Contract, Program
+from contractc.providers.loops import native
+from contractc.providers.loops.kernel import kernel
+from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
+from contractc.providers.loops.schedule import Schedule, best_schedule
+
+__all__ = [
+    "COPIED",
+    "HOW",
+    "HOW_LATER",
+    "ORDERED",
+    "STRIDED",
+    "UNIT",
+    "Library",
+    "compiled",
+    "deferred",
+    "installed",
+    "loaded",
+    "note",
+    "predicted",
+    "refuses",
+    "text_of",
+]
+
+HOW, HOW_LATER = "loops", "loops later"
+"""The words in `Contract.how` for steps that run as compiled loops: from the first call, or when calls were slow."""
+
+installed = native.installed
+loaded = native.loaded
+
+MOST_VARIANTS = 8
+"""With more ways in which inputs lie in memory than this, inputs are copied."""
+
+ASSUMED_VECTOR_BYTES = 32
+"""For predictions where llvmlite is not loaded."""
+
+
+def refuses(program: Program, step: Contract) -> str | None:
+    """Return why `step` cannot run as compiled loops, or None if it can."""
+    reason = refused(program, step)
+    if reason is None and _schedule(program, step) is None:
+        reason = "no tile of it fits in cache"
+    return reason
+
+
+def predicted(program: Program, step: Contract) -> float:
+    """Return the predicted seconds of `step` as compiled loops; infinite where they cannot run it."""
+    schedule = None if refused(program, step) else _schedule(program, step)
+    return float("inf") if schedule is None else schedule.seconds
+
+
+def _schedule(program: Program, step: Contract) -> Schedule | None:
+    return best_schedule(problem_of(program, step, [ORDERED] * len(step.inputs)), _vector_bytes())
+
+
+def _vector_bytes() -> int:
+    return native.vector_bytes() if native.loaded() else ASSUMED_VECTOR_BYTES
+
+
+class Library(NamedTuple):
+    """How arrays of one library are looked at, in all that loops need to know.
+
+    `form` gives `ORDERED`, `UNIT` or `STRIDED`, or `COPIED` for an array whose strides are no whole elements;
+    `strides` are in elements, and `empty` makes a result.
+    """
+
+    form: Callable[[Any], int]
+    address: Callable[[Any], int]
+    strides: Callable[[Any], Sequence[int]]
+    copied: Callable[[Any], Any]
+    empty: Callable[[tuple[int, ...]], Any]
+    workspace: Callable[[int], Any]
+    dtypes: tuple[Any, ...]
+
+
+COPIED = -1
+"""The form of an array that has to be copied before loops can read it."""
+
+COMPILING = 0.1
+"""Seconds that compiling takes, about: a step that is compiled later is so after having run that long without."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """The function for inputs that lie in memory in certain ways, and where its numbers come from."""
+
+    native: native.Native
+    workspace: int
+    extents: tuple[tuple[tuple[int, int], ...], ...]
+    strided: tuple[int, ...]
+
+
+def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `other` while it has run for less than compiling takes, from then on what `make` returns."""
+    spent = 0.0
+    made: list[Callable[..., Any]] = []
+
+    def run(*arrays: Any) -> Any:
+        nonlocal spent
+        if made:
+            return made[0](*arrays)
+        start = perf_counter()
+        result = other(*arrays)
+        spent += perf_counter() - start
+        if spent > COMPILING:
+            made.append(make())
+        return result
+
+    return run
+
+
+def compiled(
+    program: Program,
+    step: Contract,
+    library: Library,
+    pick: Callable[[Problem, int], Schedule | None] = best_schedule,
+) -> Callable[..., Any]:
+    """Return a function of the arrays of the inputs of `step`, of the dtypes in `program`; it may run in threads.
+
+    The code for inputs in the order of their axes is made now, for others when they come; `pick` chooses the
+    schedule for a problem and the bytes of a vector.
+    """
+    known = program.values()
+    terms = [known[i].modes for i in step.inputs]
+    where = {m: (k, axis) for k, term in enumerate(terms) for axis, m in enumerate(term)}
+    fixed = all(m not in program.dynamic for m in step.out.modes)
+    shape = tuple(program.extents[m] for m in step.out.modes)
+    axes = tuple(where[m] for m in step.out.modes)
+    variants: dict[tuple[int, ...], _Variant | None] = {}
+    form, address, strides, copied, empty, workspace, dtypes = library
+    ordered = (ORDERED,) * len(terms)
+    first = variants[ordered] = _variant(program, step, ordered, where, pick)
+    assert first is not None, f"{step} has been refused"
+
+    def run(*arrays: Any) -> Any:
+        for x, dtype in zip(arrays, dtypes, strict=True):
+            assert x.dtype == dtype, f"{x.dtype} came where {dtype} was compiled for\n{program}"
+        forms = tuple([form(x) for x in arrays])
+        if forms == ordered:
+            variant: _Variant | None = first
+        else:
+            if forms not in variants and len(variants) < MOST_VARIANTS and COPIED not in forms:
+                variants[forms] = _variant(program, step, forms, where, pick)
+            variant = variants.get(forms)
+            if variant is None:
+                arrays = tuple([x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)])
+                variant = first
+        assert variant is not None
+        result = empty(shape if fixed else tuple([arrays[k].shape[axis] for k, axis in axes]))
+        room = workspace(variant.workspace)
+        numbers = [prod([arrays[k].shape[axis] for k, axis in places]) for places in variant.extents]
+        for k in variant.strided:
+            numbers += strides(arrays[k])
+        variant.native.run(*[address(x) for x in arrays], address(result), address(room), *numbers)
+        return result
+
+    return run
+
+
+def _variant(
+    program: Program,
+    step: Contract,
+    forms: tuple[int, ...],
+    where: dict[int, tuple[int, int]],
+    pick: Callable[[Problem, int], Schedule | None],
+) -> _Variant | None:
+    problem = problem_of(program, step, forms)
+    schedule = pick(problem, native.vector_bytes())
+    if schedule is None:
+        return None
+    made = kernel(problem, schedule, native.vector_bytes())
+    extents = tuple(tuple(where[m] for m in problem.members[k]) for k in sorted(problem.dynamic))
+    strided = tuple(k for k, f in enumerate(forms) if f != ORDERED)
+    return _Variant(native.native(made.text, made.function), made.workspace, extents, strided)
+
+
+def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
+    """Return the LLVM text that `step` runs as for inputs in the order of their axes."""
+    problem = problem_of(program, step, [ORDERED] * len(step.inputs))
+    schedule = best_schedule(problem, vector_bytes)
+    assert schedule is not None, problem
+    return kernel(problem, schedule, vector_bytes).text
+
+
+def note(program: Program, step: Contract) -> str:
+    """Return how `step` runs, for `explain`."""
+    schedule = _schedule(program, step)
+    if schedule is None or not installed():
+        return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+    problem = problem_of(program, step, [ORDERED] * len(step.inputs))
+    lane = " ".join(program.label(m) for m in problem.members[schedule.lane])
+    outer = " ".join(program.label(m) for k in schedule.outer for m in problem.members[k])
+    words = f"compiled loop, {schedule.width} lanes x {schedule.columns} over {lane}"
+    return f"{words}, outside of it {outer}" if outer else words

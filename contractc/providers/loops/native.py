@@ -1,0 +1,105 @@
+"""LLVM text -> machine code of this process, through llvmlite (which comes with numba)."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+from weakref import WeakValueDictionary
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Native:
+    """A compiled function; its machine code lives as long as this does."""
+
+    digest: str
+    run: Callable[..., None] = field(repr=False)
+    engine: Any = field(repr=False)
+
+
+_compiled: WeakValueDictionary[str, Native] = WeakValueDictionary()
+"""Functions in use, by the digest of their text: equal steps of several executables share one."""
+
+_lock = Lock()
+
+
+def loaded() -> bool:
+    """Return whether llvmlite is loaded already, so that using it costs no import."""
+    return "llvmlite.binding" in sys.modules
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    """Return whether llvmlite can be imported and makes code for this machine."""
+    try:
+        import llvmlite.binding
+    except ImportError:
+        return False
+    return bool(llvmlite.binding.llvm_version_info[0] >= 15)
+
+
+@lru_cache(maxsize=1)
+def vector_bytes() -> int:
+    """Return the bytes of the widest vectors this processor computes with."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512dq") and features.get("avx512vl"):
+        return 64
+    return 32 if features.get("avx2") and features.get("fma") else 16
+
+
+def native(text: str, function: str) -> Native:
+    """Return the function called `function` in the LLVM module `text`, compiled for this processor.
+
+    Its arguments are addresses and 64-bit integers, all given as ints. The interpreter lock is released while
+    it runs.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with _lock:
+        found = _compiled.get(digest)
+        if found is None:
+            found = _compiled[digest] = _built(text, function, digest)
+        return found
+
+
+def _built(text: str, function: str, digest: str) -> Native:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
+    module = llvm.parse_assembly(text)
+    module.verify()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    tuning.loop_vectorization = False
+    tuning.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    count = text[text.index(f"@{function}(") :].partition(") #0")[0].count("%")
+    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)
+    return Native(digest, prototype(engine.get_function_address(function)), engine)
+
+
+def assembly(text: str) -> str:
+    """Return the assembly of the module `text` for this processor: to look at."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
+    module = llvm.parse_assembly(text)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    return str(machine.emit_assembly(module))

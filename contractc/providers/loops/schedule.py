@@ -1,0 +1,272 @@
+"""How a problem is cut into vectors, tiles and register blocks, and how long that takes by prediction.
+
+One mode, the *lane* mode, runs along the lanes of the vectors in every value that has it; values without it
+are broadcast. A tile is `width * columns` positions of the lane mode; all steps are done on a tile before the
+next one, so that the intermediates of a tile stay in cache. Within a step a block of the result is kept in
+registers while the summed modes run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+from contractc.dtypes import itemsize
+from contractc.notation import Term
+from contractc.providers.loops.problem import ORDERED, STRIDED, Problem
+from contractc.providers.loops.text import kind_of
+
+COLUMN = -1
+"""Stands for a mode: the vectors of a tile side by side."""
+
+CLOCK = 3.0e9
+"""Cycles a second that the predicted cycles are divided by."""
+
+NEAR, FAR = 6.0e10, 1.5e10
+"""Bytes a second from cache and from memory, for streams in order."""
+
+NEAR_BYTES = 2**21
+MOST_SCRATCH = 3 * 2**19
+"""Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
+
+CALL = 4.0e-6
+"""Seconds to call a compiled function from Python and to allocate its result."""
+
+MOST_UNROLLED = 96
+"""Products in a row that are written out without a loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The choices for a problem: see the module. `outer` modes are looped over outside of tiles, one at a time.
+
+    `packed[k]` tells whether a tile of input k is first put in vectors; `unpacked` whether a tile of the result
+    is put in order afterwards.
+    """
+
+    lane: int
+    width: int
+    columns: int
+    outer: Term
+    packed: tuple[bool, ...]
+    unpacked: bool
+    scratch: int
+    seconds: float
+
+
+@lru_cache(maxsize=1024)
+def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
+    """Return the schedule with the least predicted seconds, or None if there is none that fits in cache."""
+    return min(schedules(problem, vector_bytes), key=lambda s: (s.seconds, s.lane, s.columns), default=None)
+
+
+def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
+    """Yield the schedules of `problem` whose tiles fit in cache, for vectors of `vector_bytes`."""
+    kind = kind_of(problem.work)
+    most = max(1, min(16, vector_bytes // kind.bytes))
+    for lane in dict.fromkeys(m for term in problem.terms[: problem.inputs] for m in term):
+        extent = problem.extents[lane]
+        repeated = any(term.count(lane) > 1 for term in problem.terms)
+        early = any(lane in problem.summed(s) for s in range(len(problem.reads) - 1))
+        if repeated or early or (extent == 1 and lane not in problem.dynamic):
+            continue
+        width = most
+        while lane not in problem.dynamic and width // 2 >= extent:
+            width //= 2
+        for columns in (1, 2, 4):
+            if columns == 1 or lane in problem.dynamic or extent >= width * columns:
+                found = _priced(problem, lane, width, columns, vector_bytes)
+                if found is not None:
+                    yield found
+
+
+def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes: int) -> Schedule | None:
+    count = problem.inputs
+    packed = tuple(
+        lane in term and not (term[-1] == lane and form != STRIDED)
+        for term, form in zip(problem.terms[:count], problem.forms, strict=True)
+    )
+    kept = lane in problem.out
+    unpacked = kept and problem.out[-1] != lane
+    made = problem.terms[count:]
+    inner = [t for t, flag in zip(problem.terms, packed, strict=False) if flag]
+    inner += [t for t in made[:-1] if lane in t] + ([made[-1]] if unpacked or not kept else [])
+    everywhere = tuple(
+        m for m in problem.out if m != lane and all(m in t and t.count(m) == 1 for t in (*made, *inner))
+    )
+    kind = kind_of(problem.work)
+    slot = width * kind.parts * kind.bytes
+
+    def footprint(outer: Term) -> int:
+        bytes_ = 0
+        for t in inner:
+            own = [m for m in t if m not in outer and m != lane]
+            bytes_ += problem.size(own) * slot * (columns if lane in t else 1)
+        for t in made[:-1]:
+            if lane not in t:
+                bytes_ += problem.size([m for m in t if m not in outer]) * kind.parts * kind.bytes
+        return bytes_
+
+    outer: Term = ()
+    dynamic_inner = any(m in problem.dynamic and m != lane for t in inner for m in t)
+    if inner and (footprint(()) > 2**15 or dynamic_inner or not kept):
+        outer = everywhere
+    scratch = footprint(outer)
+    if scratch > MOST_SCRATCH or any(
+        m in problem.dynamic and m != lane and m not in outer for t in (*inner, *made[:-1]) for m in t
+    ):
+        return None
+    cycles = _step_cycles(problem, lane, width, columns, outer, kept, vector_bytes)
+    lanes = -(-problem.extents[lane] // width) * width
+    for k, flag in enumerate(packed):
+        if flag:
+            cycles += _reorder_cycles(problem, problem.terms[k], lane, lanes, problem.forms[k], width, outer)
+    if unpacked:
+        cycles += _reorder_cycles(problem, problem.out, lane, lanes, ORDERED, width, outer)
+    if scratch > 2**15:
+        cycles *= 1.15
+    seconds = cycles / CLOCK
+    traffic = sum(
+        problem.size(t) * itemsize(d) for t, d in zip(problem.terms[:count], problem.dtypes, strict=True)
+    ) + problem.size(problem.out) * itemsize(problem.result)
+    memory = traffic / (NEAR if traffic < NEAR_BYTES else FAR)
+    total = max(seconds, memory) + 0.3 * min(seconds, memory) + CALL
+    return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
+
+
+def _reorder_cycles(
+    problem: Problem, term: Term, lane: int, lanes: int, form: int, width: int, outer: Term
+) -> float:
+    """Return the cycles to put an input in vectors, or a result out of them: transposed in registers or not."""
+    last = term[-1]
+    elements = problem.size([m for m in term if m != lane]) * lanes
+    if form == STRIDED or last == lane or last in outer or last in problem.dynamic:
+        return 1.6 * elements
+    extent = problem.extents[last]
+    rows = -(-extent // width) * width
+    return elements * (0.35 + 0.25 * (rows / extent - 1))
+
+
+def levels(problem: Problem, lane: int, outer: Term) -> list[int]:
+    """Return for each step where it is done: 2 for each tile, 1 for each position of `outer`, 0 once."""
+    found = []
+    for ids in problem.reads:
+        modes = {m for i in ids for m in problem.terms[i]}
+        found.append(2 if lane in modes else 1 if modes & set(outer) else 0)
+    return found
+
+
+def _step_cycles(
+    problem: Problem, lane: int, width: int, columns: int, outer: Term, kept: bool, vector_bytes: int
+) -> float:
+    total = 0.0
+    at = levels(problem, lane, outer)
+    outer_size = problem.size(outer)
+    tiles = -(-problem.extents[lane] // (width * columns))
+    for s, ids in enumerate(problem.reads):
+        repeats = (1, outer_size, outer_size * tiles)[at[s]]
+        shape = step_shape(problem, s, lane, columns, outer)
+        total += repeats * (blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0)
+        del ids
+    if not kept:
+        total += outer_size * problem.size([m for m in problem.out if m not in outer]) * 12.0
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The loops of one step on one tile: extents (None: known at run time, planned as `planned`) by mode."""
+
+    out: tuple[tuple[int, int | None], ...]
+    summed: tuple[tuple[int, int | None], ...]
+    reads: tuple[frozenset[int], ...]
+    planned: tuple[tuple[int, int], ...]
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How many positions of each mode of the result are in registers at once, which summed modes are unrolled."""
+
+    factors: tuple[tuple[int, int], ...]
+    unrolled: Term
+    cycles: float
+
+
+def step_shape(problem: Problem, step: int, lane: int, columns: int, outer: Term) -> Shape:
+    """Return the loops of `step` on one tile; `COLUMN` stands for the lane mode where a tile has several vectors."""
+    ids = problem.reads[step]
+    out = problem.terms[problem.inputs + step]
+    vectors = lane in {m for i in ids for m in problem.terms[i]}
+    planned = {m: problem.extents[m] for i in ids for m in problem.terms[i]} | {COLUMN: columns}
+
+    def modes(term: Sequence[int]) -> tuple[tuple[int, int | None], ...]:
+        own = [m for m in dict.fromkeys(term) if m != lane and m not in outer]
+        if lane in term and columns > 1:
+            own.append(COLUMN)
+        return tuple((m, None if m in problem.dynamic else planned[m]) for m in own)
+
+    reads = tuple(
+        frozenset(problem.terms[i]) | ({COLUMN} if vectors and lane in problem.terms[i] else set())
+        for i in ids
+    )
+    parts = kind_of(problem.work).parts
+    return Shape(modes(out), modes(problem.summed(step)), reads, tuple(sorted(planned.items())), parts)
+
+
+@lru_cache(maxsize=4096)
+def blocking(shape: Shape, vector_bytes: int) -> Blocking:
+    """Return the register blocks with the least predicted cycles for one tile of a step.
+
+    Two products and two loads are done a cycle, and a sum is ready after four; a block of `n` results with
+    all its partial sums has to fit in the registers.
+    """
+    room = (24 if vector_bytes == 64 else 11) // shape.parts
+    planned = dict(shape.planned)
+    products = shape.parts**2
+    depth = prod(planned[m] for m, _ in shape.summed)
+    small = [(m, n) for m, n in shape.out if n is not None and n > 1 and m != COLUMN]
+    small = sorted(small, key=lambda p: (_group(shape, p[0]), -min(p[1], 8)))[:4]
+    fixed = {m: n for m, n in shape.out if m == COLUMN and n}
+    whole = prod(planned[m] for m, _ in shape.out)
+    best: Blocking | None = None
+    for chosen in product(
+        *([f for f in range(1, min(n, 16) + 1) if n % f == 0 or f in (4, 6)] for _, n in small)
+    ):
+        factors = {m: f for (m, _), f in zip(small, chosen, strict=True) if f > 1} | fixed
+        block = prod(factors.values())
+        if block > max(room, prod(fixed.values())) and (depth > 1 or block > MOST_UNROLLED // 3):
+            continue
+        loads = sum(prod(f for m, f in factors.items() if m in r) for r in shape.reads)
+        waste = 1.0
+        for m, f in factors.items():
+            full, rest = divmod(planned[m], f)
+            waste *= (full + (0.3 + 0.7 * rest / f) * bool(rest)) * f / planned[m]
+        arithmetic = 0.5 * block * products
+        each = max(arithmetic, 0.5 * loads * shape.parts, 4.0 if depth > 1 else 0.0)
+        around = 3.0 + 1.0 * block * shape.parts + (3.0 if depth > 4 else 0.0)
+        cycles = whole / block * waste * (depth * (each + 0.3) + around)
+        if best is None or cycles < best.cycles:
+            best = Blocking(tuple(sorted(factors.items())), _unrolled(shape, block), cycles)
+    assert best is not None
+    return best
+
+
+def _group(shape: Shape, mode: int) -> int:
+    """Return which operands have a mode, as a number: 3 for both."""
+    return sum(2**k for k, r in enumerate(shape.reads) if mode in r)
+
+
+def _unrolled(shape: Shape, block: int) -> Term:
+    """Return the summed modes that are written out: the vectors of a tile, then the last modes while few."""
+    chosen = [m for m, _ in shape.summed if m == COLUMN]
+    count = block * prod(n or 1 for m, n in shape.summed if m == COLUMN)
+    for m, n in reversed([p for p in shape.summed if p[0] != COLUMN]):
+        if n is None or count * n > MOST_UNROLLED:
+            break
+        chosen.append(m)
+        count *= n
+    return tuple(chosen)

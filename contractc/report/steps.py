@@ -1,0 +1,97 @@
+"""What a page tells of each step of a plan: its cost, the memory alive, and what it runs as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contractc.building import build
+from contractc.cost import step_costs
+from contractc.errors import UnsupportedError
+from contractc.executable import Executable
+from contractc.machine import Target
+from contractc.notation import Term
+from contractc.options import Options
+from contractc.plans import Plan
+from contractc.programs import Contract, Loop, Program, kind
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """A step of a plan for all slices together: its operations, traffic and seconds; and what it leaves alive.
+
+    `size` is the number of elements of its result in one slice; `alive` the bytes of the operands of the plan, of all
+    intermediates and of the copies the step makes, while it runs.
+    """
+
+    number: int
+    ids: tuple[int, ...]
+    terms: tuple[Term, ...]
+    out: Term
+    size: int
+    flops: int
+    traffic: int
+    seconds: float
+    alive: int
+
+
+def costs_of_steps(plan: Plan) -> list[StepCost]:
+    """Return the predicted costs of each step of `plan`."""
+    network, terms = plan.network, plan.terms()
+    count, slices, inputs = len(network.tensors), network.size(plan.sliced), network.bytes_of_inputs()
+    each = step_costs(network, plan.path, plan.results, plan.sliced)
+    return [
+        StepCost(
+            count + s,
+            ids,
+            tuple(terms[i] for i in ids),
+            terms[count + s],
+            network.size(m for m in terms[count + s] if m not in plan.sliced),
+            cost.flops * slices,
+            cost.traffic * slices,
+            cost.seconds * min(slices, 10**300),
+            inputs + cost.peak,
+        )
+        for s, (ids, cost) in enumerate(zip(plan.path, each, strict=True))
+    ]
+
+
+def compiled(plan: Plan, target: Target | None = None) -> Executable | str:
+    """Return `plan` compiled, to tell what its steps run as; or why that cannot be told here."""
+    if any(t.constant for t in plan.network.tensors):
+        return "the values of the constants are needed to compile this plan; give the executable instead"
+    try:
+        return build(plan, target or Target(), Options())
+    except (UnsupportedError, MemoryError) as error:
+        return str(error).splitlines()[0]
+
+
+def runs_as(plan: Plan, executable: Executable) -> dict[int, str]:
+    """Return for the id of each step of `plan` what it runs as in `executable`, and why."""
+    notes: dict[int, str] = {}
+    inside: Program | None = None
+    for step, note in zip(executable.program.steps, executable.notes, strict=True):
+        notes |= {value.number: note for value in step.outs}
+        if isinstance(step, Loop):
+            inside = step.body
+    if inside is not None:
+        known = inside.values()
+        for step in inside.steps:
+            if isinstance(step, Contract):
+                word = step.how or kind([known[i].modes for i in step.inputs], step.out.modes)
+                notes[step.out.number] = f"{word}, in the loop over slices"
+    return {number: notes.get(number) or _elsewhere(plan, notes, number) for number in _ids(plan)}
+
+
+def _ids(plan: Plan) -> range:
+    count = len(plan.network.tensors)
+    return range(count, count + len(plan.path))
+
+
+def _elsewhere(plan: Plan, notes: Mapping[int, str], number: int) -> str:
+    """Return where a step went that the program has no step for: into the nearest step above it that has one."""
+    parents = {i: n for n, ids in zip(_ids(plan), plan.path, strict=True) for i in ids}
+    above = parents.get(number)
+    while above is not None and above not in notes:
+        above = parents.get(above)
+    return f"part of %{above}" if above is not None else "merged into another step"
