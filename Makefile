@@ -37,8 +37,8 @@ bench-digits: .venv/.peers
 bench-cold-start: .venv/.ready
 	@$(VENV_PYTHON) -m benchmarks.cold_start
 
-bench-others: .venv-others/.ready
-	@.venv-others/bin/python benchmarks/others.py
+bench-others: .venv/.peers
+	@$(VENV_PYTHON) benchmarks/others.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types
@@ -57,9 +57,4 @@ clean:
 
 .venv/.peers: .venv/.ready requirements-peers.txt
 	@$(PIP) -r requirements-peers.txt
-	@touch $@
-
-.venv-others/.ready: benchmarks/requirements-others.txt
-	@$(PYTHON) -m venv .venv-others
-	@.venv-others/bin/python -m pip --disable-pip-version-check install -qq -r benchmarks/requirements-others.txt -e .
 	@touch $@
