@@ -14,7 +14,7 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import lower
+from contractc.lower import fusers, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
@@ -76,7 +76,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    program = lower(plan, target, exponents=options.exponent, ahead=options.ahead)
+    ways = fusers(target, options.ahead)
+    program = lower(plan, target, exponents=options.exponent, ways=ways)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import exp2, log2
 from typing import NamedTuple
 
 from contractc.dtypes import itemsize, wide
-from contractc.machine import DEFAULT_MACHINE, Machine
+from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
 from contractc.programs import Contract, Program, groups
+
+_GRID_STEP = 2
+"""The binary logarithm of the ratio of neighbours in `GRID`."""
+
+FRESH = 2**27
+"""Bytes from which an array is memory that the system has just given; smaller blocks are used again."""
 
 
 class Costs(NamedTuple):
@@ -46,6 +53,58 @@ def seconds(
     """
     arithmetic = min(flop_count, 10**300) / machine.rate(dtype) if matmul else 0.0
     return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
+
+
+def product_seconds(machine: Machine, provider: str, dtype: str, m: int, n: int, k: int) -> float:
+    """Return the predicted seconds of one matrix product [m, k] x [k, n] whose operands are in cache.
+
+    Between the extents of `machine.GRID` the logarithm of the time is interpolated, above them the time grows
+    with the work. A complex product counts as four real ones.
+    """
+    real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+    for table in machine.products:
+        if table.provider == provider and table.dtype == real:
+            seconds_ = _interpolated(table.nanoseconds, m, n, k)
+            return seconds_ if real == dtype else 4 * seconds_
+    return 2.0 * m * n * k / machine.rate(dtype) + 1e-7
+
+
+def _interpolated(nanoseconds: Sequence[float], m: int, n: int, k: int) -> float:
+    corners = [(0, 1.0)]
+    scale = 1e-9
+    for extent in (m, n, k):
+        if extent >= GRID[-1]:
+            scale *= extent / GRID[-1]
+            corners = [(at * len(GRID) + len(GRID) - 1, weight) for at, weight in corners]
+            continue
+        place = log2(max(1, extent)) / _GRID_STEP
+        low = int(place)
+        part = place - low
+        corners = [
+            (at * len(GRID) + low + up, weight * share)
+            for at, weight in corners
+            for up, share in ((0, 1 - part), (1, part))
+            if share
+        ]
+    return scale * exp2(sum(weight * log2(max(nanoseconds[at], 1e-3)) for at, weight in corners))
+
+
+def bandwidth(machine: Machine, size: float) -> float:
+    """Return the bytes a second at which `size` bytes are read or written in order, by the cache they fit in."""
+    for working_set, rate in machine.copying:
+        if size <= working_set:
+            return rate
+    return machine.copying[-1][1]
+
+
+def call_seconds(machine: Machine, provider: str) -> float:
+    """Return the seconds that one call of a product costs, whatever its size."""
+    return next((table.call for table in machine.products if table.provider == provider), machine.call)
+
+
+def fresh_seconds(machine: Machine, size: int) -> float:
+    """Return the extra seconds of writing to `size` bytes that come from the system: smaller blocks are used again."""
+    return size * machine.fresh if size >= FRESH else 0.0
 
 
 SMALL_PRODUCT = 3.0e-8

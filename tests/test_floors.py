@@ -33,7 +33,7 @@ FLOORS = """
     executable, plans, fused, programs, machine
     expansion
     network
-    notation, operands, evaluation, tensorfiles, dtypes, semirings
+    notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
     archive, serial, options, errors
     contractc_kernels
 """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
 from contractc.dtypes import is_complex, is_floating, wide
 from contractc.dtypes import promote as promoted
 from contractc.errors import OperandError, UnsupportedError
@@ -170,6 +170,17 @@ class _ArrayAPI:
     def whole_step(
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
+        return None
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> None:
         return None
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:

@@ -31,6 +31,9 @@ class Dialect(Protocol):
     def guard(self, name: str, value: Value, shape: str | None) -> str:
         """Return a condition that is true when `name` does not hold a value like this."""
 
+    def dtype(self, name: str) -> str:
+        """Return the name that stands for a dtype in the source."""
+
     def cast(self, x: str, dtype: str) -> str:
         """Return `x` converted to `dtype`."""
 
@@ -70,6 +73,17 @@ class Dialect(Protocol):
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> str | None:
+        """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         """Return the expression for a step that runs as compiled loops, and how it runs."""
@@ -112,6 +126,7 @@ class _Writer:
         self.lines: list[str] = []
         self.notes: list[str] = []
         self.bodies = 0
+        self.temporaries = 0
 
     def function(self, name: str, program: Program, *, guards: bool) -> None:
         """Write the function `name` that runs `program`."""
@@ -145,6 +160,7 @@ class Function:
         made: set[int] = set()
         for s, step in enumerate(program.steps):
             outs = ", ".join(self.names[v.number] for v in step.outs)
+            before = self.writer.temporaries
             if isinstance(step, Contract):
                 code, note = self._contract(step)
             elif isinstance(step, Reshape):
@@ -164,13 +180,14 @@ class Function:
             if self.guards:
                 self.writer.notes.append(f"{note}: {code}")
             made |= {v.number for v in step.outs}
-            gone = [
-                i
+            gone = [f"t{k + 1}" for k in range(before, self.writer.temporaries)]
+            gone += [
+                self.names[i]
                 for i in dict.fromkeys(step.inputs)
                 if last[i] == s and i in made and i not in program.results
             ]
             if gone and s < len(program.steps) - 1:
-                self.line(f"del {', '.join(self.names[i] for i in gone)}")
+                self.line(f"del {', '.join(gone)}")
         self.line(f"return {', '.join(self._result(i) for i in program.results)}")
 
     def line(self, text: str, indent: str = "    ") -> None:
@@ -255,7 +272,7 @@ class Function:
             code, modes = self._reduced(*factors[0], own, work)
             code = _permuted(self.dialect, code, modes, own)
         else:
-            code, modes = self._pair(factors[0], factors[1], own, work)
+            code, modes = self._pair(factors[0], factors[1], own, work, step.how)
             code = _permuted(self.dialect, code, modes, own)
         if step.out.dtype != work:
             code = self.dialect.cast(code, step.out.dtype)
@@ -295,11 +312,14 @@ class Function:
         return code, kept
 
     def _pair(
-        self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str
+        self, left: tuple[str, Term], right: tuple[str, Term], out: Term, work: str, how: str = ""
     ) -> tuple[str, Term]:
         """Return the contraction of two prepared inputs, and the order its modes come out in."""
         a, a_modes = self._reduced(*left, (*right[1], *out), work)
         b, b_modes = self._reduced(*right, (*left[1], *out), work)
+        chosen = self.dialect.pair(self, how, (a, a_modes), (b, b_modes), out, work) if how else None
+        if chosen is not None:
+            return chosen, out
         g = groups(a_modes, b_modes, out)
         if not g.summed:
             return self._multiply(a, a_modes, b, b_modes, out, work)

@@ -11,7 +11,8 @@ import numpy as np
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.compiled import numpy_loops
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
+from contractc.backends.steps.code import write_pair
 from contractc.dtypes import promote as promoted
 from contractc.dtypes import to_numpy, wide, zero_of
 from contractc.errors import OperandError
@@ -159,6 +160,17 @@ class _Numpy:
         function = self.use("object_einsum", _object_einsum)
         code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> str:
+        return write_pair(function, how, left, right, out, work)
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from contractc.dtypes import is_floating, wide
-from contractc.lower.fuse import fuse, fusers
+from contractc.lower.choose import choose, free_results, layout
+from contractc.lower.fuse import Fuser, fuse, fusers
 from contractc.lower.passes import PASSES
-from contractc.machine import Target
+from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
 from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Program, Reshape, Step, Value
+from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["lower", "split_exponents", "translate"]
+__all__ = ["fusers", "lower", "split_exponents", "translate"]
 
 
-def lower(plan: Plan, target: Target, *, exponents: bool = False, ahead: bool = False) -> Program:
+def lower(
+    plan: Plan,
+    target: Target,
+    *,
+    exponents: bool = False,
+    ways: Sequence[Fuser] = (),
+    machine: Machine = DEFAULT_MACHINE,
+) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
     Args:
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
-        ahead: code may be compiled now; else only when calls have lost as much time without it.
+        ways: how the target runs fused steps (`fusers`); without, nothing is fused.
     """
     program = translate(plan, target)
     for transform in PASSES:
         program = transform(program)
-    program = split_exponents(program) if exponents else fuse(program, fusers(target, ahead))
+    program = split_exponents(program) if exponents else fuse(program, ways)
+    if target.backend == "numpy" and program.semiring == "sum_product" and not exponents:
+        names = providers()
+        program = choose(layout(free_results(program), machine, names), machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

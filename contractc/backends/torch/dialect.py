@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from contractc.backends import Compiled
-from contractc.backends.emit import emit
+from contractc.backends.emit import Function, emit
 from contractc.backends.torch import operations, semirings
 from contractc.backends.torch.compiled import torch_loops
 from contractc.dtypes import wide, zero_of
@@ -131,6 +131,17 @@ class Torch:
         if work != out.dtype:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
+
+    def pair(
+        self,
+        function: Function,
+        how: str,
+        left: tuple[str, Term],
+        right: tuple[str, Term],
+        out: Term,
+        work: str,
+    ) -> None:
+        return None
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))

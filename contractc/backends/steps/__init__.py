@@ -1,0 +1,248 @@
+"""Ways to compute one pairwise step on a CPU: what each would cost, in which order arrays are best read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from contractc.backends.steps.forms import (
+    COPIES,
+    LEFT,
+    RESULT,
+    RIGHT,
+    Form,
+    arranged,
+    form_of,
+    fused,
+    size_of,
+)
+from contractc.cost import bandwidth, call_seconds, fresh_seconds, product_seconds
+from contractc.dtypes import itemsize
+from contractc.machine import Machine
+from contractc.notation import Term
+from contractc.providers import NUMPY, TORCH
+
+BLAS = ("float32", "float64", "complex64", "complex128")
+"""The dtypes of which BLAS has a matrix product."""
+
+MATMUL, MULTIPLY, EINSUM, KRON = "matmul", "multiply", "einsum", "kron"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A pairwise step: its operands and its result in memory order, modes of extent 1 left out.
+
+    Every mode is in two of the three at least: what one operand alone sums has been summed before.
+    """
+
+    left: Term
+    right: Term
+    out: Term
+    extents: tuple[int, ...]
+    dtype: str
+
+    def size(self, modes: Term) -> int:
+        """Return the number of positions of `modes`."""
+        return size_of(modes, self.extents)
+
+
+class Way(NamedTuple):
+    """One way to compute a step: the words that stand in `Contract.how`, and the predicted seconds."""
+
+    how: str
+    seconds: float
+
+
+_SHORT = 512.0
+"""Bytes that reading or writing one run of memory costs beside the run, where the array is larger than `_CACHE`."""
+
+_CACHE = 2**21
+
+_TALL = 1.08
+"""How much longer a product takes whose result has long columns rather than long rows (in C order)."""
+
+
+def flat(modes: Sequence[int], extents: Sequence[int], dynamic: Sequence[int]) -> Term:
+    """Return `modes` without those of one position, which have no place in memory."""
+    return tuple(m for m in modes if extents[m] != 1 or m in dynamic)
+
+
+def words(strategy: str, copies: frozenset[str] = frozenset(), provider: str = NUMPY) -> str:
+    """Return how a way is written in a program, such as `matmul, copy left, by torch`."""
+    names = [strategy, *(name for name in (LEFT, RIGHT, RESULT) if name in copies)]
+    return ", ".join(names if provider == NUMPY else [*names, f"by {provider}"])
+
+
+def understood(how: str) -> tuple[str, frozenset[str], str]:
+    """Return strategy, copies and provider of a way; raises ValueError if it is none."""
+    names = how.split(", ")
+    provider = names.pop().removeprefix("by ") if names[-1].startswith("by ") else NUMPY
+    strategy, copies = names[0], frozenset(names[1:])
+    if strategy not in (MATMUL, MULTIPLY, EINSUM, KRON) or provider not in (NUMPY, TORCH):
+        raise ValueError(f"{how!r:.60} is no way to compute a step")
+    if not copies <= {LEFT, RIGHT, RESULT}:
+        raise ValueError(f"{how!r:.60} is no way to compute a step")
+    return strategy, copies, provider
+
+
+def ways(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
+    """Return the ways to compute `task`, the fastest first; there is one at least."""
+    in_out = set(task.out)
+    summed = any(m not in in_out for m in task.left)
+    usable = [p for p in providers if p == NUMPY or task.dtype in BLAS]
+    found: list[Way] = []
+    if not summed:
+        found += [Way(words(MULTIPLY, provider=p), _multiply_seconds(task, machine, p)) for p in usable]
+    elif task.dtype in BLAS:
+        found += _products(task, machine, usable)
+    if not found or in_out.issubset(task.left) or in_out.issubset(task.right):
+        found.append(Way(words(EINSUM), _einsum_seconds(task, machine)))
+    return sorted(found, key=lambda way: way.seconds)
+
+
+def _products(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
+    found: list[Way] = []
+    least = least_seconds(task, machine, providers)
+    best = float("inf")
+    for copies in COPIES:
+        moved = _copies_seconds(task, machine, copies)
+        if moved is None or moved + least >= best:
+            continue
+        form = form_of(task.left, task.right, task.out, task.extents, copies)
+        if form is None:
+            continue
+        for provider in providers:
+            if provider == TORCH and form.sums and form.loops:
+                continue
+            seconds = moved + product_form_seconds(task, form, machine, provider)
+            best = min(best, seconds)
+            found.append(Way(words(MATMUL, copies, provider), seconds))
+    return found
+
+
+def product_form_seconds(task: Task, form: Form, machine: Machine, provider: str) -> float:
+    """Return the predicted seconds of the products of `form`, the result's memory included."""
+    m, n, k = (task.size(x) for x in (form.rows, form.columns, form.summed))
+    loops = 1
+    for axis in form.loops:
+        loops *= task.size(axis)
+    sums = 1
+    for axis in form.sums:
+        sums *= task.size(axis)
+    one = product_seconds(machine, provider, task.dtype, m, n, k)
+    fast, slow = (m, n) if form.out and form.out[-1] == form.rows else (n, m)
+    if fast < slow:
+        one *= _TALL
+    call = call_seconds(machine, provider)
+    seconds = loops * sums * one + call
+    if form.loops and provider == TORCH:
+        seconds += _torch_loop_seconds(task, form, call)
+    if form.sums:
+        width = itemsize(task.dtype)
+        moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
+        seconds += sums * (call if provider == NUMPY else call / 3) + (sums - 1) * loops * moved
+    return seconds + _memory_seconds(task, form, machine, loops * sums * one)
+
+
+def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
+    """Return the seconds of torch's loops: one axis inside a call if the result is contiguous, else one by one."""
+    sizes = [task.size(axis) for axis in form.loops]
+    count, inner = prod(sizes), sizes[-1]
+    whole = len(form.out) - len(form.loops) == sum(1 for x in form.out[-2:] if x in (form.rows, form.columns))
+    return count / inner * call / 2 + (
+        0.0 if whole and form.out[-3:-2] == form.loops[-1:] else count * 1.5e-6
+    )
+
+
+def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> float:
+    """Return the seconds for which products wait for memory beside `busy` seconds of arithmetic.
+
+    Short runs of memory take longer than their bytes: whole cache lines and pages are moved.
+    """
+    width = itemsize(task.dtype)
+    matrix = (form.rows, form.columns, form.summed)
+    total = sum(task.size(modes) for modes in (task.left, task.right, task.out)) * width
+    waiting = 0.0
+    for axes in (form.left, form.right, form.out):
+        size = run = width
+        inside = True
+        for axis in reversed(axes):
+            inside = inside and axis in matrix
+            extent = task.size(axis)
+            size *= extent
+            run *= extent if inside else 1
+        short = _SHORT / run if size > _CACHE and run < size else 0.0
+        waiting += size * (1 + short) / bandwidth(machine, 2 * total)
+    return max(0.0, waiting - busy / 2) + fresh_seconds(machine, task.size(task.out) * width)
+
+
+def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> float:
+    """Return the seconds of `task` if all its groups of modes were one axis each, in the best order."""
+    out, left, right = set(task.out), set(task.left), set(task.right)
+    batch = size_of([m for m in task.out if m in left and m in right], task.extents)
+    made, read, other = task.size(task.out), task.size(task.left), task.size(task.right)
+    if task.dtype not in BLAS or batch == 0:
+        return 0.0
+    k = size_of([m for m in task.left if m not in out], task.extents)
+    m, n = read // max(1, batch * k), other // max(1, batch * k)
+    busy = batch * min(product_seconds(machine, p, task.dtype, m, n, k) for p in providers)
+    total = (made + read + other) * itemsize(task.dtype)
+    return busy + max(0.0, total / bandwidth(machine, 2 * total) - busy / 2)
+
+
+def _copies_seconds(task: Task, machine: Machine, copies: frozenset[str]) -> float | None:
+    """Return the seconds of `copies`, or None if one of them would change nothing."""
+    if not copies:
+        return 0.0
+    orders = arranged(task.left, task.right, task.out, copies)
+    seconds = 0.0
+    for name, old, new in zip((LEFT, RIGHT, RESULT), (task.left, task.right, task.out), orders, strict=True):
+        if name in copies:
+            if old == new:
+                return None
+            seconds += copy_seconds(machine, old, new, task.extents, itemsize(task.dtype))
+    return seconds
+
+
+def copy_seconds(machine: Machine, old: Term, new: Term, extents: Sequence[int], width: int) -> float:
+    """Return the predicted seconds of copying an array from one memory order to another; 0 if they are equal."""
+    if old == new:
+        return 0.0
+    before, after = fused((old, new))
+    size = size_of(old, extents) * width
+    rate = bandwidth(machine, 2 * size)
+    run = size_of(before[-1], extents) * width
+    if before[-1] == after[-1]:
+        rate *= run / (run + 64)
+    else:
+        rate = min(rate, machine.permuting if 2 * size > 2**21 else 1.5 * machine.permuting)
+    return 2 * size / rate + 2e-6 + fresh_seconds(machine, size)
+
+
+def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:
+    width = itemsize(task.dtype)
+    made = task.size(task.out)
+    moved = (task.size(task.left) + task.size(task.right) + made) * width
+    axes = fused((task.left, task.right, task.out))
+    run = task.size(axes[2][-1]) if axes[2] else 1
+    each = 8e-9 if provider == NUMPY else 5e-9
+    seconds = moved / bandwidth(machine, moved) + made / run * each + call_seconds(machine, provider)
+    for modes, own in ((task.left, axes[0]), (task.right, axes[1])):
+        if own and axes[2] and axes[2][-1] in own and own[-1] != axes[2][-1]:
+            seconds += made * (1e-9 if task.size(modes) * width < _CACHE else 3e-9)
+    return seconds + fresh_seconds(machine, made * width)
+
+
+def _einsum_seconds(task: Task, machine: Machine) -> float:
+    width = itemsize(task.dtype)
+    count = task.size(tuple(dict.fromkeys((*task.left, *task.right))))
+    terms = (task.left, task.right, task.out)
+    moved = sum(task.size(term) for term in terms) * width
+    largest = max(range(3), key=lambda k: task.size(terms[k]))
+    axes = fused(terms)[largest]
+    run = task.size(axes[-1]) if axes else 1
+    rate = 2.0e9 if task.dtype == "float32" else 1.0e9
+    seconds = max(count / rate, moved / bandwidth(machine, moved))
+    return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)

@@ -1,0 +1,158 @@
+"""Passes of the CPU: the memory order of what steps make, and the way in which each step is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from contractc.backends.steps import Task, least_seconds, ways
+from contractc.backends.steps.forms import natural_orders
+from contractc.lower.tasks import task_of
+from contractc.machine import Machine
+from contractc.notation import Term
+from contractc.programs import Contract, Loop, Program, Step, Value
+
+
+def free_results(program: Program) -> Program:
+    """Return `program` with large results made in an order of their own and given as a view in the order asked.
+
+    Before:  %2: [k, i] = contract %0: [i, j] %1: [j, k],  return %2
+    After:   %3: [k, i] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3,  return %2
+    """
+    known = program.values()
+    read = {i for step in program.steps for i in step.inputs}
+    number = 1 + max(known, default=0)
+    steps: list[Step] = []
+    for step in program.steps:
+        steps.append(step)
+        if (
+            not isinstance(step, Contract)
+            or step.out.number not in program.results
+            or step.out.number in read
+        ):
+            continue
+        out = step.out
+        if (
+            task_of(program, step, known) is None
+            or len(set(out.modes)) != len(out.modes)
+            or len(out.modes) < 2
+        ):
+            continue
+        steps[-1] = replace(step, out=replace(out, number=number))
+        steps.append(Contract(out, (number,)))
+        number += 1
+    return replace(program, steps=tuple(steps))
+
+
+def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+    """Return `program` with what large steps make in the memory order that is predicted to cost least.
+
+    For every value the orders in which matrix products leave it are compared, and those in which its reader
+    would read it without a copy: by the seconds of the step that makes it and of the one that reads it.
+
+    Before:  %3: [k, i] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
+    After:   %3: [i, k] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
+    """
+    known = program.values()
+    fixed = {
+        *program.results,
+        *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
+    }
+    readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
+    prices = Prices(machine, tuple(providers), {}, {})
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=layout(step.body, machine, providers))
+        elif isinstance(step, Contract) and step.out.number not in fixed:
+            task = task_of(program, step, known)
+            if task is not None and len(set(step.out.modes)) == len(step.out.modes):
+                reader = readers.get(step.out.number)
+                order = _cheapest(program, step, task, reader, known, prices)
+                step = replace(step, out=replace(step.out, modes=order))
+                known[step.out.number] = step.out
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+class Prices(NamedTuple):
+    """Predicted seconds of tasks, each computed once."""
+
+    machine: Machine
+    providers: tuple[str, ...]
+    known: dict[Task, float]
+    least: dict[Task, float]
+
+    def seconds(self, task: Task) -> float:
+        """Return the seconds of the best way to compute `task`."""
+        if task not in self.known:
+            self.known[task] = ways(task, self.machine, self.providers)[0].seconds
+        return self.known[task]
+
+    def floor(self, task: Task) -> float:
+        """Return seconds that no order of the arrays of `task` can do much better than."""
+        if task not in self.least:
+            self.least[task] = least_seconds(task, self.machine, self.providers)
+        return self.least[task]
+
+
+def _cheapest(
+    program: Program,
+    step: Contract,
+    task: Task,
+    reader: Contract | None,
+    known: Mapping[int, Value],
+    prices: Prices,
+) -> Term:
+    """Return the order of the modes of `step.out` for which making and reading it are cheapest together."""
+    ones = tuple(m for m in step.out.modes if m not in task.out)
+    orders = natural_orders(task.left, task.right, task.out)
+    later = task_of(program, reader, known) if reader is not None else None
+    floor, mine, free = prices.floor(task), 0, False
+    if later is not None and reader is not None:
+        mine = 0 if reader.inputs[0] == step.out.number else 1
+        free = reader.out.number not in program.results
+        orders += _orders_for(later, mine, task.out)
+        floor += prices.floor(later)
+    best, chosen = float("inf"), task.out
+    for order in dict.fromkeys([*orders, task.out]):
+        seconds = prices.seconds(replace(task, out=order))
+        if later is not None and seconds < best:
+            own = tuple(m for m in order if m in (later.left, later.right)[mine])
+            read = replace(later, left=own) if mine == 0 else replace(later, right=own)
+            outs = natural_orders(read.left, read.right, read.out) if free else [read.out]
+            seconds += min(prices.seconds(replace(read, out=out)) for out in outs)
+        if seconds < best * 0.999:
+            best, chosen = seconds, order
+        if best < 1.02 * floor:
+            break
+    return (*ones, *chosen)
+
+
+def _orders_for(task: Task, mine: int, modes: Term) -> list[Term]:
+    """Return the orders of `modes` in which `task` reads its operand number `mine` as one matrix."""
+    other = task.right if mine == 0 else task.left
+    summed = tuple(m for m in other if m in modes and m not in task.out)
+    batch = tuple(m for m in other if m in modes and m in task.out)
+    free = tuple(m for m in modes if m not in other)
+    return [(*batch, *free, *summed), (*batch, *summed, *free)]
+
+
+def choose(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+    """Return `program` with the way to compute it written into each large pairwise step.
+
+    Before:  %2: [i, k] = contract %0 %1 over j  # gemm
+    After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
+    """
+    known = program.values()
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=choose(step.body, machine, providers))
+        elif isinstance(step, Contract) and not step.how:
+            task = task_of(program, step, known)
+            if task is not None:
+                step = replace(step, how=ways(task, machine, providers)[0].how)
+        steps.append(step)
+    return replace(program, steps=tuple(steps))

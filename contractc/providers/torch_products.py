@@ -1,0 +1,85 @@
+"""Matrix and elementwise products of NumPy arrays computed by torch, written into memory of NumPy.
+
+Torch allocates nothing here: fresh memory costs it several times what it costs NumPy.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@cache
+def works() -> bool:
+    """Return whether a small product comes out right."""
+    x = np.arange(6.0).reshape(2, 3)
+    out = np.empty((2, 2))
+    try:
+        torch_matmul(x, x.T, out)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return bool((out == x @ x.T).all())
+
+
+def _tensor(x: np.ndarray) -> Any:
+    """Return `x` as a tensor on the same memory; torch cannot say that it is read-only, and reads only."""
+    if not x.flags.writeable:
+        interface = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
+        owner = type("Writeable", (), {"__array_interface__": interface, "owner": x})()
+        x = np.asarray(owner)
+    return torch.from_numpy(x)
+
+
+def torch_matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Write the matrix products of the last two axes of `x` and `y` to `out`; leading axes broadcast."""
+    try:
+        tensors = _tensor(x), _tensor(y), _tensor(out)
+    except ValueError:  # torch has no negative strides
+        np.matmul(x, y, out=out)
+        return
+    _matmul(tensors[0], tensors[1], tensors[2])
+
+
+def _matmul(x: Any, y: Any, out: Any) -> None:
+    if out.dim() == 2:
+        if out.stride(1) != 1:
+            x, y, out = y.t(), x.t(), out.t()
+        torch.mm(x, y, out=out)
+    elif out.dim() == 3:
+        if out.stride(2) != 1:
+            x, y, out = y.transpose(1, 2), x.transpose(1, 2), out.transpose(1, 2)
+        count = out.shape[0]
+        torch.bmm(x.expand(count, -1, -1), y.expand(count, -1, -1), out=out)
+    else:
+        loops = out.dim() - 3
+        for at in product(*(range(n) for n in out.shape[:loops])):
+            inner = [t[tuple(i * (t.shape[k] > 1) for k, i in enumerate(at))] for t in (x, y)]
+            _matmul(inner[0], inner[1], out[at])
+
+
+def torch_accumulate(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Write the sum over the first axis of the matrix products of `x` and `y` to `out`; both have two more axes."""
+    if out.strides[-1] != out.itemsize:
+        x, y, out = y.swapaxes(-1, -2), x.swapaxes(-1, -2), out.T
+    try:
+        a, b, c = _tensor(x), _tensor(y), _tensor(out)
+    except ValueError:
+        np.sum(np.matmul(x, y), 0, out=out)
+        return
+    torch.mm(a[0], b[0], out=c)
+    for k in range(1, len(a)):
+        c.addmm_(a[k], b[k])
+
+
+def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Write the elementwise product of `x` and `y`, broadcast, to `out`."""
+    try:
+        tensors = _tensor(x), _tensor(y), _tensor(out)
+    except ValueError:
+        np.multiply(x, y, out=out)
+        return
+    torch.mul(tensors[0], tensors[1], out=tensors[2])

@@ -1,0 +1,206 @@
+"""Ways to compute a pairwise step: every one of them against the slow evaluator, whatever it is predicted to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import count
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contractc.api import compile as compile_expression
+from contractc.backends import numpy as numpy_backend
+from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, understood, ways, words
+from contractc.backends.steps.forms import COPIES, LEFT, form_of, fused, natural_orders
+from contractc.lower import tasks
+from contractc.lower.choose import choose, free_results, layout
+from contractc.machine import DEFAULT_MACHINE, GRID, Machine
+from contractc.programs import Contract, Program, Value
+from contractc.providers import NUMPY, TORCH, memory
+from contractc.providers.copies import packed
+from contractc.providers.measure import measure_machine
+
+PROVIDERS = (NUMPY, TORCH) if find_spec("torch") else (NUMPY,)
+
+
+@st.composite
+def pairwise_steps(draw: st.DrawFn) -> Program:
+    """Draw a program of one pairwise step with up to five modes, in any order in all three arrays."""
+    kinds = draw(st.lists(st.sampled_from("bmnk"), min_size=1, max_size=5))
+    extents = draw(st.lists(st.integers(1, 4), min_size=len(kinds), max_size=len(kinds)))
+    left = [m for m, kind in enumerate(kinds) if kind in "bmk"]
+    right = [m for m, kind in enumerate(kinds) if kind in "bnk"]
+    out = [m for m, kind in enumerate(kinds) if kind in "bmn"]
+    dtype = draw(st.sampled_from(("float64", "float32", "complex128", "int64")))
+    values = [
+        Value(number, tuple(draw(st.permutations(modes))), dtype)
+        for number, modes in enumerate((left, right, out))
+    ]
+    return Program(tuple(values[:2]), (Contract(values[2], (0, 1)),), (2,), tuple(extents))
+
+
+def arrays_for(program: Program, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = [[program.extents[m] for m in v.modes] for v in program.inputs]
+    found = [
+        rng.integers(-4, 5, shape).astype(v.dtype) for v, shape in zip(program.inputs, shapes, strict=True)
+    ]
+    return [x + 1j * x[..., ::-1] if x.ndim and x.dtype.kind == "c" else x for x in found]
+
+
+def compiled_if_possible(program: Program) -> Callable[..., np.ndarray] | None:
+    """Return the code for `program`, or None if the way written into its step cannot compute it."""
+    try:
+        return numpy_backend.compile(program).run
+    except ValueError as error:
+        if "is no way to compute this step" not in str(error):
+            raise
+        return None
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairwise_steps())
+def test_every_way_agrees_with_the_slow_evaluator(program: Program) -> None:
+    (step,) = program.steps
+    assert isinstance(step, Contract)
+    arrays = arrays_for(program)
+    (expected,) = program.evaluate(*arrays)
+    summed = any(m not in step.out.modes for m in program.inputs[0].modes if program.extents[m] > 1)
+    hows = [words(EINSUM)]
+    if not summed:
+        hows += [words(MULTIPLY, provider=p) for p in PROVIDERS if p == NUMPY or step.out.dtype != "int64"]
+    else:
+        hows += [
+            words(MATMUL, copies, p) for copies in COPIES for p in PROVIDERS if step.out.dtype != "int64"
+        ]
+    ran = 0
+    for how in hows:
+        written = replace(program, steps=(replace(step, how=how),))
+        run = compiled_if_possible(written)
+        if run is None:
+            continue
+        result = run(*arrays)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{how}\n{written}")
+        ran += 1
+    assert ran >= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairwise_steps())
+def test_layout_and_choice_keep_the_meaning(program: Program) -> None:
+    small, tasks.SMALL = tasks.SMALL, 0
+    try:
+        ordered = layout(free_results(program), DEFAULT_MACHINE, PROVIDERS)
+        chosen = choose(ordered, DEFAULT_MACHINE, PROVIDERS)
+    finally:
+        tasks.SMALL = small
+    assert chosen.faults() == []
+    arrays = arrays_for(program, 1)
+    (expected,) = program.evaluate(*arrays)
+    np.testing.assert_array_equal(chosen.evaluate(*arrays)[0], expected)
+    np.testing.assert_array_equal(numpy_backend.compile(chosen).run(*arrays), expected)
+
+
+def test_a_step_too_small_to_matter_is_left_to_the_backend() -> None:
+    (step,) = compile_expression("ij,jk->ik", (4, 4), (4, 4)).program.steps
+    assert isinstance(step, Contract)
+    assert step.how == ""
+
+
+def test_a_large_product_is_one_of_matrices_without_copies() -> None:
+    found = compile_expression("adb,cd->cba", (160, 160, 160), (24, 160), dtype="float32").program
+    (first, *_) = found.steps
+    assert isinstance(first, Contract)
+    strategy, copies, _ = understood(first.how)
+    assert (strategy, copies) == (MATMUL, frozenset())
+
+
+def test_fused_joins_modes_that_are_neighbours_everywhere() -> None:
+    assert fused([(0, 1, 2), (2, 3), (0, 1, 3)]) == [((0, 1), (2,)), ((2,), (3,)), ((0, 1), (3,))]
+    assert fused([(0, 1), (1, 0)]) == [((0,), (1,)), ((1,), (0,))]
+
+
+def test_form_of_needs_the_fastest_axis_in_the_matrix() -> None:
+    assert form_of((1, 2, 0), (2, 3, 0), (0, 1, 3), (5,) * 4, frozenset()) is None
+    form = form_of((0, 1, 2), (0, 2, 3), (0, 1, 3), (5,) * 4, frozenset())
+    assert form is not None
+    assert (form.rows, form.columns, form.summed, form.loops) == ((1,), (3,), (2,), ((0,),))
+
+
+def test_natural_orders_keep_a_batch_last_where_nothing_is_summed() -> None:
+    assert natural_orders((0, 2), (1, 2), (0, 1, 2)) == [(0, 1, 2), (1, 0, 2)]
+    assert natural_orders((3, 0, 1), (3, 1, 2), (3, 0, 2)) == [(3, 0, 2), (3, 2, 0)]
+
+
+@pytest.mark.parametrize("how", ["", "magic", "matmul, copy everything", "matmul, by magic"])
+def test_understood_refuses_what_is_no_way(how: str) -> None:
+    with pytest.raises(ValueError, match="is no way to compute a step"):
+        understood(how)
+
+
+def test_words_are_understood() -> None:
+    for copies in COPIES:
+        assert understood(words(MATMUL, copies, TORCH)) == (MATMUL, copies, TORCH)
+
+
+def test_copying_the_small_operand_beats_copying_the_large_one() -> None:
+    task = Task((0, 1, 2), (2, 3, 1), (0, 3), (64, 300, 300, 8), "float64")
+    best = ways(task, DEFAULT_MACHINE, (NUMPY,))[0]
+    assert LEFT not in understood(best.how)[1]
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 3000))
+def test_predicted_seconds_grow_with_the_work_beyond_the_grid(m: int, n: int, k: int) -> None:
+    from contractc.cost import product_seconds
+
+    once = product_seconds(DEFAULT_MACHINE, NUMPY, "float32", m, n, k + GRID[-1])
+    twice = product_seconds(DEFAULT_MACHINE, NUMPY, "float32", m, n, 2 * (k + GRID[-1]))
+    assert twice == pytest.approx(2 * once)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations(range(4)), st.tuples(*[st.integers(1, 40)] * 4))
+def test_packed_copies_to_c_order(axes: list[int], shape: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(shape)).reshape(shape).transpose(axes)
+    copy = packed(x)
+    assert copy.flags.c_contiguous
+    np.testing.assert_array_equal(copy, x)
+
+
+def test_packed_returns_contiguous_arrays_themselves() -> None:
+    x = np.ones((300, 300))
+    assert packed(x) is x
+
+
+def test_memory_in_use_is_never_given_out_again() -> None:
+    shape = (memory.LEAST // 8,)
+    first = memory.fresh(shape, np.dtype("float64"))
+    view = first[5:]
+    second = memory.fresh(shape, np.dtype("float64"))
+    assert not np.shares_memory(first, second)
+    del first
+    third = memory.fresh(shape, np.dtype("float64"))
+    assert not np.shares_memory(view, third)
+    memory.release()
+
+
+def test_memory_of_dropped_arrays_is_used_again() -> None:
+    shape = (memory.LEAST // 8,)
+    address = memory.fresh(shape, np.dtype("float64")).__array_interface__["data"]
+    again = memory.fresh(shape, np.dtype("float64"))
+    assert again.__array_interface__["data"] == address
+    del again
+    memory.release()
+    assert memory.kept() == 0
+
+
+def test_measured_machine_has_a_time_for_every_shape_and_survives_json() -> None:
+    ticks = count()
+    machine = measure_machine(lambda: next(ticks) * 1e-3, [NUMPY])
+    assert [len(t.nanoseconds) for t in machine.products] == [len(GRID) ** 3] * 2
+    assert all(t > 0 for table in machine.products for t in table.nanoseconds)
+    assert Machine.from_json(machine.to_json()) == machine
