@@ -38,7 +38,7 @@ bench-cold-start: .venv/.ready
 	@$(VENV_PYTHON) -m benchmarks.cold_start
 
 bench-others: .venv/.peers
-	@$(VENV_PYTHON) benchmarks/others.py
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV_PYTHON) benchmarks/others.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types

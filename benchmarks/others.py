@@ -1,6 +1,6 @@
 """Three programs of other projects, unmodified, with and without contractc plugged in: total seconds beside their own.
 
-    make bench-others        (or: python benchmarks/others.py [quimb|tensorly-parafac|tensorly-tucker|pyscf])
+    make bench-others        (or: OMP_NUM_THREADS=1 python benchmarks/others.py [quimb|tensorly-parafac|...])
 
 Each program is run as its project ships it, and with contractc in the place where the project looks up its einsum; the
 runs alternate in one process, so that both see the same machine. The first run of each is counted apart: it plans and
@@ -20,9 +20,6 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any, NamedTuple
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # read by the libraries when they are loaded
 
 import numpy as np
 
@@ -119,7 +116,7 @@ def in_tensorly(einsum: Callable[..., Any] | None) -> Iterator[None]:
         yield
         return
     tenalg.set_backend("einsum")
-    if einsum is OPT_EINSUM:
+    if einsum is by_opt_einsum:
         plugins.use_opt_einsum()
     else:
         plugins.PREVIOUS_EINSUM = plugins.PREVIOUS_EINSUM or tensorly.backend.current_backend().einsum
@@ -131,7 +128,7 @@ def in_tensorly(einsum: Callable[..., Any] | None) -> Iterator[None]:
         tenalg.set_backend("core")
 
 
-def OPT_EINSUM() -> None:  # noqa: N802
+def by_opt_einsum() -> None:
     """Stand for TensorLy's own plugin, which contracts by opt_einsum."""
 
 
@@ -171,8 +168,7 @@ def quimb_dmrg() -> Program:
 def _tensorly(what: str, decompose: Callable[[Any], Any], rebuilt: Callable[[Any], Any], x: Any) -> Program:
     ways = {
         "as it is": lambda: in_tensorly(None),
-        "its einsum": lambda: in_tensorly(np.einsum),
-        "its opt_einsum": lambda: in_tensorly(OPT_EINSUM),
+        "its opt_einsum": lambda: in_tensorly(by_opt_einsum),
         "contractc": lambda: in_tensorly(contractc.einsum),
     }
     return Program(what, "tensorly", lambda: rebuilt(decompose(x)), ways, 1e-6)
@@ -275,9 +271,10 @@ def measured(name: str) -> dict[str, Any]:
         "what": program.what,
         "rounds": ROUNDS,
         "ways": ways,
-        "threads": 1,
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "device": processor(),
-        "versions": {p: version(p) for p in (program.project, "numpy")} | {"contractc": contractc.__version__},
+        "versions": {p: version(p) for p in (program.project, "numpy")}
+        | {"contractc": contractc.__version__},
     }
 
 
