@@ -1,10 +1,11 @@
-"""Factorized layers on torch, CPU, one thread: contractc's choice beside the dense layer and pairwise evaluation.
+"""Factorized layers on torch, CPU, one thread: contractc beside the dense layer, pairwise evaluation, TensorLy-Torch.
 
-    python benchmarks/factorized.py [--rounds 30]
+    python benchmarks/factorized.py [--rounds 20] [--budget 20] [--only TEXT]
 
-Times are medians of interleaved rounds in one process; a ratio is the other's time over contractc's, as the median
-of the paired ratios with a 95 % bootstrap interval. Results are checked against the dense layer in float64. Lines go
-to benchmarks/results/factorized.jsonl.
+Forward (inference: weights are constants, nothing requires a gradient) and forward with backward (gradients of the
+input and of every factor; of the dense layer: of the input and the dense weight). Times are medians of interleaved
+rounds in one process; a ratio is the other's time over contractc's, as the median of the paired ratios with its 95 %
+interval. Results are checked against the dense layer in float64. Lines go to benchmarks/results/factorized.jsonl.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +24,37 @@ import torch
 
 import contractc
 from contractc import formats
+from contractc.bench.measure import interleaved
+from contractc.bench.stats import Ratio, geometric_mean, paired
 from contractc.formats import Factorized
+from contractc.operands import flattened
 
 RESULTS = Path(__file__).parent / "results" / "factorized.jsonl"
+LARGE = 2**28
+"""Dense operands with more elements than this are not formed."""
+
+Tensors = list[torch.Tensor]
+Way = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A linear layer y = x W^T with a factorized W, and the einsum of its pairwise evaluation by other libraries."""
+    """An expression over dense inputs, given by their shapes, and weights held as factors.
+
+    `layer` makes TensorLy-Torch's layer of the same sizes, where it has one; `origin` says whose sizes these are.
+    """
 
     name: str
-    weight: Factorized
-    batch: int
-    pairwise: str
-    split: tuple[int, ...]
+    expression: str
+    operands: tuple[Any, ...]
+    origin: str
+    layer: Callable[[], torch.nn.Module] | None = None
+    reshaped: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> list[int]:
+        """Return the numbers of the operands that are held as factors."""
+        return [k for k, x in enumerate(self.operands) if isinstance(x, Factorized)]
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -46,140 +62,361 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape) * scale
 
 
-def tensor_train(name: str, rows: Sequence[int], columns: Sequence[int], rank: int, batch: int) -> Case:
+def train(rows: Sequence[int], columns: Sequence[int], rank: int) -> Factorized:
     d = len(rows)
     ranks = [1, *[rank] * (d - 1), 1]
-    cores = [drawn(ranks[k], rows[k], columns[k], ranks[k + 1]) for k in range(d)]
-    bonds, out, inner = "zyxwvut", "ABCDEFG", "abcdefg"
-    terms = [bonds[k] + out[k] + inner[k] + bonds[k + 1] for k in range(d)]
-    pairwise = f"n{inner[:d]},{','.join(terms)}->n{out[:d]}"
-    return Case(name, formats.tt_matrix(cores), batch, pairwise, tuple(columns))
+    return formats.tt_matrix([drawn(ranks[k], rows[k], columns[k], ranks[k + 1]) for k in range(d)])
+
+
+def through(rows: Sequence[int], columns: Sequence[int], rank: int) -> Factorized:
+    """Return the train through row modes, then column modes, that adapters use."""
+    modes = [*rows, *columns]
+    ranks = [1, *[rank] * (len(modes) - 1), 1]
+    cores = [drawn(ranks[k], n, ranks[k + 1]) for k, n in enumerate(modes)]
+    return formats.tt(cores, split=(tuple(rows), tuple(columns)))
+
+
+def linear(name: str, weight: Factorized, batch: int, origin: str, **more: Any) -> Case:
+    return Case(f"{name}, batch {batch}", "bi,oi->bo", ((batch, weight.shape[1]), weight), origin, **more)
+
+
+def peer(kind: str, *sizes: Any, **options: Any) -> Callable[[], torch.nn.Module]:
+    """Return a function that makes a layer of TensorLy-Torch."""
+
+    def make() -> torch.nn.Module:
+        import tensorly
+        import tltorch
+
+        tensorly.set_backend("pytorch")
+        layer: torch.nn.Module = getattr(tltorch, kind)(*sizes, bias=False, **options)
+        return layer
+
+    return make
 
 
 def cases() -> list[Case]:
-    """Return the layers; sizes are those of the papers and issues they come from."""
-    monarch = formats.monarch(drawn(1, 32, 32, 32), drawn(1, 32, 32, 32))
-    block = formats.monarch(drawn(4, 16, 32, 16), drawn(4, 16, 32, 16))
-    lora = formats.low_rank(drawn(4096, 16), drawn(16, 4096))
-    kronecker = formats.kronecker(drawn(1, 32, 32), drawn(1, 32, 32))
-    blocks = "bnq,rmnq,rmsq->bms"
+    """Return the layers, with whose sizes they have."""
+    vgg_in, vgg_out = (2, 7, 8, 8, 7, 4), (4,) * 6
+    blocktt = {"factorization": "BlockTT"}
+    vgg = peer("FactorizedLinear", vgg_in, vgg_out, rank=4, **blocktt)
+    small = (4, 8, 8, 4)
+    cp = formats.cp([drawn(n, 64) for n in (32, 4, 4, 8, 8, 8)], drawn(64), split=((32, 4, 4), (8, 8, 8)))
+    ranks = (14, 2, 2, 4, 4, 4)
+    tucker = formats.tucker(
+        drawn(*ranks),
+        [drawn(n, r) for n, r in zip((32, 4, 4, 8, 8, 8), ranks, strict=True)],
+        split=((32, 4, 4), (8, 8, 8)),
+    )
+    regression = formats.tucker(
+        drawn(200, 6, 6, 200), [drawn(2048, 200), drawn(7, 6), drawn(7, 6), drawn(1000, 200)]
+    )
+    adazeta = formats.tt(
+        [
+            drawn(8, a, n, b)
+            for a, n, b in zip((1, 5, 5, 5, 5, 5), (8, 8, 12, 12, 8, 8), (5, 5, 5, 5, 5, 1), strict=True)
+        ],
+        split=((8, 8, 12), (12, 8, 8)),
+        batch=1,
+    )
+    spectral = formats.tucker(
+        torch.complex(drawn(32, 32, 24, 12), drawn(32, 32, 24, 12)),
+        [torch.complex(drawn(n, r), drawn(n, r)) for n, r in ((64, 32), (64, 32), (64, 24), (33, 12))],
+    )
+    aflora = formats.low_rank(drawn(1024, 4), drawn(4, 1024), drawn(4), drawn(1024))
+    table = formats.cp([drawn(25, 153), drawn(25, 153), drawn(81, 153)], drawn(153))
     return [
-        tensor_train("TT 1024x1024 rank 8, batch 256", (4, 8, 8, 4), (4, 8, 8, 4), 8, 256),
-        tensor_train("TT 4096x25088 rank 4, batch 100", (4,) * 6, (2, 7, 8, 8, 7, 4), 4, 100),
-        Case("Monarch 1024x1024, batch 256", monarch, 256, blocks, (32, 32)),
-        Case("block TT 512x512 rank 4, batch 64", block, 64, blocks, (32, 16)),
-        Case("low rank 4096x4096 rank 16, batch 256", lora, 256, "bi,or,ri->bo", (4096,)),
-        Case("Kronecker 1024x1024, batch 256", kronecker, 256, "bjm,sij,slm->bil", (32, 32)),
+        *(
+            linear("TT 25088 -> 4096 rank 4", train(vgg_out, vgg_in, 4), n, "system", layer=vgg)
+            for n in (1, 100, 1000)
+        ),
+        linear(
+            "TT matrix 1024 rank 8",
+            train(small, small, 8),
+            256,
+            "issue",
+            layer=peer("FactorizedLinear", small, small, rank=8, **blocktt),
+        ),
+        linear("Monarch 1024", formats.monarch(drawn(1, 32, 32, 32), drawn(1, 32, 32, 32)), 256, "issue"),
+        linear(
+            "block TT 512 rank 4", formats.monarch(drawn(4, 16, 32, 16), drawn(4, 16, 32, 16)), 64, "issue"
+        ),
+        linear("LoRETTA 4096 rank 5", through((16, 16, 4, 4), (4, 4, 16, 16), 5), 4096, "system"),
+        Case("AdaZeta 768 rank 5, 8 cores, batch 512", "bi,qio->qbo", ((512, 768), adazeta), "ours"),
+        linear("AFLoRA 1024 rank 4", aflora, 8192, "ours"),
+        Case(
+            "Tucker TRL 2048x7x7 -> 1000, batch 32",
+            "bchw,chwo->bo",
+            ((32, 2048, 7, 7), regression),
+            "system",
+            peer("TRL", (2048, 7, 7), (1000,), factorization="Tucker", rank=(200, 6, 6, 200)),
+        ),
+        linear(
+            "CP linear 512 -> 512 rank 64",
+            cp,
+            64,
+            "system",
+            layer=peer("FactorizedLinear", (8, 8, 8), (32, 4, 4), factorization="CP", rank=64),
+        ),
+        linear(
+            "Tucker linear 512 -> 512",
+            tucker,
+            64,
+            "system",
+            layer=peer("FactorizedLinear", (8, 8, 8), (32, 4, 4), factorization="Tucker", rank=ranks),
+        ),
+        linear("BTT 1936", formats.monarch(drawn(1, 44, 44, 44), drawn(1, 44, 44, 44)), 19200, "system"),
+        linear("Monarch 632", formats.monarch(drawn(1, 158, 158, 4), drawn(1, 158, 4, 4)), 19200, "system"),
+        Case("TFNO 64x64 modes 64x33, batch 8", "bixy,ioxy->boxy", ((8, 64, 64, 33), spectral), "ours"),
+        linear("low rank 4096 rank 16", formats.low_rank(drawn(4096, 16), drawn(16, 4096)), 256, "issue"),
+        linear("Kronecker 1024", formats.kronecker(drawn(1, 32, 32), drawn(1, 32, 32)), 256, "issue"),
+        Case(
+            "Gaunt product 25x25 -> 81, batch 10000",
+            "zi,zj,ijk->zk",
+            ((10000, 25), (10000, 25), table),
+            "system",
+        ),
+        Case(
+            "TT Gram 100x100 of 10^4",
+            "px,qx->pq",
+            tuple(
+                formats.tt(
+                    [drawn(100, *s) for s in ((1, 10, 10), (10, 10, 10), (10, 10, 10), (10, 10, 1))],
+                    split=((10, 10, 10, 10),),
+                    batch=1,
+                )
+                for _ in range(2)
+            ),
+            "system",
+        ),
+        Case(
+            "tensor ring 4^8 rank 3",
+            "i->i",
+            (formats.tensor_ring([drawn(3, 4, 3) for _ in range(8)], split=((4,) * 8,)),),
+            "system",
+        ),
     ]
 
 
-def measured(functions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Return the seconds of each function in each of `rounds` interleaved rounds, in a new order every round."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    order = list(range(len(functions)))
-    for _ in range(rounds + 3):
-        random.shuffle(order)
-        for k in order:
-            start = time.perf_counter()
-            functions[k]()
-            seconds[k].append(time.perf_counter() - start)
-    return [s[3:] for s in seconds]
+def expanded(case: Case) -> tuple[str, list[tuple[int, ...]], tuple[int, ...]]:
+    """Return the einsum over inputs and factors that others evaluate pairwise, its shapes, and the result's shape."""
+    given = [torch.empty(x, device="meta") if isinstance(x, tuple) else x for x in case.operands]
+    network = contractc.plan(
+        case.expression, *(tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in given)
+    ).network
+    letter = opt_einsum.get_symbol
+    terms = ["".join(letter(m) for m in t.modes) for t in network.tensors]
+    output = "".join(letter(m) for m in network.outputs[0])
+    shapes = [network.shape(t.modes) for t in network.tensors]
+    return f"{','.join(terms)}->{output}", shapes, network.shape(network.results()[0])
 
 
-def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of other / ours over paired rounds and its 95 % bootstrap interval."""
-    pairs = [b / a for a, b in zip(ours, other, strict=True)]
-    medians = sorted(median(random.choices(pairs, k=len(pairs))) for _ in range(500))
-    return median(pairs), medians[12], medians[487]
+def inputs(case: Case, dtype: torch.dtype | None = None) -> Tensors:
+    """Return the tensors of a case, its weights as factors, all of which require gradients."""
+    kind = dtype or flattened([case.operands[case.weights[0]]])[0].dtype
+    made = [x if isinstance(x, Factorized) else torch.randn(x, dtype=kind) for x in case.operands]
+    return [t.detach().to(kind).clone().requires_grad_() for t in flattened(made)]
 
 
-def layers(
-    case: Case,
-) -> tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]], list[torch.Tensor], torch.Tensor]:
-    """Return the three ways to compute a layer, the factors and the dense matrix, which are their parameters."""
-    factors = [x.clone().requires_grad_() for x in case.weight.factors]
-    dense = case.weight.to_dense().detach().clone().requires_grad_()
-    size = dense.shape[1]
-    layer = contractc.compile("bi,oi->bo", torch.empty(case.batch, size), case.weight)
-    pairwise = opt_einsum.contract_expression(
-        case.pairwise, (case.batch, *case.split), *(x.shape for x in factors), optimize="optimal"
-    )
-    print(f"\n{case.name}: {layer.plan.choices[0]}")
-    return (
-        {
-            "contractc": lambda x: layer(x, *factors),
-            "dense": lambda x: x @ dense.T,
-            "pairwise": lambda x: pairwise(x.reshape(case.batch, *case.split), *factors).reshape(
-                case.batch, -1
-            ),
-        },
-        factors,
-        dense,
-    )
+def grouped(case: Case, tensors: Sequence[Any]) -> list[Any]:
+    """Return tensors as the operands of a case."""
+    left = iter(tensors)
+    return [
+        Factorized(x.layout, tuple(next(left) for _ in x.factors))
+        if isinstance(x, Factorized)
+        else next(left)
+        for x in case.operands
+    ]
+
+
+def wide(case: Case) -> torch.dtype:
+    narrow = flattened([case.operands[case.weights[0]]])[0].dtype
+    return torch.complex128 if narrow.is_complex else torch.float64
+
+
+def formed(case: Case) -> bool:
+    """Return whether the dense operands are small enough to be formed."""
+    return all(torch.Size(case.operands[k].shape).numel() <= LARGE for k in case.weights)
 
 
 def checked(case: Case) -> None:
-    """Raise AssertionError if the layer or a gradient in float64 is not that of the dense layer."""
-    factors = [x.double().requires_grad_() for x in case.weight.factors]
-    weight = Factorized(case.weight.layout, tuple(factors))
-    x = torch.randn(case.batch, weight.shape[1], dtype=torch.float64)
-    cotangent = torch.randn(case.batch, weight.shape[0], dtype=torch.float64)
+    """Raise AssertionError if the result or a gradient in float64 is not that of the dense operands, for few rows."""
+    cut = Case(
+        case.name,
+        case.expression,
+        tuple((min(x[0], 8), *x[1:]) if isinstance(x, tuple) else x for x in case.operands),
+        "",
+    )
+    if not formed(case) or any(torch.Size(case.operands[k].shape).numel() > 2**25 for k in case.weights):
+        return
+    tensors = inputs(cut, wide(case))
     results = []
-    for y in (contractc.contract("bi,oi->bo", x, weight), x @ weight.to_dense().T):
-        results.append([y.detach(), *torch.autograd.grad((y * cotangent).sum(), factors)])
+    for way in (
+        lambda *xs: contractc.contract(cut.expression, *grouped(cut, xs)),
+        lambda *xs: torch.einsum(
+            cut.expression, *(x.to_dense() if isinstance(x, Factorized) else x for x in grouped(cut, xs))
+        ),
+    ):
+        y = way(*tensors)
+        cotangent = torch.ones_like(y)
+        results.append([y.detach(), *torch.autograd.grad(y, tensors, cotangent)])
     for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
 
 
-def run(case: Case, rounds: int) -> list[dict[str, Any]]:
-    """Return the measurements of one case, forward and forward with backward, and print them."""
+def ways(case: Case, training: bool) -> dict[str, tuple[Way, Tensors]]:
+    """Return what is measured: the functions and the tensors they take, contractc's first."""
+    tensors = inputs(case)
+    operands = grouped(case, tensors)
+    values = [
+        Factorized(x.layout, tuple(f.detach() for f in x.factors)) if isinstance(x, Factorized) else x
+        for x in operands
+    ]
+    constants = () if training else tuple(case.weights)
+    compiled = contractc.compile(case.expression, *values, constants=constants)
+    dense_inputs = [x for x in operands if not isinstance(x, Factorized)]
+    found: dict[str, tuple[Way, Tensors]] = {"contractc": (compiled, tensors if training else dense_inputs)}
+    if formed(case):
+        dense = [
+            x.to_dense().detach().clone().requires_grad_() if isinstance(x, Factorized) else x
+            for x in operands
+        ]
+        if case.expression == "bi,oi->bo":
+            found["dense"] = (torch.nn.functional.linear, dense)
+        else:
+            found["dense"] = (lambda *xs: torch.einsum(case.expression, *xs), dense)
+    text, shapes, result = expanded(case)
+    path = opt_einsum.contract_expression(text, *shapes, optimize="optimal" if len(shapes) < 9 else "auto-hq")
+    found["opt_einsum"] = (
+        lambda *xs: path(*(x.reshape(s) for x, s in zip(xs, shapes, strict=True))).reshape(result),
+        tensors,
+    )
+    found["torch.einsum"] = (
+        lambda *xs: torch.einsum(text, *(x.reshape(s) for x, s in zip(xs, shapes, strict=True))).reshape(
+            result
+        ),
+        tensors,
+    )
+    if case.layer is not None:
+        layer = case.layer()
+        parameters = [p for p in layer.parameters() if p.requires_grad]
+        found["tltorch"] = (lambda x, *_: layer(x), [*dense_inputs, *parameters])
+    return found
+
+
+def saved_bytes(way: Way, tensors: Tensors) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass beside what it was given."""
+    given = {t.untyped_storage().data_ptr() for t in tensors}
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = way(*tensors)
+    del result
+    return sum(kept.values())
+
+
+def run(case: Case, rounds: int, budget: float) -> list[dict[str, Any]]:
+    """Return the measurements of one case, and print them."""
     checked(case)
-    ways, factors, dense = layers(case)
-    x = torch.randn(case.batch, case.weight.shape[1])
-    cotangent = torch.randn(case.batch, case.weight.shape[0])
-
-    def trained(name: str) -> Callable[[], object]:
-        parameters = [dense] if name == "dense" else factors
-        return lambda: torch.autograd.grad(ways[name](x), parameters, cotangent)
-
-    def inferred(name: str) -> Callable[[], object]:
-        def once() -> object:
-            with torch.no_grad():
-                return ways[name](x)
-
-        return once
-
+    print(f"\n{case.name}  [{case.origin}]", flush=True)
     lines = []
-    for kind, make in (("forward", inferred), ("forward+backward", trained)):
-        seconds = dict(zip(ways, measured([make(name) for name in ways], rounds), strict=True))
-        line: dict[str, Any] = {"case": case.name, "kind": kind}
-        line |= {f"{name}_ms": round(median(s) * 1e3, 4) for name, s in seconds.items()}
-        for name in ("dense", "pairwise"):
-            line[f"{name}_ratio"] = [round(r, 3) for r in ratio(seconds["contractc"], seconds[name])]
+    for training in (False, True):
+        found = ways(case, training)
+        compiled = found["contractc"][0]
+        cotangent = torch.randn_like(compiled(*found["contractc"][1]).detach())
+        calls = {name: _call(way, tensors, cotangent, training) for name, (way, tensors) in found.items()}
+        seconds = interleaved(calls, rounds, budget=budget)
+        ratios = {name: paired(seconds["contractc"], s) for name, s in seconds.items() if name != "contractc"}
+        line: dict[str, Any] = {
+            "case": case.name,
+            "sizes": case.origin,
+            "kind": "forward+backward" if training else "forward",
+            "choice": list(compiled.plan.choices),  # type: ignore[attr-defined]
+            "ms": {name: round(median(s) * 1e3, 4) for name, s in seconds.items()},
+            "ratio": {name: [round(v, 3) for v in r] for name, r in ratios.items()},
+            "rounds": len(seconds["contractc"]),
+        }
+        if training:
+            line["saved"] = {name: saved_bytes(*found[name]) for name in ("contractc", "opt_einsum")}
         lines.append(line)
-        shown = "  ".join(
-            f"{name} {line[f'{name}_ms']:8.3f} ms ({r[0]:.2f}x, {r[1]:.2f} to {r[2]:.2f})"
-            for name in ("dense", "pairwise")
-            for r in [line[f"{name}_ratio"]]
-        )
-        print(f"  {kind:17} contractc {line['contractc_ms']:8.3f} ms  {shown}")
+        print(_shown(line, ratios), flush=True)
     return lines
 
 
+def _call(way: Way, tensors: Tensors, cotangent: torch.Tensor, training: bool) -> Callable[[], Any]:
+    if training:
+        return lambda: torch.autograd.grad(
+            way(*tensors), tensors, cotangent.reshape(-1).reshape(cotangent.shape)
+        )
+
+    def once() -> Any:
+        with torch.no_grad():
+            return way(*tensors)
+
+    return once
+
+
+def _shown(line: dict[str, Any], ratios: dict[str, Ratio]) -> str:
+    best = min(ratios, key=lambda name: ratios[name].median)
+    parts = [f"{name} {ms:.3f} ms" for name, ms in line["ms"].items()]
+    saved = ""
+    if "saved" in line:
+        ours, other = (line["saved"][name] / 1e6 for name in ("contractc", "opt_einsum"))
+        saved = f"; saved {ours:.2f} MB, pairwise {other:.2f} MB"
+    choice = ", ".join(line["choice"])
+    return (
+        f"  {line['kind']:17} {', '.join(parts)}\n    best other: {best} at {ratios[best]}; {choice}{saved}"
+    )
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the geometric means over all lines and the lines that miss their bars."""
+    best = [min(r[0] for r in line["ratio"].values()) for line in lines]
+    lost = [
+        f"{line['case']} ({line['kind']}): {min(r[2] for r in line['ratio'].values()):.2f}"
+        for line in lines
+        if min(r[2] for r in line["ratio"].values()) < 1 / 1.05
+    ]
+    tltorch = [line["ratio"]["tltorch"][0] for line in lines if "tltorch" in line["ratio"]]
+    text = f"\n{len(lines)} lines: {geometric_mean(best):.2f}x the best other in geometric mean (bar 1.3)"
+    if tltorch:
+        text += f", {geometric_mean(tltorch):.2f}x TensorLy-Torch over {len(tltorch)} lines (bar 2)"
+    return text + "".join(f"\n  more than 1.05 of the best other: {line}" for line in lost)
+
+
 def main() -> None:
-    """Measure all cases and write the lines."""
+    """Measure the cases asked for, write their lines and print the summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of the rounds of one line")
+    parser.add_argument("--only", default="", help="measure the cases whose name has this text")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    random.seed(0)
-    machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1, "rounds": rounds}
-    lines = [line | machine for case in cases() for line in run(case, rounds)]
+    machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1}
+    lines = [
+        line | machine
+        for case in cases()
+        if options.only in case.name
+        for line in run(case, options.rounds, options.budget)
+    ]
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    known = {(line["case"], line["kind"]) for line in lines}
+    before = (
+        [json.loads(text) for text in RESULTS.read_text().splitlines()]
+        if options.only and RESULTS.exists()
+        else []
+    )
+    merged = [line for line in before if (line["case"], line["kind"]) not in known] + lines
+    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in merged))
+    print(summary(lines))
 
 
 def cpu_name() -> str:

@@ -4,7 +4,7 @@
 
 Everything is measured in one process, in interleaved rounds of random order: a round calls each contestant often
 enough to take about a millisecond. Times are medians over rounds; ratios are medians of paired ratios with a 95 %
-bootstrap interval. `by hand` is the same NumPy calls as the compiled expression, without any check of the operands.
+interval. `by hand` is the same NumPy calls as the compiled expression, without any check of the operands.
 Results are compared before they are timed. Lines are appended to benchmarks/results/overhead.jsonl.
 """
 
@@ -14,28 +14,27 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
-import random
 import re
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
 import numpy as np
 import opt_einsum
 
 import contractc
+from contractc.bench import limits
+from contractc.bench.measure import Call, interleaved
+from contractc.bench.peers import versions
+from contractc.bench.stats import median_interval
 from contractc.serial import digest
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
 CASES = {2: "ij,jk->ik", 3: "ij,jk,kl->il", 5: "ij,jk,kl,lm,mn->in"}
 ROUND_SECONDS = 1e-3
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-Call = Callable[[], Any]
 
 
 def by_hand(executable: contractc.Executable) -> Callable[..., Any]:
@@ -85,57 +84,9 @@ def contestants(text: str) -> tuple[dict[str, Call], contractc.Executable]:
     return calls, compiled
 
 
-def seconds(call: Call, times: int, clock: Callable[[], float]) -> float:
-    """Return the seconds of one call, from `times` in a row."""
-    start = clock()
-    for _ in range(times):
-        call()
-    return (clock() - start) / times
-
-
-def measure(
-    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Return the seconds of one call by name, once for each round; rounds are interleaved in random order."""
-    shuffle = random.Random(0).shuffle
-    times = {
-        name: 1 + int(ROUND_SECONDS / max(seconds(call, 50, clock), 1e-9)) for name, call in calls.items()
-    }
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        order = list(calls)
-        shuffle(order)
-        for name in order:
-            found[name].append(seconds(calls[name], times[name], clock))
-    return found
-
-
-def interval(values: Sequence[float], draws: int = 1000) -> list[float]:
-    """Return the median of `values` and its 95 % bootstrap interval."""
-    choose = random.Random(0).choices
-    medians = sorted(median(choose(values, k=len(values))) for _ in range(draws))
-    return [median(values), medians[draws // 40], medians[-draws // 40 - 1]]
-
-
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on: processor, versions, threads."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = re.findall(r"^model name\s*: (.*)$", information.read_text(encoding="utf-8"), re.M)
-        model = names[0] if names else model
-    versions: dict[str, Any] = {
-        name: sys.modules[name].__version__
-        for name in ("numpy", "opt_einsum", "torch")
-        if name in sys.modules
-    }
-    return {
-        "cpu": model,
-        "python": platform.python_version(),
-        "contractc": contractc.__version__,
-        **versions,
-        "threads": 1,
-    }
+    return {"cpu": limits.machine()["device"], **versions(), "threads": 1}
 
 
 def main() -> None:
@@ -149,15 +100,15 @@ def main() -> None:
     verdicts = []
     for count, text in CASES.items():
         calls, compiled = contestants(text)
-        found = measure(calls, rounds)
+        found = interleaved(calls, rounds, round_seconds=ROUND_SECONDS)
         print(f"\n{count} operands, {text}, 4x4 float64, {rounds} rounds")
         print(
             f"  {'':22}  {'us':>7}  {'quartiles':>15}  {'/ contract':>10}  {'95 %':>15}  {'us above by hand':>16}"
         )
         for name, times in found.items():
             low, middle, high = (1e6 * q for q in quantiles(times, n=4))
-            ratio = interval([t / c for t, c in zip(times, found["contract"], strict=True)])
-            above = interval([1e6 * (t - h) for t, h in zip(times, found["by hand"], strict=True)])
+            ratio = median_interval([t / c for t, c in zip(times, found["contract"], strict=True)])
+            above = median_interval([1e6 * (t - h) for t, h in zip(times, found["by hand"], strict=True)])
             print(
                 f"  {name:22}  {middle:7.2f}  {f'{low:.2f} .. {high:.2f}':>15}  {ratio[0]:10.2f}  "
                 f"{f'{ratio[1]:.2f} .. {ratio[2]:.2f}':>15}  {above[0]:16.2f}"
@@ -180,7 +131,7 @@ def main() -> None:
                 verdicts.append((f"compiled above by hand, {count} operands", above[2], 0.4, "us"))
             if (name == "np.einsum" and count == 2) or name == "opt_einsum.contract":
                 bar = 1.0 if name == "np.einsum" else 0.1
-                inverse = interval([c / t for t, c in zip(times, found["contract"], strict=True)])
+                inverse = median_interval([c / t for t, c in zip(times, found["contract"], strict=True)])
                 verdicts.append((f"contract / {name}, {count} operands", inverse[2], bar, ""))
     print("\nupper 95 % bounds beside the bars")
     for what, value, bar, unit in verdicts:

@@ -76,8 +76,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    ways = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, ways=ways)
+    kernels = fusers(target, options.ahead)
+    program = lower(plan, target, exponents=options.exponent, kernels=kernels)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)
@@ -87,6 +87,8 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
             program,
             constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
         )
+    choose = getattr(backend, "prepared", None)
+    program = program if choose is None else choose(program, target)
     return executable_of(program, plan, target, arrays, options.exponent, _saved)
 
 

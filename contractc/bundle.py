@@ -270,7 +270,9 @@ def _loaded(
     constants = _constants(program, members, backend, part.device)
     given = (program, plan, part.target, constants, part.exponent, save)
     remarks: list[str] = []
-    if part.binaries and trusted:
+    if part.binaries and not hasattr(backend, "from_binaries"):
+        remarks.append(f"its binaries are not used: '{part.backend}' compiles its source instead")
+    elif part.binaries and trusted:
         held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
         try:
             return executable_of(*given, tuple(remarks), held), remarks

@@ -7,12 +7,11 @@ from dataclasses import replace
 from math import exp2, log2
 from typing import NamedTuple
 
-from contractc.dtypes import itemsize, wide
+from contractc.dtypes import is_floating, itemsize, wide
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
-from contractc.programs import Contract, Program, groups
 
 _GRID_STEP = 2
 """The binary logarithm of the ratio of neighbours in `GRID`."""
@@ -53,6 +52,31 @@ def seconds(
     """
     arithmetic = min(flop_count, 10**300) / machine.rate(dtype) if matmul else 0.0
     return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
+
+
+def stream_seconds(
+    terms: Sequence[Term], out: Term, extents: Sequence[int], dtype: str, machine: Machine = DEFAULT_MACHINE
+) -> float:
+    """Return the predicted seconds of a step that a library does at the speed of memory, or of its one scalar loop.
+
+    Those are small steps, permutations, reductions, and sums of products in dtypes that BLAS does not have.
+    """
+    traffic = sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype)
+    rate = bandwidth(machine, traffic)
+    if len(terms) == 1 and tuple(m for m in terms[0] if m in out) != out:
+        rate = min(rate, machine.permuting)
+    summed = not {m for t in terms for m in t} <= set(out)
+    arithmetic = flops(terms, out, extents) / machine.flops_other if len(terms) > 1 and summed else 0.0
+    if is_floating(dtype):
+        arithmetic /= 4
+    return max(arithmetic, traffic / rate) + machine.call
+
+
+def _size(term: Iterable[int], extents: Sequence[int]) -> int:
+    size = 1
+    for m in set(term):
+        size *= extents[m]
+    return size
 
 
 def product_seconds(machine: Machine, provider: str, dtype: str, m: int, n: int, k: int) -> float:
@@ -105,52 +129,6 @@ def call_seconds(machine: Machine, provider: str) -> float:
 def fresh_seconds(machine: Machine, size: int) -> float:
     """Return the extra seconds of writing to `size` bytes that come from the system: smaller blocks are used again."""
     return size * machine.fresh if size >= FRESH else 0.0
-
-
-SMALL_PRODUCT = 3.0e-8
-"""Seconds that each matrix product of a batch costs beside its arithmetic."""
-
-
-def step_seconds(program: Program, step: Contract, call: float, machine: Machine = DEFAULT_MACHINE) -> float:
-    """Return the predicted seconds of a step of one or two inputs through an array library.
-
-    To arithmetic and traffic come `call` seconds, copies of operands in another order than matrix products read,
-    and what a library loses on products of few rows, columns or summed positions, which it does one by one.
-    """
-    known = program.values()
-    terms = [known[i].modes for i in step.inputs]
-    out, extents = step.out.modes, program.extents
-    width = itemsize(step.out.dtype)
-    sizes = [_size(t, extents) for t in (*terms, out)]
-    traffic = sum(sizes) * width
-    if len(terms) == 1:
-        ordered = tuple(m for m in terms[0] if m in out) == out
-        return traffic / (machine.bandwidth if ordered else machine.permuting) + call
-    g = groups(terms[0], terms[1], out)
-    if not g.summed:
-        return traffic / machine.bandwidth + call
-    batch, rows, columns, summed = (_size(part, extents) for part in g[:4])
-    copies = sum(
-        size
-        for size, t, other in zip(sizes, terms, reversed(terms), strict=False)
-        if _copied(t, [other], out)
-    )
-    copies += 0 if _natural(terms, out) else sizes[-1]
-    if not g.rows and not g.columns:
-        return traffic / (machine.bandwidth / 2) + call
-    thin = 1.0
-    for n, enough in ((rows, 8), (columns, 16), (summed, 8)):
-        thin *= min(1.0, n / enough) ** 0.5
-    arithmetic = 2 * batch * rows * columns * summed / (machine.rate(step.out.dtype) * max(thin, 0.05))
-    arithmetic += SMALL_PRODUCT * batch if batch > 1 else 0.0
-    return max(arithmetic, traffic / machine.bandwidth) + 2 * copies * width / machine.permuting + call
-
-
-def _size(term: Iterable[int], extents: Sequence[int]) -> int:
-    size = 1
-    for m in set(term):
-        size *= extents[m]
-    return size
 
 
 def costs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,14 @@ def read(
     found, given = split_call(expression, operands, semiring)
     check_count(len(given))
     library = library_of(given)
-    if backend not in (None, "auto", library):
+    if backend not in (None, "auto", library) and (backend, library) != ("triton", "torch"):
         raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
     module = backend_named(library)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
     arrays = [x if is_factorized(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
-    return found, arrays, Target(library, device_of(like))
+    if backend == "triton":
+        return found, arrays, Target("triton", "cuda")
+    return found, arrays, _where(library, device_of(like), asked=backend == library)
 
 
 def read_ahead(
@@ -86,7 +89,12 @@ def read_ahead(
     else:
         like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
         name, _, device = (target or library).partition(":")
-        chosen = Target(name, device or device_of(like))
+        if name in ("cuda", "triton"):
+            chosen = Target(
+                "triton", "cuda" + f":{device.removeprefix('cuda').removeprefix(':')}".rstrip(":")
+            )
+        else:
+            chosen = _where(name, device or device_of(like), asked=target is not None)
     module = backend_named(chosen.backend)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
     items = [
@@ -94,6 +102,13 @@ def read_ahead(
         for k, x in enumerate(given)
     ]
     return found, items, chosen
+
+
+def _where(library: str, device: str, *, asked: bool) -> Target:
+    """Return where arrays of `library` on `device` run: tensors on CUDA as kernels, unless torch is asked for."""
+    if library == "torch" and device == "cuda" and not asked and find_spec("triton") is not None:
+        return Target("triton", "cuda")
+    return Target(library, device)
 
 
 def described(given: Sequence[Any], dtype: str) -> list[Operand]:

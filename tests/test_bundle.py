@@ -488,3 +488,26 @@ def test_contents_are_printed(accelerated: Callable[..., Path]) -> None:
         "  accelerator:cuda:90: accelerator-cuda-90/program.json, 2 binaries",
     ]
     assert lines[1].endswith(f"numpy {np.__version__})") and lines[2].endswith("accelerator 1)")
+
+
+def test_kernels_for_a_gpu_that_is_not_here_are_in_the_bundle(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("triton", reason="triton is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    shapes: Any = ((512, 16), (512, 16), (16, 16, 16))
+    text = "bi,bj,ijk->bk"
+    numbers = contractc.compile(text, *shapes, dtype="float32", target="numpy")
+    kernels = contractc.compile(text, *shapes, dtype="float32", target="triton:cuda:90")
+    path = tmp_path / "net.ccb"
+    numbers.save(path, kernels)
+    members = archive.unpacked(path.read_bytes())
+    cubins = [name for name in members if name.endswith(".cubin")]
+    assert cubins and all(bytes(members[name][:4]) == b"\x7fELF" for name in cubins)
+    for name in cubins:
+        about = json.loads(bytes(members[name.replace(".cubin", ".json")]))
+        assert about["parameters"] > 0 and about["warps"] > 0
+    again = contractc.load(path, trust=True)
+    assert again.remarks == ("loaded from net.ccb", "not for triton:cuda:90: there is no CUDA device")
+    operands = [rng.normal(size=s).astype("float32") for s in shapes]
+    assert bits(again(*operands)) == bits(numbers(*operands))

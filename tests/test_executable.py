@@ -289,12 +289,12 @@ def test_miss_prints_its_name() -> None:
 
 
 def test_every_backend_is_named_in_one_table() -> None:
-    assert list(REGISTRY) == ["numpy", "torch", "array_api"]
+    assert list(REGISTRY) == ["numpy", "torch", "array_api", "triton"]
     assert message_of(UnsupportedError, backend_named, "fortran") == (
-        "no backend is called 'fortran'; there are numpy, torch, array_api"
+        "no backend is called 'fortran'; there are numpy, torch, array_api, triton"
     )
     assert message_of(UnsupportedError, contractc.compile, "i->", (3,), target="fortran") == (
-        "no backend is called 'fortran'; there are numpy, torch, array_api"
+        "no backend is called 'fortran'; there are numpy, torch, array_api, triton"
     )
 
 

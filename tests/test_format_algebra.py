@@ -264,6 +264,31 @@ def test_a_batch_of_matrices_is_contracted(kind: str, r: int, b: tuple[int, ...]
     near(contractc.contract("...ni,...oi->...no", x, w), np.einsum("...ni,...oi->...no", x, dense(w)))
 
 
+@settings(max_examples=25, deadline=None)
+@given(kinds, ranks, batches, st.integers(0, 4), seeds)
+def test_a_batch_of_torch_matrices_is_contracted_and_differentiated(
+    kind: str, r: int, b: tuple[int, ...], n: int, seed: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    draw = drawing(seed)
+    w = MATRICES[kind](draw, r, b)
+    leaves = [torch.tensor(f, requires_grad=True) for f in (draw(*b, n, 6), *w.factors)]
+    held = Factorized(w.layout, tuple(leaves[1:]))
+    modes = [m for axis in w.layout.axes for m in axis]
+    labelled = [y for f, t in zip(leaves[1:], w.layout.terms, strict=True) for y in (f, list(t))]
+    whole = torch.einsum(*labelled, modes).reshape(w.shape)
+    found = contractc.contract("...ni,...oi->...no", leaves[0], held)
+    expected = leaves[0] @ whole.mT
+    near(found.detach(), expected.detach())
+    cotangent = torch.tensor(draw(*found.shape))
+    for one, two in zip(
+        torch.autograd.grad(found, leaves, cotangent),
+        torch.autograd.grad(expected, leaves, cotangent),
+        strict=True,
+    ):
+        near(one, two)
+
+
 def random_network(kind: str, draw: Draw) -> tuple[Factorized, Array]:
     """Return an operand of the second tier and its dense array by an einsum written down here."""
     if kind == "tensor ring":

@@ -16,6 +16,7 @@ REGISTRY = {
     "numpy": "contractc.backends.numpy",
     "torch": "contractc.backends.torch",
     "array_api": "contractc.backends.array_api",
+    "triton": "contractc.backends.triton",
 }
 """Every backend by name. Adding one means adding it here, and nowhere else."""
 

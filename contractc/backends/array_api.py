@@ -172,6 +172,9 @@ class _ArrayAPI:
     ) -> str | None:
         return None
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        raise AssertionError("refuses() lets a step through that runs as compiled loops")
+
     def pair(
         self,
         function: Function,
@@ -182,9 +185,6 @@ class _ArrayAPI:
         work: str,
     ) -> None:
         return None
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        raise AssertionError("refuses() lets a step through that runs as compiled loops")
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         raise AssertionError(f"refuses() lets {operation} through")

@@ -6,6 +6,7 @@ Only numbers reach the source: labels and texts of the user never do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, Protocol
 
 from contractc.backends import Compiled
@@ -74,6 +75,9 @@ class Dialect(Protocol):
     ) -> str | None:
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        """Return the expression for a step that runs as compiled loops, and how it runs."""
+
     def pair(
         self,
         function: Function,
@@ -84,9 +88,6 @@ class Dialect(Protocol):
         work: str,
     ) -> str | None:
         """Return the expression for a pairwise step done as `how` says, or None if that is left to us."""
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        """Return the expression for a step that runs as compiled loops, and how it runs."""
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         """Return the expression for a registered operation."""
@@ -348,8 +349,8 @@ class Function:
             a, a_modes, b, b_modes = b, b_modes, a, a_modes
             g = g._replace(rows=g.columns, columns=g.rows)
         batch = tuple(m for m in a_modes if m in g.batch)
-        rows = tuple(m for m in a_modes if m in g.rows)
-        columns = tuple(m for m in b_modes if m in g.columns)
+        rows = self._free_order(a_modes, g.rows, out)
+        columns = self._free_order(b_modes, g.columns, out)
         x = self._matrix(a, a_modes, batch, rows, summed)
         y = self._matrix(b, b_modes, batch, summed, columns)
         code = self.dialect.matmul(x, y, 3 if batch else 2, work)
@@ -359,6 +360,14 @@ class Function:
         if made != len(modes) or (batch and not (rows and columns)):
             code = self.dialect.reshape(code, [self.extent(m) for m in modes])
         return code, modes
+
+    def _free_order(self, modes: Term, free: Sequence[int], out: Term) -> Term:
+        """Return the order of the free modes of an operand: that of the result, if the operand is less to copy."""
+        own = tuple(m for m in modes if m in free)
+        wanted = tuple(m for m in out if m in free)
+        extents = self.program.extents
+        sizes = [prod(extents[m] for m in term) for term in (modes, out)]
+        return wanted if own != wanted and sizes[0] < sizes[1] else own
 
     def _summed_order(self, a_modes: Term, b_modes: Term, g: Groups) -> Term:
         """Return the order of the summed modes for which fewer elements are copied."""

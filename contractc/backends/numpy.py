@@ -161,6 +161,10 @@ class _Numpy:
         code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
+        return f"{name}({', '.join(names)})", loops.note(program, step)
+
     def pair(
         self,
         function: Function,
@@ -171,10 +175,6 @@ class _Numpy:
         work: str,
     ) -> str:
         return write_pair(function, how, left, right, out, work)
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
-        return f"{name}({', '.join(names)})", loops.note(program, step)
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, OPERATIONS[operation].evaluate)}([{', '.join(names)}])"

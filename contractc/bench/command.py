@@ -23,9 +23,6 @@ ONE_CORE = {
 }
 """Read by the libraries when they are loaded, hence the process of its own."""
 
-CONTROL = {"CONTRACTC_PROVIDERS": "numpy,torch"}
-"""Matrix products by the libraries that the peers use too."""
-
 SHORT = {"bf16": "bfloat16"} | {
     f"{short}{bits}": f"{long}{bits}"
     for short, long, widths in (
@@ -96,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     if problem is not None:
         print(f"contractc bench: {problem}", file=sys.stderr)
         return 2
-    changes = ONE_CORE | (CONTROL if options.control else {})
+    changes = ONE_CORE | ({"OPENBLAS_CORETYPE": options.control} if options.control else {})
     command = [sys.executable, "-m", "contractc.bench", *argv]
     with tempfile.TemporaryDirectory() as folder:
         # an empty store: what another process has planned or tuned must not make first calls look cheap
@@ -168,6 +165,7 @@ def measure(argv: Sequence[str]) -> int:
         "versions": peers.versions(),
         "threads": 1,
         "control": options.control,
+        "openblas": limits.openblas_core(),
         "clock": get_clock_info("perf_counter").implementation,
     }
     if not options.json:

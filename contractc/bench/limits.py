@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,20 @@ def machine() -> dict[str, Any]:
         names = re.findall(r"^model name\s*: (.*)$", information.read_text(encoding="utf-8"), re.MULTILINE)
         model = names[0] if names else model
     return {"device": model, "system": platform.system(), "memory": physical_memory()}
+
+
+def openblas_core() -> str:
+    """Return the name of the core whose kernels NumPy's OpenBLAS has chosen; empty where it does not tell."""
+    mapped = Path("/proc/self/maps")
+    text = mapped.read_text(encoding="utf-8") if mapped.exists() else ""
+    for name in dict.fromkeys(re.findall(r"/\S*openblas\S*", text)):
+        library = ctypes.CDLL(name)
+        for symbol in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
+            function = getattr(library, symbol, None)
+            if function is not None:
+                function.restype = ctypes.c_char_p
+                return str(function().decode())
+    return ""
 
 
 def _products(dtype: str) -> Iterator[tuple[str, Call]]:

@@ -59,7 +59,7 @@ def interleaved(
     gc.disable()
     try:
         warm = {name: min(repeated(call, 1, clock) for _ in range(2)) for name, call in calls.items()}
-        times = {name: ceil(round_seconds / max(s, 1e-8)) for name, s in warm.items()}
+        times = {name: max(1, ceil(round_seconds / max(s, 1e-8))) for name, s in warm.items()}
         one_round = sum(times[name] * s for name, s in warm.items())
         affordable = budget / one_round if one_round else rounds
         count = max(min(rounds, FEWEST_ROUNDS), int(min(rounds, affordable)))

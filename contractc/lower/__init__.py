@@ -23,23 +23,26 @@ def lower(
     target: Target,
     *,
     exponents: bool = False,
-    ways: Sequence[Fuser] = (),
     machine: Machine = DEFAULT_MACHINE,
+    kernels: Sequence[Fuser] = (),
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
     Args:
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
-        ways: how the target runs fused steps (`fusers`); without, nothing is fused.
+        kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
     """
     program = translate(plan, target)
     for transform in PASSES:
         program = transform(program)
-    program = split_exponents(program) if exponents else fuse(program, ways)
-    if target.backend == "numpy" and program.semiring == "sum_product" and not exponents:
-        names = providers()
-        program = choose(layout(free_results(program), machine, names), machine, names)
+    if exponents:
+        program = split_exponents(program)
+    else:
+        program = fuse(program, kernels)
+        if target.backend == "numpy" and program.semiring == "sum_product":
+            names = providers()
+            program = choose(layout(free_results(program), machine, names), machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from contractc.cost import step_seconds
+from contractc.backends.steps import ways
+from contractc.backends.steps.forms import natural_orders
+from contractc.cost import stream_seconds
 from contractc.dtypes import wide
-from contractc.machine import Target
+from contractc.lower.tasks import task_of
+from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
-from contractc.providers import loops
+from contractc.providers import TORCH, loops, providers
 
 MOST_STEPS = 8
 """The most steps that become one."""
@@ -40,7 +43,7 @@ class Fuser:
     alone: Callable[[Program, Contract], float]
 
 
-def fusers(target: Target, ahead: bool) -> tuple[Fuser, ...]:
+def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
     """Return the ways in which `target` runs fused steps.
 
     Compiled loops are used if llvmlite is loaded already or if code is made ahead of the calls; in a plain call
@@ -51,13 +54,27 @@ def fusers(target: Target, ahead: bool) -> tuple[Fuser, ...]:
     if not (loops.installed() if ahead else loops.loaded()):
         return ()
     how = loops.HOW if ahead else loops.HOW_LATER
-    call = 1.0e-6 if target.backend == "numpy" else 5.0e-6
-    return (
-        Fuser(how, loops.refuses, loops.predicted, lambda program, step: step_seconds(program, step, call)),
-    )
+    libraries = providers() if target.backend == "numpy" else (TORCH,)
+
+    def alone(program: Program, step: Contract) -> float:
+        return library_seconds(program, step, machine, libraries)
+
+    return (Fuser(how, loops.refuses, loops.predicted, alone),)
 
 
-def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
+def library_seconds(program: Program, step: Contract, machine: Machine, libraries: Sequence[str]) -> float:
+    """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
+    known = program.values()
+    task = task_of(program, step, known)
+    if task is None:
+        return stream_seconds(
+            [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
+        )
+    orders = dict.fromkeys([task.out, *natural_orders(task.left, task.right, task.out)])
+    return min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
+
+
+def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
     """Return `program` with runs of steps merged into one step each, where that is predicted to be faster.
 
     A run is a step and those steps before it whose results only the run reads. What depends on constants only
@@ -66,10 +83,10 @@ def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
     Before:  %3: [b, r] = contract %0 %1 over i,  %4: [b, o] = contract %2 %3 over r
     After:   %4: [b, o] = contract %0 %1 %2 over i r  # fused: 0 1, 2 3, loops
     """
-    if not ways:
+    if not kernels:
         return program
     steps: list[Step] = [
-        replace(s, body=fuse(s.body, ways)) if isinstance(s, Loop) else s for s in program.steps
+        replace(s, body=fuse(s.body, kernels)) if isinstance(s, Loop) else s for s in program.steps
     ]
     program = replace(program, steps=tuple(steps))
     makers = _makers(program)
@@ -80,7 +97,7 @@ def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
     left = MOST_CANDIDATES
     for number, maker in makers.items():
         step = maker.step
-        alone = ways[0].alone(program, step)
+        alone = kernels[0].alone(program, step)
         best[number] = alone + sum(best.get(i, 0.0) for i in step.inputs)
         spent = alone
         for run in _runs(number, makers):
@@ -89,12 +106,12 @@ def fuse(program: Program, ways: Sequence[Fuser]) -> Program:
             merged = _merged(program, run, makers)
             if merged is None:
                 break
-            spent += 0.0 if len(run) == 1 else ways[0].alone(program, makers[run[-1]].step)
+            spent += 0.0 if len(run) == 1 else kernels[0].alone(program, makers[run[-1]].step)
             if spent < WORTH_A_LOOK:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
-            for way in ways:
+            for way in kernels:
                 seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
                 if seconds * GAIN + before < best[number]:
                     best[number] = seconds * GAIN + before

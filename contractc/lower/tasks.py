@@ -19,7 +19,8 @@ _MOST_MODES = 64
 def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Task | None:
     """Return what `step` asks of a matrix library, or None if that is not for it.
 
-    That is a step that is not pairwise or fused, too small to matter, or a sum of products that BLAS does not have.
+    That is a step that is not pairwise, one whose way has been chosen, one too small to matter, or a sum of
+    products that BLAS does not have.
     """
     if len(step.inputs) != 2 or step.path or step.how or step.out.dtype == "object":
         return None

@@ -1,6 +1,6 @@
-"""What programs run on beside the array library: compiled loops, matrix products, copies.
+"""Where the CPU program gets its matrix products from: NumPy's own BLAS, or torch's if torch is there already.
 
-Matrix products are NumPy's own, or torch's if torch is there already.
+`loops` has steps as compiled loops.
 """
 
 from __future__ import annotations

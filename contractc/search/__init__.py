@@ -17,6 +17,7 @@ from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
+from contractc.search.limit import FIRST, within
 from contractc.search.outputs import joint_path
 from contractc.search.slice import sliced_to_fit
 from contractc.search.training import gradient_plan
@@ -61,29 +62,41 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
     clock = clock_of(options)
     checked(network)
     named = optimize is None or optimize is True or isinstance(optimize, str | Search)
-    finds = _Finds(options, clock, options.method if optimize is options else optimize)
+    method = options.method if optimize is options else optimize
+    first = Ask(options, clock) if memory_limit is None else _unsliced(options, clock)
+    finds = _Finds(first, method)
     path, results, name = joint_path(network, finds.of, share=named)
-    moves = finds.moves if len(network.outputs) == 1 else ()
+    alone = len(network.outputs) == 1
+    moves = finds.found.moves if alone and finds.found is not None else ()
     plan = Plan(network, path, results, (), layout_choices(network, path), name, moves=moves)
     if memory_limit is not None:
-        plan = sliced_to_fit(plan, memory_limit)
+        joint = alone and not network.groups and method in (None, True, "auto", "anneal")
+        others = finds.found.others if joint and finds.found is not None else ()
+        plan = within(plan, memory_limit, others, Ask(options, clock), joint)
     return priced(plan)
+
+
+def _unsliced(options: Search, clock: Clock) -> Ask:
+    """Return what is asked for the order alone, where order and slices are searched for together afterwards."""
+    moves = options.moves
+    if isinstance(moves, tuple) and len(moves) % 4 == 3:
+        moves = moves[:-2]
+    end = clock.deadline if options.time_limit is None else clock.started + FIRST * options.time_limit
+    return Ask(replace(options, moves=moves), Clock(end, clock.report, clock.started))
 
 
 @dataclass(slots=True)
 class _Finds:
-    """The orders looked for in one search: one, or some for several outputs, which share the time."""
+    """The orders looked for in one search: one, or some for several outputs."""
 
-    options: Search
-    clock: Clock
+    ask: Ask
     optimize: Any
-    moves: tuple[int, ...] = ()
+    found: Found | None = None
 
     def of(self, network: TensorNetwork) -> tuple[Path, str]:
         """Return a path for a network of one output, and the name of the search that found it."""
-        found = _path(network, self.optimize, Ask(self.options, self.clock))
-        self.moves = found.moves
-        return found.path, found.search
+        self.found = _path(network, self.optimize, self.ask)
+        return self.found.path, self.found.search
 
 
 def search_gradients(

@@ -44,13 +44,22 @@ SCHEDULES = (
 )
 """The contestants. A start is a place in the list of starts: the cheapest is the first, a sweep the last."""
 
-PILOT = 0.08
+LAST = Schedule("the cold", "local", 0, 12.0, 24.0)
+"""How a finished tree is looked over."""
+
+PILOT = 0.05
 """The share of the moves that each schedule gets before the best one gets the rest."""
+
+ROUNDS = 6
+"""At most so many runs share the moves after the pilots, the schedules in turn, the best in its pilot first."""
+
+ENOUGH = 20_000
+"""Moves a tensor that a run has use for; from three times as many on, several runs find more than a long one."""
 
 FIRST = 30_000
 """Fewer moves than this are given to the local proposal alone."""
 
-SAFETY = 0.85
+SAFETY = 0.88
 """The share of the time left that moves are planned for: machines do not keep a steady pace."""
 
 
@@ -86,7 +95,7 @@ class Annealed:
     """What annealing found: the tree, log2 of its charge, who won, the engine, and the moves that make it again.
 
     `moves` are those of each pilot, those planned for the winner, and those the winner made before the deadline;
-    nothing if the deadline cut a pilot short.
+    nothing if the deadline cut a pilot short. `others` is the best tree of each run.
     """
 
     path: Pairs
@@ -94,6 +103,7 @@ class Annealed:
     schedule: str
     engine: str
     moves: tuple[int, ...]
+    others: tuple[Pairs, ...] = ()
 
 
 def annealed(
@@ -109,7 +119,8 @@ def annealed(
 
     A move takes a node ((A, B), C) and makes it (A, (B, C)) where B and C share a mode. The local proposal takes
     a random node and looks at the two steps it changes; the walk goes from a random leaf to the root and looks at
-    all steps together. Each of `SCHEDULES` gets a pilot of some of the moves, and the best one gets the rest.
+    all steps together. Each of `SCHEDULES` gets a pilot of some of the moves, and the best one gets the rest; where
+    there are moves enough for several runs, all take turns.
 
     Args:
         moves: in all, or (of each pilot, planned for the winner, made by the winner) as an earlier search has
@@ -129,37 +140,78 @@ def annealed(
             moves = int(_pace(tree, engine.BLOCK) * max(0.0, clock.left()) * SAFETY)
         pilot = int(moves * PILOT) if moves >= FIRST else 0
         rest = stop = moves - len(SCHEDULES) * pilot
-    winner, least, began = SCHEDULES[-1], inf, monotonic()
-    for schedule in SCHEDULES if pilot else ():
+    ranked: list[tuple[float, int]] = []
+    began = monotonic()
+    for k, schedule in enumerate(SCHEDULES if pilot else ()):
         tree.set(*children(starts[schedule.start], tree.count))
         done, cost = _run(tree, schedule, pilot, pilot, random, clock, best, engine.BLOCK)
         if done < pilot:
             return Annealed(path_of(*best.found, tree.count), best.cost, schedule.name, engine.NAME, ())
-        if cost < least:
-            winner, least = schedule, cost
+        ranked.append((cost, k))
+    ranked = sorted(ranked) or [(0.0, len(SCHEDULES) - 1)]
     if pilot and timed:
         pace = len(SCHEDULES) * pilot / max(1e-6, monotonic() - began)
         rest = stop = int(pace * max(0.0, clock.left()) * SAFETY)
-    tree.set(*children(starts[winner.start], tree.count))
-    done, _ = _run(tree, winner, rest, stop, random, clock, best, engine.BLOCK)
+    rounds = min(ROUNDS, rest // (ENOUGH * tree.count))
+    rounds = rounds if rounds >= len(SCHEDULES) else 1
+    made, winner = 0, SCHEDULES[ranked[0][1]]
+    for k in range(rounds):
+        schedule, before = SCHEDULES[ranked[k % len(ranked)][1]], best.cost
+        tree.set(*children(starts[schedule.start], tree.count))
+        share = rest * (k + 1) // rounds - rest * k // rounds
+        done, _ = _run(tree, schedule, share, min(share, stop - made), random, clock, best, engine.BLOCK)
+        made += done
+        winner = schedule if best.cost < before else winner
+        if done < share:
+            break
     return Annealed(
-        path_of(*best.found, tree.count), best.cost, winner.name, engine.NAME, (pilot, rest, done)
+        path_of(*best.found, tree.count), best.cost, winner.name, engine.NAME, (pilot, rest, made)
     )
 
 
+def colder(
+    graph: Graph,
+    path: Pairs,
+    moves: int,
+    clock: Clock,
+    seed: int,
+    engine: ModuleType,
+    objective: Objective = FLOPS,
+) -> tuple[Pairs, int]:
+    """Return the best tree met in `moves` local moves at low temperature, and the moves; the deadline undoes them."""
+    if not moves or len(path) < 2:
+        return path, moves
+    tree: Engine = engine.Tree(graph, path, objective)
+    best = _Best(tree)
+    done, _ = _run(tree, LAST, moves, moves, np.random.RandomState(seed), clock, best, engine.BLOCK)
+    return (path_of(*best.found, tree.count), moves) if done == moves else (path, 0)
+
+
 class _Best:
-    """The cheapest tree met."""
+    """The cheapest tree met, and the cheapest of each run."""
 
     def __init__(self, tree: Engine) -> None:
         self.found = tree.get()
         self.cost = tree.cost()
+        self.runs: list[tuple[float, tuple[list[int], list[int]]]] = []
+
+    def begin(self) -> None:
+        """A new run begins."""
+        self.runs.append((inf, self.found))
 
     def look(self, tree: Engine) -> float:
         """Keep the tree if it is cheaper, and return log2 of its charge."""
         cost = tree.cost()
-        if cost < self.cost:
-            self.cost, self.found = cost, tree.get()
+        if cost < self.runs[-1][0]:
+            found = tree.get()
+            self.runs[-1] = cost, found
+            if cost < self.cost:
+                self.cost, self.found = cost, found
         return cost
+
+    def trees(self, count: int) -> tuple[Pairs, ...]:
+        """Return the best tree of each run, the cheapest first."""
+        return tuple([path_of(*found, count) for _, found in sorted(self.runs, key=lambda run: run[0])])
 
 
 def _run(
@@ -176,6 +228,7 @@ def _run(
     sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
     attempt = tree.walk if schedule.proposal == "walk" else tree.local
     done, least = 0, inf
+    best.begin()
     for sweep in range(sweeps):
         beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
         tree.begin()

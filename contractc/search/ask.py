@@ -17,8 +17,9 @@ class Ask(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A path, the search that found it in words, and the moves of annealing that find it again."""
+    """A path, the search that found it in words, the moves of annealing that find it again, other good paths."""
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
+    others: tuple[Path, ...] = ()

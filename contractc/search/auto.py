@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from time import monotonic
+from types import ModuleType
+from typing import NamedTuple
+
 from contractc.cost import costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
-from contractc.search.anneal import SCHEDULES, annealed, engine
+from contractc.plans import Path
+from contractc.search.anneal import SCHEDULES, annealed, colder, engine
 from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
-from contractc.search.exact import optimal
+from contractc.search.exact import FULL, MOST_EXACT, optimal, optimal_pairs
 from contractc.search.front import FIRSTS, best_sweep
-from contractc.search.graph import Pairs, charge, graph_of
-from contractc.search.greedy import greedy
-
-FEW = 8
-"""Networks of so many tensors are searched exactly."""
+from contractc.search.graph import Graph, Pairs, charge, graph_of, masks
+from contractc.search.greedy import greedy, greedy_pairs
+from contractc.search.reduce import Reduced, reduced, whole_path
 
 MOVES = 400_000
 """Moves of annealing if nothing says how many: about half a second of pure Python."""
@@ -28,8 +32,17 @@ MOVES_PER_SECOND = 500_000
 LONGEST = 1.0
 """Seconds that planning takes at most where the user gives no limit."""
 
-SWEEPING = 0.2
+PATIENCE = 15_000
+"""Pairs of subsets looked at for the optimum of 9 to 16 tensors: a few milliseconds."""
+
+PRICING = 4e-6
+"""Seconds for each axis of each intermediate that are left for pricing the plan."""
+
+SWEEPING = 0.1
 """The share of the time left that looking for a sweep to start from may take."""
+
+COLD = 16
+"""A last run over the whole tree gets the moves of all parts divided by this."""
 
 
 def auto(network: TensorNetwork, ask: Ask) -> Found:
@@ -38,20 +51,25 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     Without a limit of the user's, planning takes no longer than the greedy path would take to run, and at most
     `LONGEST`.
     """
-    if len(network.tensors) <= FEW:
+    count = len(network.tensors)
+    if count <= FULL:
         return Found(*optimal(network))
     found = greedy(network)
     options, clock = ask
+    if count <= MOST_EXACT:
+        best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
+        if best is not None:
+            return Found(best, "optimal")
     moves = options.moves
     if options.time_limit is None and moves is None:
         path = found[0]
-        cost = costs(network, path, (len(network.tensors) + len(path) - 1,))
+        cost = costs(network, path, (count + len(path) - 1,))
         running = cost.seconds - len(path) * DEFAULT_MACHINE.call
         if running * MOVES_PER_SECOND < LEAST_MOVES:
             return Found(*found)
-        clock = Clock(min(clock.deadline, clock.started + LONGEST), clock.report, clock.started)
+        clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
-    return _annealed(network, found, moves, clock, ask)
+    return _annealed(network, found, moves, clock, options.seed)
 
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
@@ -61,44 +79,123 @@ def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
         return Found(*found)
     options, clock = ask
     moves = MOVES if options.time_limit is None and options.moves is None else options.moves
-    return _annealed(network, found, moves, clock, ask)
+    return _annealed(network, found, moves, clock, options.seed)
 
 
 def _annealed(
     network: TensorNetwork,
-    start: tuple[tuple[tuple[int, ...], ...], str],
+    start: tuple[Path, str],
     moves: int | tuple[int, ...] | None,
     clock: Clock,
-    ask: Ask,
+    seed: int,
 ) -> Found:
-    """Return the cheapest path met while annealing from `start`, a path and its name, and from a sweep."""
-    path: Pairs = start[0]  # type: ignore[assignment]
-    if clock.left() <= 0:
-        return Found(path, f"{start[1]}, no time for more")
+    """Return the cheapest path met while annealing, no dearer than `start`, a path and its name.
+
+    The network is simplified first. Its parts are annealed one after the other, and then the whole tree in the
+    cold, since what simplifying did need not be the best for the rest.
+    """
+    first = _pairs(start[0])
     graph = graph_of(network)
-    left = clock.left()
+    pricing = PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
+    clock = Clock(clock.deadline - pricing, clock.report, clock.started)
+    if clock.left() <= 0:
+        return Found(first, f"{start[1]}, no time for more")
+    chosen = engine(clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND)
+    try:
+        reduction = reduced(graph)
+        found = list(_parts(reduction, first, moves, clock, seed, chosen))
+    except KeyboardInterrupt:
+        return Found(first, f"{start[1]}, interrupted")
+    found.sort(key=lambda item: item.at)
+    path = whole_path(reduction, [part.path for part in found])
+    if charge(graph, path) > charge(graph, first):
+        path = first
+    ways = " and ".join(dict.fromkeys(part.way for part in found if part.way)) or "splits"
+    if any(part.way and not part.moves for part in found):
+        return Found(path, f"annealing by {ways}, cut short")
+    record = [number for part in sorted(found, key=lambda item: item.turn) for number in part.moves]
+    total = (
+        moves[-1] if isinstance(moves, tuple) else sum(part.moves[2] for part in found if part.moves) // COLD
+    )
+    path, cold = colder(graph, path, total, clock, seed, chosen)
+    record.append(cold)
+    others: tuple[Pairs, ...] = ()
+    if len(found) == 1:
+        others = tuple([whole_path(reduction, [other]) for other in found[0].others])
+    made = f"{_total(tuple(record))} moves in {chosen.NAME}"
+    return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
+
+
+class _PartFound(NamedTuple):
+    """The tree of one part: its place among the parts, its turn, its path, how it was found, its moves."""
+
+    at: int
+    turn: int
+    path: Pairs
+    way: str
+    moves: tuple[int, ...]
+    others: tuple[Pairs, ...] = ()
+
+
+def _parts(
+    reduction: Reduced,
+    first: Pairs,
+    moves: int | tuple[int, ...] | None,
+    clock: Clock,
+    seed: int,
+    chosen: ModuleType,
+) -> Iterator[_PartFound]:
+    """Yield a tree for each part, smallest part first: exact for few tensors, else annealed for its share."""
+    sizes = [len(part.graph.leaves) for part in reduction.parts]
+    left = sum(size for size in sizes if size > FULL)
+    turn = 0
+    for at in sorted(range(len(sizes)), key=lambda k: (sizes[k], k)):
+        graph = reduction.parts[at].graph
+        if sizes[at] <= FULL:
+            yield _PartFound(at, turn, optimal_pairs(graph, (), 0) or (), "", ())
+            continue
+        if isinstance(moves, tuple):
+            share: int | tuple[int, ...] | None = moves[4 * turn : 4 * turn + 4]
+        else:
+            share = None if moves is None else moves * sizes[at] // sum(s for s in sizes if s > FULL)
+        end = clock.deadline if moves is not None else monotonic() + clock.left() * sizes[at] / left
+        path = first if sizes[at] == reduction.count else greedy_pairs(graph)
+        found = _annealed_part(graph, path, share, Clock(end, clock.report, clock.started), seed, chosen)
+        yield _PartFound(at, turn, *found)
+        left -= sizes[at]
+        turn += 1
+
+
+def _annealed_part(
+    graph: Graph,
+    path: Pairs,
+    moves: int | tuple[int, ...] | None,
+    clock: Clock,
+    seed: int,
+    chosen: ModuleType,
+) -> tuple[Pairs, str, tuple[int, ...], tuple[Pairs, ...]]:
+    """Return the tree of one part by annealing from the greedy `path` and from a sweep, how, the moves, and more."""
     sweeps, until = FIRSTS, Clock()
     if isinstance(moves, tuple):
         sweeps, moves = moves[0], moves[1:]
     elif moves is None:
-        until = Clock(clock.deadline - (1 - SWEEPING) * left)
-    try:
-        swept, cost, sweeps = best_sweep(graph, until, sweeps)
-    except KeyboardInterrupt:
-        return Found(path, f"{start[1]}, interrupted")
+        until = Clock(clock.deadline - (1 - SWEEPING) * clock.left())
+    swept, cost, sweeps = best_sweep(graph, until, sweeps)
     starts = [path]
     if swept is not None:
         starts = [swept, path, swept] if cost < charge(graph, path) else [path, swept]
-    seconds = left if moves is None else _total(moves) / MOVES_PER_SECOND
-    found = annealed(graph, starts, moves, clock, ask.options.seed, engine=engine(seconds))
-    if not found.moves:
-        return Found(found.path, f"annealing by {found.schedule}, cut short")
-    done = f"{_total(found.moves)} moves in {found.engine}"
-    return Found(found.path, f"annealing by {found.schedule}, {done}", (sweeps, *found.moves))
+    found = annealed(graph, starts, moves, clock, seed, engine=chosen)
+    return found.path, found.schedule, (sweeps, *found.moves) if found.moves else (), found.others
+
+
+def _pairs(path: Path) -> Pairs:
+    """Return a path of pairs as such."""
+    return tuple((a, b) for a, b in path)
 
 
 def _total(moves: int | tuple[int, ...]) -> int:
     """Return the moves made in all."""
     if isinstance(moves, int):
         return moves
-    return len(SCHEDULES) * moves[0] + moves[-1]
+    parts = [moves[k : k + 4] for k in range(0, len(moves) - 1, 4)]
+    return sum(len(SCHEDULES) * pilot + done for _, pilot, _, done in parts) + moves[-1]

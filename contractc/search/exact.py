@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import prod
+
 from contractc.network import TensorNetwork
 from contractc.plans import Path
+from contractc.search.graph import Graph, Pairs, bits
 from contractc.search.greedy import greedy
 
-MOST_EXACT = 12
-"""Most tensors for which the optimal order is searched: the work grows as 3 to that power."""
+FULL = 8
+"""Up to so many tensors every split of every subset is looked at: the work grows as 3 to that power."""
+
+MOST_EXACT = 16
+"""Most tensors for which the optimal order is searched."""
+
+PATIENCE = 400_000
+"""Pairs of subsets that are looked at for `optimize="optimal"`: a tenth of a second."""
 
 
 def optimal(network: TensorNetwork) -> tuple[Path, str]:
     """Return the path with the fewest multiplications over pairwise steps, outer products included.
 
-    For each set of tensors the best split in two is found from the best of its subsets; a step costs the
-    product of the extents of all modes it touches, plus the size of its result so that ties go to the smaller
-    intermediates. Beyond `MOST_EXACT` tensors the path is greedy, and named so.
+    Beyond `MOST_EXACT` tensors, and where too many subsets stay in question, the path is greedy, and named so.
     """
     count = len(network.tensors)
     if count == 1:
@@ -23,61 +31,162 @@ def optimal(network: TensorNetwork) -> tuple[Path, str]:
     if count > MOST_EXACT:
         path, name = greedy(network)
         return path, f"{name} (optimal is for at most {MOST_EXACT} tensors)"
-    modes = [sum(1 << m for m in set(t.modes)) for t in network.tensors]
-    wanted = sum(1 << m for m in {m for term in network.outputs for m in term})
+    leaves = [sum([1 << m for m in set(t.modes)]) for t in network.tensors]
+    wanted = sum([1 << m for m in {m for term in network.outputs for m in term}])
+    if count <= FULL:
+        return full(leaves, wanted, network.extents), "optimal"
+    start, name = greedy(network)
+    found = pruned(leaves, wanted, network.extents, start, PATIENCE)  # type: ignore[arg-type]
+    return (start, f"{name} (optimal takes too long)") if found is None else (found, "optimal")
+
+
+def optimal_pairs(graph: Graph, start: Pairs, patience: int) -> Pairs | None:
+    """Return the optimal path of a graph of few tensors; None if more than `patience` pairs would be looked at."""
+    if len(graph.leaves) <= FULL:
+        return full(graph.leaves, graph.wanted, graph.extents)
+    return pruned(graph.leaves, graph.wanted, graph.extents, start, patience)
+
+
+def full(leaves: Sequence[int], wanted: int, extents: Sequence[int]) -> Pairs:
+    """Return the optimal path, from every split of every subset.
+
+    For each set of tensors the best split in two is found from the best of its subsets; a step costs the
+    product of the extents of all modes it touches, plus the size of its result so that ties go to the smaller
+    intermediates.
+    """
+    count = len(leaves)
+    if count < 3:
+        return ((0, 1),) if count == 2 else ()
     everything = (1 << count) - 1
-    touched = _union_of_subsets(modes)
-    keep = [touched[s] & (wanted | touched[everything ^ s]) for s in range(everything + 1)]
+    touched = [0]
+    for mask in leaves:
+        touched += [other | mask for other in touched]
+    keep = [inside & (wanted | outside) for inside, outside in zip(touched, reversed(touched), strict=True)]
     for k in range(count):
-        keep[1 << k] = modes[k]
-    size = _sizes(network.extents)
-    best: list[int] = [0] * (everything + 1)
+        keep[1 << k] = leaves[k]
+    size = _sizes(extents)
+    best = [0] * (everything + 1)
     split = [0] * (everything + 1)
     for whole in range(3, everything + 1):
-        if whole & (whole - 1) == 0:
-            continue
         low = whole & -whole
         rest = whole ^ low
-        cheapest, chosen = None, 0
-        part = (rest - 1) & rest
+        if not rest:
+            continue
+        part = rest
+        cheapest, chosen = -1, 0
         made = size(keep[whole])
-        while True:
+        while part:
+            part = (part - 1) & rest
             left = part | low
             right = whole ^ left
             price = best[left] + best[right]
-            if cheapest is None or price < cheapest:
+            if price < cheapest or cheapest < 0:
                 price += size(keep[left] | keep[right]) + made
-                if cheapest is None or price < cheapest:
+                if price < cheapest or cheapest < 0:
                     cheapest, chosen = price, left
-            if part == 0:
-                break
-            part = (part - 1) & rest
-        best[whole], split[whole] = cheapest or 0, chosen
-    return _path_of(split, everything, count), "optimal"
+        best[whole], split[whole] = cheapest, chosen
+    return _path_of(split, everything, count)
 
 
-def _union_of_subsets(modes: list[int]) -> list[int]:
-    union = [0]
-    for mask in modes:
-        union += [other | mask for other in union]
-    return union
+def pruned(
+    leaves: Sequence[int], wanted: int, extents: Sequence[int], start: Pairs, patience: int
+) -> Pairs | None:
+    """Return the optimal path, from the subsets that can be part of one better than `start`.
+
+    A subset is left out if contracting it alone costs as much as all of `start`. None if more than `patience`
+    pairs of subsets would be looked at. Source: the cost cap of R. Pfeifer, J. Haegeman, F. Verstraete, "Faster
+    identification of optimal contraction sequences for tensor networks" (2014), with the bound of a known path.
+    """
+    count = len(leaves)
+    size = _sizes(extents)
+    touched = {1 << k: leaf for k, leaf in enumerate(leaves)}
+    holders = _holders(leaves)
+    everything = (1 << count) - 1
+
+    def kept(subset: int, inside: int) -> int:
+        """Return the modes of the result of a subset."""
+        needed = inside & wanted
+        for b in bits(inside & ~wanted):
+            if holders[b] & ~subset:
+                needed |= 1 << b
+        return needed
+
+    keep = dict(touched)
+    best = dict.fromkeys(touched, 0)
+    split: dict[int, int] = {}
+    bound = 1 + _price(leaves, start, kept, size)
+    levels: list[list[int]] = [[], list(touched)]
+    for order in range(2, count + 1):
+        level: dict[int, int] = {}
+        for small in range(1, order // 2 + 1):
+            ones, others = levels[small], levels[order - small]
+            patience -= len(ones) * len(others)
+            if patience < 0:
+                return None
+            same = small == order - small
+            for one in ones:
+                mine, mask = best[one], keep[one]
+                for two in others:
+                    if one & two or (same and two < one):
+                        continue
+                    price = mine + best[two]
+                    whole = one | two
+                    limit = level.get(whole, bound)
+                    if price >= limit:
+                        continue
+                    price += size(mask | keep[two])
+                    if price >= limit:
+                        continue
+                    if whole not in keep:
+                        touched[whole] = touched[one] | touched[two]
+                        keep[whole] = kept(whole, touched[whole])
+                    price += size(keep[whole])
+                    if price < limit:
+                        level[whole], split[whole] = price, one
+        best.update(level)
+        levels.append(list(level))
+    return _path_of(split, everything, count)
 
 
-def _sizes(extents: tuple[int, ...]):  # type: ignore[no-untyped-def]
+def _holders(leaves: Sequence[int]) -> dict[int, int]:
+    """Return for each mode the set of the tensors that have it."""
+    holders: dict[int, int] = {}
+    for k, leaf in enumerate(leaves):
+        for b in bits(leaf):
+            holders[b] = holders.get(b, 0) | 1 << k
+    return holders
+
+
+def _price(
+    leaves: Sequence[int], path: Pairs, kept: Callable[[int, int], int], size: Callable[[int], int]
+) -> int:
+    """Return what the exact search minimises, for a given path."""
+    subsets = [1 << k for k in range(len(leaves))]
+    inside, modes = list(leaves), list(leaves)
+    total = 0
+    for a, b in path:
+        subsets.append(subsets[a] | subsets[b])
+        inside.append(inside[a] | inside[b])
+        total += size(modes[a] | modes[b])
+        modes.append(kept(subsets[-1], inside[-1]))
+        total += size(modes[-1])
+    return total
+
+
+def _sizes(extents: Sequence[int]) -> Callable[[int], int]:
     """Return a function from a mask of modes to the product of their extents, which remembers."""
-    known: dict[int, int] = {0: 1}
+    known: dict[int, int] = {}
 
     def size(mask: int) -> int:
         found = known.get(mask)
         if found is None:
-            low = mask & -mask
-            found = known[mask] = size(mask ^ low) * extents[low.bit_length() - 1]
+            found = known[mask] = prod([extents[b] for b in bits(mask)])
         return found
 
     return size
 
 
-def _path_of(split: list[int], everything: int, count: int) -> Path:
+def _path_of(split: Sequence[int] | dict[int, int], everything: int, count: int) -> Pairs:
     steps: list[tuple[int, int]] = []
 
     def build(whole: int) -> int:

@@ -48,18 +48,22 @@ FLOPS = Objective()
 
 def graph_of(network: TensorNetwork) -> Graph:
     """Return the graph of a network with one output; modes of extent 0 and 1 and lone summed modes are left out."""
+    bit = {m: 1 << b for b, m in enumerate(modes_of(network))}
+    leaves = tuple([sum([bit[m] for m in set(t.modes) if m in bit]) for t in network.tensors])
+    wanted = {m for term in network.outputs for m in term}
+    return Graph(leaves, sum([bit[m] for m in wanted if m in bit]), tuple(network.extents[m] for m in bit))
+
+
+def modes_of(network: TensorNetwork) -> list[int]:
+    """Return the modes of a network that its graph has, in the order of their bits."""
     extents = network.extents
     count = [0] * len(extents)
-    distinct = [set(t.modes) for t in network.tensors]
-    for modes in distinct:
-        for m in modes:
+    for tensor in network.tensors:
+        for m in set(tensor.modes):
             count[m] += 1
     wanted = {m for term in network.outputs for m in term}
     kept = [m for m, n in enumerate(extents) if n > 1 and (count[m] > 1 or (count[m] and m in wanted))]
-    kept.sort(key=lambda m: (extents[m], m))
-    bit = {m: 1 << b for b, m in enumerate(kept)}
-    leaves = tuple(sum([bit[m] for m in modes if m in bit]) for modes in distinct)
-    return Graph(leaves, sum(bit[m] for m in wanted if m in bit), tuple(extents[m] for m in kept))
+    return sorted(kept, key=lambda m: (extents[m], m))
 
 
 def bits(mask: int) -> Iterator[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from math import log2
 
 from contractc.network import TensorNetwork
 from contractc.plans import Path
+from contractc.search.graph import Graph, Pairs, bits, graph_of, weigher
 
 WIDEST = 32
 """Of a mode shared by more tensors than this, only neighbours in size are tried as pairs, when all else is done."""
@@ -21,64 +21,45 @@ def greedy(network: TensorNetwork) -> tuple[Path, str]:
     depends on nothing but the network. Source: opt_einsum's greedy path, extended to hyperedges of thousands
     of tensors.
     """
-    state = _State(network)
+    return (greedy_pairs(graph_of(network)) if len(network.tensors) > 1 else ((0,),)), "greedy"
+
+
+def greedy_pairs(graph: Graph) -> Pairs:
+    """Return the greedy path of a graph of two tensors or more."""
+    state = _State(graph)
     state.merge_equal()
     state.contract_neighbours()
     state.join_parts()
-    return tuple(state.steps), "greedy"
+    return tuple(state.steps)
 
 
 class _State:
     """The tensors still alive, as bit masks of modes, and for each mode who has it."""
 
-    def __init__(self, network: TensorNetwork) -> None:
-        self.extents = network.extents
-        self.masks: dict[int, int] = {}
+    def __init__(self, graph: Graph) -> None:
+        self.weight = weigher(graph.extents)
+        self.masks = dict(enumerate(graph.leaves))
         self.holders: dict[int, set[int]] = defaultdict(set)
-        self.steps: list[tuple[int, ...]] = []
-        self.next = len(network.tensors)
-        self.wanted = 0
-        for m in {m for term in network.outputs for m in term}:
-            self.wanted |= 1 << m
+        self.steps: list[tuple[int, int]] = []
+        self.next = len(graph.leaves)
+        self.wanted = graph.wanted
         self.sizes: dict[int, float] = {}
-        for k, tensor in enumerate(network.tensors):
-            mask = 0
-            for m in set(tensor.modes):
-                mask |= 1 << m
-                self.holders[m].add(k)
-            self.masks[k] = mask
         for k, mask in self.masks.items():
-            self.masks[k] = mask & ~self._lonely(mask)
-
-    def _modes(self, mask: int) -> list[int]:
-        found = []
-        while mask:
-            low = mask & -mask
-            found.append(low.bit_length() - 1)
-            mask ^= low
-        return found
-
-    def _lonely(self, mask: int) -> int:
-        """Return the modes of `mask` that only one tensor has and no output wants."""
-        gone = 0
-        for m in self._modes(mask & ~self.wanted):
-            if len(self.holders[m]) == 1:
-                gone |= 1 << m
-        return gone
+            for b in bits(mask):
+                self.holders[b].add(k)
 
     def _size(self, mask: int) -> float:
         """Return the elements of a tensor with the modes of `mask`; capped, only compared."""
         found = self.sizes.get(mask)
         if found is None:
-            bits = sum(log2(max(self.extents[m], 1)) for m in self._modes(mask))
-            found = self.sizes[mask] = 2.0 ** min(bits, 1000.0)
+            found = self.sizes[mask] = 2.0 ** min(self.weight(mask), 1000.0)
         return found
 
     def _result(self, one: int, two: int) -> int:
         """Return the modes of the contraction of two tensors."""
         a, b = self.masks[one], self.masks[two]
         gone = 0
-        for m in self._modes(a & b & ~self.wanted):
+        for m in bits(a & b & ~self.wanted):
             if len(self.holders[m]) == 2:
                 gone |= 1 << m
         return (a | b) & ~gone
@@ -87,11 +68,11 @@ class _State:
         """Contract two tensors and return the id of the result."""
         result = self._result(one, two)
         for i in (one, two):
-            for m in self._modes(self.masks.pop(i)):
+            for m in bits(self.masks.pop(i)):
                 self.holders[m].discard(i)
         made, self.next = self.next, self.next + 1
         self.masks[made] = result
-        for m in self._modes(result):
+        for m in bits(result):
             self.holders[m].add(made)
         self.steps.append((min(one, two), max(one, two)))
         return made
@@ -115,7 +96,7 @@ class _State:
     def _pairs(self, i: int) -> list[int]:
         """Return the tensors that are tried as partners of tensor `i`."""
         partners: set[int] = set()
-        for m in self._modes(self.masks[i]):
+        for m in bits(self.masks[i]):
             if len(self.holders[m]) <= WIDEST:
                 partners |= self.holders[m]
         partners.discard(i)
@@ -153,5 +134,3 @@ class _State:
             _, j = heapq.heappop(left)
             made = self.contract(i, j)
             heapq.heappush(left, (self._size(self.masks[made]), made))
-        if not self.steps:
-            self.steps.append((next(iter(self.masks)),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +25,17 @@ DTYPES = ("bool", *_INTEGERS, *_UNSIGNED, *_NARROW, "float32", "float64", "compl
 
 
 class Torch:
-    """The words of torch; see `emit.Dialect`."""
+    """The words of torch; see `emit.Dialect`.
+
+    `kernel(names, out, program)` returns the expression for a step that is none of torch's own operations, or
+    None for one that is.
+    """
 
     fuse_batch = True
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Callable[[Sequence[str], Value, Program], str | None] | None = None) -> None:
         self.names: dict[str, Any] = {"Tensor": torch.Tensor}
+        self.kernel = kernel
 
     def wide(self, dtype: str) -> str:
         """Return int64 for the unsigned dtypes that torch only stores (it wraps as they do), else `dtype`.
@@ -115,7 +120,11 @@ class Torch:
     def whole_step(
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
-        """Return a step in an ordered semiring; or_and is what sums and products of bools are anyway."""
+        """Return a step in an ordered semiring, or one with a kernel of its own; or_and is what sums of products of
+        bools are anyway."""
+        code = self.kernel(names, out, program) if self.kernel is not None else None
+        if code is not None:
+            return code
         if program.semiring in ("sum_product", "or_and"):
             return None
         own = tuple(dict.fromkeys(out.modes))
@@ -132,6 +141,11 @@ class Torch:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
 
+    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
+        note = loops.note(program, step)
+        return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
+
     def pair(
         self,
         function: Function,
@@ -142,11 +156,6 @@ class Torch:
         work: str,
     ) -> None:
         return None
-
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
-        note = loops.note(program, step)
-        return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"
 
     def call(self, operation: str, names: Sequence[str]) -> str:
         return f"{self.use(operation, getattr(operations, operation))}({', '.join(names)})"

@@ -14,7 +14,9 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
+from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
+from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
 from contractc.providers.loops.problem import ORDERED, STRIDED, Problem
 from contractc.providers.loops.text import kind_of
@@ -25,10 +27,6 @@ COLUMN = -1
 CLOCK = 3.0e9
 """Cycles a second that the predicted cycles are divided by."""
 
-NEAR, FAR = 6.0e10, 1.5e10
-"""Bytes a second from cache and from memory, for streams in order."""
-
-NEAR_BYTES = 2**21
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
 
@@ -132,7 +130,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
     traffic = sum(
         problem.size(t) * itemsize(d) for t, d in zip(problem.terms[:count], problem.dtypes, strict=True)
     ) + problem.size(problem.out) * itemsize(problem.result)
-    memory = traffic / (NEAR if traffic < NEAR_BYTES else FAR)
+    memory = traffic / bandwidth(DEFAULT_MACHINE, traffic)
     total = max(seconds, memory) + 0.3 * min(seconds, memory) + CALL
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
 

@@ -1,0 +1,221 @@
+"""Steps that run as kernels: strides in, kernels chosen and kept by them, tensors out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contractc.backends.triton import toolchain
+from contractc.backends.triton.emit import Source, source_of
+from contractc.backends.triton.model import A100, H200, Device
+from contractc.backends.triton.problem import Problem
+from contractc.backends.triton.tasks import Task, candidates, chosen_config, contiguous, parts
+from contractc.backends.triton.tiles import TileConfig
+from contractc.dtypes import zero_of
+from contractc.notation import Term
+
+MOST_VARIANTS = 64
+"""Kernels that one step keeps for different strides; beyond, torch computes it."""
+
+TRIED = 6
+"""Tile configs that are compiled at most to find one that does not spill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One launch: the kernel, how its programs are counted, and where each mode of its problem comes from."""
+
+    problem: Problem
+    config: TileConfig
+    source: Source
+    function: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a step launches for operands of certain strides: one pass, or two when the sum is split."""
+
+    passes: tuple[Pass, ...]
+    parts: tuple[Term, ...]
+
+
+@lru_cache(maxsize=4096)
+def kernel_pass(problem: Problem, config: TileConfig) -> Pass:
+    """Return the launch of one kernel; its source is generated and loaded, compiled at its first launch."""
+    source = source_of(problem, config, interpret=toolchain.interpreted())
+    return Pass(problem, config, source, toolchain.loaded(source))
+
+
+def passes_of(problem: Problem, config: TileConfig, device: Device = H200) -> tuple[Pass, ...]:
+    """Return the launches of a problem: one, or partial sums and their sum."""
+    if config.split == 1:
+        return (kernel_pass(problem, config),)
+    first, second = parts(problem, config.split)
+    found = candidates(second, device)
+    assert found, f"no tile fits the sum of partial results of {problem}"
+    unsplit = [c for c, _ in found if c.split == 1]
+    return kernel_pass(first, config), kernel_pass(second, unsplit[0])
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A contraction that runs as kernels; `plain` computes the same with torch's own operations.
+
+    `variants` grows with the strides it meets; a lost race computes one of them twice.
+    """
+
+    task: Task
+    how: str
+    plain: Callable[..., Any]
+    recorded: Callable[..., Tensor]
+    device: Device = H200
+    variants: dict[object, Variant | None] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Return the contraction of `tensors`, recorded for autograd where one of them requires grad."""
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return self.recorded(self, *tensors)
+        return self.launch(*tensors)
+
+    def launch(self, *tensors: Tensor) -> Tensor:
+        """Return the contraction of `tensors` from kernels."""
+        strides = tuple(x.stride() for x in tensors)
+        shapes = tuple(x.shape for x in tensors) if self.task.dynamic else ()
+        key = (strides, shapes)
+        variant = self.variants.get(key)
+        if variant is None and key not in self.variants:
+            with self.lock:
+                variant = self._variant(strides) if len(self.variants) < MOST_VARIANTS or shapes else None
+                if len(self.variants) >= 16 * MOST_VARIANTS:
+                    self.variants.clear()
+                self.variants[key] = variant
+        extents = self._extents(tensors)
+        if variant is None or 0 in extents:
+            return self.plain(*tensors)  # type: ignore[no-any-return]
+        return self._run(variant, tensors, extents)
+
+    def _extents(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
+        if not self.task.dynamic:
+            return self.task.extents
+        extents = list(self.task.extents)
+        for term, x in zip(self.task.terms, tensors, strict=False):
+            for m, n in zip(term, x.shape, strict=True):
+                extents[m] = n
+        return tuple(extents)
+
+    def _variant(self, strides: Sequence[Sequence[int]]) -> Variant | None:
+        """Return the kernels for operands with these strides, or None if none fits on chip."""
+        task = self.task
+        written = [
+            literal(term, given, task.extents, task.dynamic)
+            for term, given in zip(task.terms, strides, strict=False)
+        ]
+        out = contiguous(task.terms[-1], task.extents, task.dynamic)
+        problem, modes = task.problem([*written, out])
+        if any(s is not None and s < 0 for v in problem.values for s in v.strides):
+            return None
+        config = chosen_config(self.how, problem, self.device)
+        if config is None:
+            return None
+        return Variant(self._fitting(problem, config), modes)
+
+    def _fitting(self, problem: Problem, config: TileConfig) -> tuple[Pass, ...]:
+        """Return the passes of the first config that does not spill; without a GPU, of the first."""
+        if toolchain.interpreted() or not torch.cuda.is_available():
+            return passes_of(problem, config, self.device)
+        ranking = [config, *(c for c, _ in candidates(problem, self.device) if c != config)]
+        for trial in ranking[:TRIED]:
+            made = passes_of(problem, trial, self.device)
+            binary = toolchain.compiled(made[0].source, trial.warps, trial.stages, self.device.arch)
+            if binary.spills == 0 and binary.shared <= self.device.shared:
+                return made
+        return passes_of(problem, config, self.device)
+
+    def _run(self, variant: Variant, tensors: Sequence[Tensor], extents: tuple[int, ...]) -> Tensor:
+        task = self.task
+        like = tensors[0]
+        dtype = getattr(torch, task.dtypes[-1])
+        shape = [extents[m] for m in task.terms[-1]]
+        if len(set(task.terms[-1])) < len(task.terms[-1]):
+            zero = zero_of(task.semiring, task.dtypes[-1])
+            result = torch.full(shape, zero, dtype=dtype, device=like.device)
+        else:
+            result = torch.empty(shape, dtype=dtype, device=like.device)
+        sizes = []
+        for part in variant.parts:
+            size = 1
+            for m in part:
+                size *= extents[m]
+            sizes.append(size)
+        first = variant.passes[0]
+        target = result
+        if len(variant.passes) == 2:
+            # fresh memory, not a workspace of this step: two threads may be here, and the allocator reuses it
+            width = getattr(torch, first.problem.out.dtype)
+            kept = first.problem.size(first.problem.out.modes)
+            target = torch.empty(first.config.split * kept, dtype=width, device=like.device)
+        numbers = [self._stride(at, m, variant, tensors, result) for at, m in first.source.strides]
+        launch(first, (*tensors, target), sizes, numbers)
+        if len(variant.passes) == 2:
+            second = variant.passes[1]
+            launch(second, (target, result), second.problem.extents, [])
+        return result
+
+    def _stride(self, at: int, mode: int, variant: Variant, tensors: Sequence[Tensor], out: Tensor) -> int:
+        """Return the stride in value `at` of a mode of the problem: the sum over the axes that have it."""
+        (inner,) = variant.parts[mode][-1:]
+        x = tensors[at] if at < len(tensors) else out
+        return sum(s for m, s in zip(self.task.terms[at], x.stride(), strict=True) if m == inner)
+
+
+def literal(
+    term: Term, strides: Sequence[int], extents: Sequence[int], dynamic: Sequence[int]
+) -> tuple[int | None, ...]:
+    """Return which of the `strides` of an operand are part of its kernel; None for those given at run time.
+
+    Without dynamic modes all are. With them those are that have to be in an operand in order in memory whatever
+    the dynamic extents, and 0 and 1.
+    """
+    if not dynamic:
+        return tuple(strides)
+    expected = contiguous(term, extents, dynamic)
+    return tuple(s if s == e or s in (0, 1) else None for s, e in zip(strides, expected, strict=True))
+
+
+def launch(one: Pass, tensors: Sequence[Tensor], extents: Sequence[int], strides: Sequence[int]) -> None:
+    """Run one kernel on the stream and the device of its tensors."""
+    given = [_as_parameter(x) for x in tensors]
+    numbers = [extents[m] for m in one.source.extents]
+    grid = (toolchain.grid_of(one.source, extents, one.config.split),)
+    config = one.config
+    device = tensors[0].device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            one.function[grid](*given, *numbers, *strides, num_warps=config.warps, num_stages=config.stages)
+        return
+    one.function[grid](*given, *numbers, *strides, num_warps=config.warps, num_stages=config.stages)
+
+
+def _as_parameter(x: Tensor) -> Tensor:
+    """Return `x` as a kernel takes it: conjugates and negatives resolved, complex as pairs, bools as bytes."""
+    x = x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
+    if x.is_complex():
+        return torch.view_as_real(x)
+    return x.view(torch.uint8) if x.dtype == torch.bool else x
+
+
+def device_model(device: str) -> Device:
+    """Return the model of the GPU that a target names: an A100 for sm_80 and older parts, else an H200."""
+    if torch.cuda.is_available() and ":" not in device:
+        major, minor = torch.cuda.get_device_capability()
+        arch = 10 * major + minor
+    else:
+        arch = toolchain.architecture(device)
+    return A100 if arch < 90 else H200

@@ -1,0 +1,252 @@
+"""What a kernel is predicted to take on a GPU, and what the library's own product is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from contractc.backends.triton.problem import Problem, adjacent_runs, runs_of
+from contractc.backends.triton.tiles import (
+    ACCUMULATED,
+    TileConfig,
+    is_dot,
+    nodes_of,
+    parts_of,
+    roles_of,
+    span,
+)
+from contractc.dtypes import is_complex, itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Rates of a GPU: bytes a second, operations a second by kind of arithmetic, seconds of a launch.
+
+    Of the H200's defaults the bandwidth (of a copy) and the rate of narrow products were measured on one; the
+    others are assumed. `l2` is the rate at which all programs together read the L2 cache, `turn` the seconds that
+    one turn of a loop takes at least, `shared` the bytes of shared memory of a program.
+    """
+
+    name: str = "H200"
+    arch: int = 90
+    bandwidth: float = 4.3e12
+    permuting: float = 2.5e12
+    l2: float = 1.0e13
+    narrow: float = 7.9e14
+    tf32: float = 3.96e14
+    float64: float = 5.4e13
+    scalar: float = 6.0e13
+    int8: float = 1.5e15
+    processors: int = 132
+    launch: float = 4.0e-6
+    turn: float = 2.5e-7
+    shared: int = 227 * 1024
+
+    def dot_rate(self, dtype: str, precision: str) -> float:
+        """Return the operations a second of tile products."""
+        if dtype in ("float16", "bfloat16"):
+            return self.narrow
+        if dtype in ("int8", "bool"):
+            return self.int8
+        if dtype in ("float64", "complex128"):
+            return self.float64
+        return {"fast": self.tf32, "default": self.tf32 / 3, "strict": self.scalar}[precision]
+
+    def library_rate(self, dtype: str, precision: str) -> float:
+        """Return the operations a second of the library's matrix product; it has no tf32x3 and no integers."""
+        if dtype.startswith(("int", "uint", "bool")):
+            return self.scalar / 20
+        return self.dot_rate(dtype, "fast" if precision == "fast" else "strict")
+
+
+H200 = Device()
+A100 = Device(
+    name="A100", arch=80, bandwidth=1.7e12, permuting=1.0e12, l2=5e12, narrow=2.6e14, tf32=1.3e14, float64=1.8e13,
+    scalar=1.6e13, int8=5e14, processors=108, shared=163 * 1024,
+)  # fmt: skip
+
+MOST_REGISTERS = 160
+"""32-bit registers of a thread that tiles may take; the rest of 255 holds addresses."""
+
+MOST_ELEMENTS = 2**15
+"""Most elements of one tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one kernel costs: seconds; bytes from memory and from the L2 cache, operations, programs."""
+
+    seconds: float
+    traffic: float
+    reads: float
+    flops: float
+    programs: int
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Sums over the nodes of one program."""
+
+    loads: dict[int, float] = field(default_factory=dict)
+    dots: float = 0.0
+    others: float = 0.0
+    turns: float = 0.0
+    registers: float = 0.0
+    shared: float = 0.0
+    exchanged: float = 0.0
+    refused: bool = False
+
+
+class Model:
+    """The parts of a prediction that do not depend on the tile config."""
+
+    def __init__(self, problem: Problem, device: Device = H200) -> None:
+        self.problem, self.device = problem, device
+        self.runs = runs_of(problem)
+        self.nodes = nodes_of(problem, self.runs)
+        self.count = len(problem.inputs)
+        self.root = self.count + len(problem.path) - 1
+        self.sizes = {r.name: problem.size(r.modes) for r in self.runs}
+        self.roles = {n: roles_of(node, self.nodes) for n, node in self.nodes.items() if node.children}
+        self.accumulated = itemsize(ACCUMULATED.get(problem.dtype, problem.dtype)) * parts_of(problem)
+        self.chains = [adjacent_runs(problem, self.runs, at) for at in range(self.count + 1)]
+        self.work = itemsize(problem.dtype) // parts_of(problem)
+        self.unique = [problem.bytes_of(at) for at in range(self.count + 1)]
+
+    def predict(self, config: TileConfig) -> Prediction | None:
+        """Return what a kernel is predicted to take, or None if its tiles do not fit on chip."""
+        blocks, device = dict(config.blocks), self.device
+        tiles = {r.name: -(-self.sizes[r.name] // blocks[r.name]) for r in self.runs}
+        programs = config.split
+        for r in self.runs:
+            programs *= 1 if r.summed else tiles[r.name]
+        totals = _Totals()
+        self._walk(self.root, blocks, tiles, 1.0, config, totals)
+        if totals.refused or programs >= 2**31:
+            return None
+        if totals.registers / 4 / (32 * config.warps) > MOST_REGISTERS:
+            return None
+        if totals.shared * max(1, config.stages - 1) + totals.exchanged > device.shared:
+            return None
+        stored = self._sectors(self.count, blocks) * self.unique[self.count]
+        traffic = stored
+        for at in range(self.count):
+            read = totals.loads.get(at, 0.0) * programs
+            again = read / max(1, self.unique[at])
+            traffic += min(read, self.unique[at] * max(1.0, min(4.0, again / 8)))
+        if config.split > 1:
+            traffic += 2 * self.unique[self.count] / self.work * self.accumulated * config.split
+        reads = sum(totals.loads.values()) * programs + stored
+        waves = ceil(programs / device.processors)
+        filled = programs / (waves * device.processors) if waves < 8 else 1.0
+        busy = min(1.0, programs * config.warps / (device.processors * 8))
+        arithmetic = totals.dots / device.dot_rate(self.problem.dtype, self.problem.precision)
+        arithmetic += totals.others / (device.scalar * self._scalar_share())
+        arithmetic *= programs / filled
+        memory = max(traffic / device.bandwidth, reads / device.l2) / busy
+        together = device.processors * max(1, 16 // config.warps)
+        turns = totals.turns * device.turn * ceil(programs / together)
+        seconds = max(arithmetic, memory, turns) + 0.1 * min(arithmetic, memory)
+        seconds += device.launch * (2 if config.split > 1 else 1)
+        return Prediction(seconds, traffic, reads, (totals.dots + totals.others) * programs, programs)
+
+    def _scalar_share(self) -> float:
+        dtype = self.problem.dtype
+        if dtype in ("float64", "complex128"):
+            return 0.5
+        return 0.25 if dtype == "int64" else 1.0
+
+    def _sectors(self, at: int, blocks: Mapping[str, int]) -> float:
+        """Return how many bytes a value's access moves for each byte it needs: memory moves 32 at a time."""
+        inside = 1
+        for run, _ in self.chains[at]:
+            block = min(blocks[run.name], self.sizes[run.name])
+            inside *= block
+            if block < self.sizes[run.name]:
+                break
+        unit = self.problem.values[at].unit
+        if not self.chains[at] and unit is not None:
+            run = next(r for r in self.runs if unit in r.modes)
+            if run.modes[-1] == unit:
+                inside = min(blocks[run.name], self.problem.extents[unit])
+        return max(1.0, 32 / (inside * itemsize(self.problem.values[at].dtype)))
+
+    def _walk(
+        self,
+        number: int,
+        blocks: Mapping[str, int],
+        tiles: Mapping[str, int],
+        times: float,
+        config: TileConfig,
+        totals: _Totals,
+    ) -> None:
+        """Add up what computing a node `times` times in one program costs."""
+        node = self.nodes[number]
+        if not node.children:
+            size = span(node.kept, blocks)
+            totals.refused |= size > MOST_ELEMENTS
+            moved = size * itemsize(self.problem.inputs[number].dtype) * self._sectors(number, blocks)
+            totals.loads[number] = totals.loads.get(number, 0.0) + moved * times
+            return
+        roles = self.roles[number]
+        turns = 1
+        for r in node.summed:
+            turns *= tiles[r.name]
+        turns = -(-turns // (config.split if number == self.root else 1))
+        dot = len(node.children) == 2 and is_dot(self.problem, roles, blocks)
+        made = span(node.kept, blocks)
+        work = made * span(node.summed, blocks)
+        arithmetic = 2 * work * (4 if parts_of(self.problem) == 2 else 1) * turns * times
+        if dot:
+            depth = span(roles.shared, blocks)
+            factors = (
+                (span(roles.rows, blocks) + span(roles.columns, blocks))
+                * depth
+                * self.work
+                * parts_of(self.problem)
+            )
+            totals.dots += arithmetic
+            if self.problem.precision == "default" and self.work == 4:
+                totals.registers += 2 * factors  # each factor as two tf32 parts
+            totals.refused |= self.problem.precision == "strict" and self.work == 4 and depth > 16
+            totals.refused |= made > MOST_ELEMENTS
+            if turns > 1:
+                totals.shared = max(totals.shared, factors)
+            else:
+                totals.exchanged = max(totals.exchanged, factors)
+        else:
+            totals.others += arithmetic
+            totals.refused |= work * self.accumulated > 32768 * config.warps // 4
+            totals.registers += work * self.accumulated * 2
+        totals.registers += made * self.accumulated
+        totals.turns += turns * times
+        looped = {r.name for r in node.summed if tiles[r.name] > 1}
+        for child in node.children:
+            below = self.nodes[child]
+            size = span(below.kept, blocks) * self.accumulated
+            totals.registers += size * (0.5 if below.children and dot else 0 if dot else 1)
+            if below.children:
+                totals.exchanged = max(totals.exchanged, size)
+            inside = bool({r.name for r in below.kept} & looped)
+            self._walk(child, blocks, tiles, times * (turns if inside else 1), config, totals)
+
+
+def library_seconds(
+    problem: Problem, copied: Sequence[int], device: Device = H200, *, matmul: bool = True
+) -> float:
+    """Return what the library is predicted to take for a step: a matrix product, and copies of the values `copied`.
+
+    What is no matrix product is multiplied into an intermediate of full size and summed (as torch does).
+    """
+    everything = 1
+    for n in problem.extents:
+        everything *= n
+    moved = sum(problem.bytes_of(at) for at in range(len(problem.inputs) + 1))
+    copies = sum(2 * problem.bytes_of(at) for at in copied)
+    seconds = device.launch * (1 + len(copied)) + copies / device.permuting
+    if matmul:
+        flops = 2 * everything * (4 if is_complex(problem.dtype) else 1)
+        rate = device.library_rate(problem.dtype, problem.precision)
+        return seconds + max(flops / rate, moved / device.bandwidth)
+    return seconds + device.launch + (moved + 2 * everything * itemsize(problem.dtype)) / device.bandwidth

@@ -1,0 +1,107 @@
+"""Program -> Python function: steps with a tile config become kernels, the others torch's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+from torch import Tensor
+
+from contractc.backends import Compiled
+from contractc.backends.emit import emit
+from contractc.backends.torch import semirings
+from contractc.backends.torch.dialect import Torch
+from contractc.backends.triton import toolchain
+from contractc.backends.triton.choose import notes, prepared, unfused
+from contractc.backends.triton.gradients import recorded
+from contractc.backends.triton.launch import Step
+from contractc.backends.triton.model import Device
+from contractc.backends.triton.tasks import Task, task_of
+from contractc.programs import Contract, Loop, Program, Value
+from contractc.programs import Step as AnyStep
+
+
+def emitted(program: Program, device: Device, precision: str, constants: Sequence[Any]) -> Compiled:
+    """Return the function of a prepared program; its notes say what each step runs as and why."""
+    known: dict[str, Any] = {}
+
+    def kernel(names: Sequence[str], out: Value, inside: Program) -> str | None:
+        step = next(s for s in inside.steps if s.outs == (out,))
+        assert isinstance(step, Contract)
+        if not step.how.startswith("tile"):
+            return None
+        name = f"k{len(known)}"
+        known[name] = step_of(task_of(step, inside, precision), step.how, device)
+        given = list(names)
+        if inside.semiring == "max_times":
+            dialect.use("not_negative", semirings.not_negative)
+            given = [f"not_negative({x})" for x in given]
+        dialect.use(name, known[name])
+        return f"{name}({', '.join(given)})"
+
+    dialect = Torch(kernel)
+    made = emit(program, dialect, constants, "<contractc triton program>")
+    said = notes(program, device, precision)
+    lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
+    return made._replace(notes=tuple(lines))
+
+
+def step_of(task: Task, how: str, device: Device) -> Step:
+    """Return the step that runs `task` as kernels."""
+    compute = partial(_computed, device)
+    return Step(task, how, partial(_plain, task), partial(recorded, compute), device)
+
+
+def aten(program: Program, constants: Sequence[Any]) -> Compiled:
+    """Return the function of a program as torch's own operations only: what transforms and tracers see."""
+    return emit(expanded(program), Torch(), constants, "<contractc torch program>")
+
+
+def expanded(program: Program) -> Program:
+    """Return `program` with its fused steps as pairwise steps, and no choices."""
+    steps: list[AnyStep] = []
+    number = 1 + max(program.values(), default=0)
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=expanded(step.body))
+        if isinstance(step, Contract):
+            step = replace(step, how="")
+            if step.path and len(step.inputs) > 2:
+                made = unfused(step, program, number)
+                number += len(made)
+                steps += [replace(s, how="") for s in made]
+                continue
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+def program_of(task: Task) -> Program:
+    """Return the program of one step."""
+    count = len(task.terms) - 1
+    values = [
+        Value(k, term, dtype) for k, (term, dtype) in enumerate(zip(task.terms, task.dtypes, strict=True))
+    ]
+    step = Contract(values[-1], tuple(range(count)), task.conj, task.path)
+    return Program(tuple(values[:-1]), (step,), (count,), task.extents, task.semiring, task.dynamic)
+
+
+def _plain(task: Task, *tensors: Tensor) -> Tensor:
+    return _plain_function(task)(*tensors)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _plain_function(task: Task) -> Callable[..., Any]:
+    return aten(program_of(task), ()).run
+
+
+def _computed(device: Device, task: Task, *tensors: Tensor) -> Tensor:
+    return _function(device, task)(*tensors)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _function(device: Device, task: Task) -> Callable[..., Any]:
+    """Return the function that computes `task` the way that is predicted to be fastest."""
+    program = prepared(program_of(task), device, task.precision, checked=not toolchain.interpreted())
+    return emitted(program, device, task.precision, ()).run

@@ -1,0 +1,202 @@
+"""What is asked of Triton itself; the one module that touches names of triton or torch that are not public."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from contractc.backends.triton.emit import Source
+
+POINTERS = {
+    "float16": "*fp16",
+    "bfloat16": "*bf16",
+    "float32": "*fp32",
+    "float64": "*fp64",
+    "complex64": "*fp32",
+    "complex128": "*fp64",
+    "int8": "*i8",
+    "int16": "*i16",
+    "int32": "*i32",
+    "int64": "*i64",
+    "uint8": "*u8",
+    "bool": "*u8",
+}
+"""How a kernel takes a value: complex numbers as pairs of real ones, bools as bytes."""
+
+SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes of shared memory that one program may use, by architecture (CUDA C programming guide, table of limits)."""
+
+FAILURES = (triton.CompilationError, triton.OutOfResources, RuntimeError, subprocess.CalledProcessError)
+"""What a kernel that cannot be compiled raises."""
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""What TRITON_INTERPRET said when this was imported: kernels are loaded for good then."""
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A kernel compiled for one architecture, and what it needs of the machine."""
+
+    cubin: bytes
+    ptx: str
+    ttir: str
+    ttgir: str
+    registers: int
+    spills: int
+    shared: int
+    warps: int
+    parameters: int
+
+
+def interpreted() -> bool:
+    """Return whether Triton interprets kernels in this process, which is for tests of their numbers."""
+    return INTERPRETED
+
+
+@cache
+def _folder() -> Path:
+    """Return the folder of this process for generated sources; it is removed at exit."""
+    folder = Path(tempfile.mkdtemp(prefix="contractc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def _module(text: str) -> Any:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = _folder() / f"kernel_{digest}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # inspect.getsource looks it up
+    spec.loader.exec_module(module)
+    return module
+
+
+def loaded(source: Source) -> Any:
+    """Return the kernel of `source` as Triton's function; it lies in a file named by its digest."""
+    with _lock:
+        return _module(source.text).kernel
+
+
+def signature_of(
+    source: Source, kernel: Any, *, divisible: bool = True
+) -> tuple[dict[str, str], dict[Any, Any]]:
+    """Return the types of the parameters and their attributes.
+
+    With `divisible` pointers are multiples of 16 bytes and run-time numbers multiples of 16.
+    """
+    types = [POINTERS[t] for t in source.types]
+    types += ["i32"] * len(source.extents) + ["i64"] * len(source.strides)
+    signature = dict(zip(kernel.arg_names, types, strict=True))
+    attributes = {(k,): [["tt.divisibility", 16]] for k in range(len(types))} if divisible else {}
+    return signature, attributes
+
+
+def compiled(source: Source, warps: int, stages: int, arch: int = 90, *, divisible: bool = True) -> Binary:
+    """Return `source` cross-compiled for a CUDA architecture; no GPU is needed."""
+    kernel = loaded(source)
+    signature, attributes = signature_of(source, kernel, divisible=divisible)
+    made = triton.compile(
+        ASTSource(kernel, signature, {}, attributes),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": warps, "num_stages": stages},
+    )
+    cubin = made.asm["cubin"]
+    registers, spills = resources(cubin)
+    ptx = made.asm["ptx"]
+    parameters = len(re.findall(r"\.param ", ptx.partition(".entry")[2].partition(")")[0]))
+    return Binary(
+        cubin,
+        ptx,
+        made.asm["ttir"],
+        made.asm["ttgir"],
+        registers,
+        spills,
+        made.metadata.shared,
+        made.metadata.num_warps,
+        parameters,
+    )
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Return the registers of a thread and the bytes that it spills to local memory."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        listed = subprocess.run(
+            [str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", listed.stdout)}
+    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
+
+
+def architecture(device: str, default: int = 90) -> int:
+    """Return the architecture that a target's device names (`cuda:80` is 80), or `default`."""
+    _, _, number = device.partition(":")
+    return int(number) if number.isdigit() and int(number) >= 70 else default
+
+
+def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
+    """Return the number of programs of a launch; `extents` by mode of the problem."""
+    programs = split
+    for run, block in source.grid:
+        size = 1
+        for m in run.modes:
+            size *= extents[m]
+        programs *= -(-size // block)
+    return programs
+
+
+def transformed() -> bool:
+    """Return whether a transform, a tracer, a dispatch mode or forward differentiation is active."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+    )
+
+
+def ordinary(operands: Sequence[Any]) -> bool:
+    """Return whether kernels may be launched on `operands`: plain tensors, outside of every transform and tracer."""
+    if transformed():
+        return False
+    where = ("cpu", "cuda") if interpreted() else ("cuda",)
+    for x in operands:
+        if type(x) is not Tensor and type(x) is not Parameter:
+            return False
+        if x.device.type not in where or torch.is_autocast_enabled(x.device.type):
+            return False
+    return True
+
+
+def misplaced(operands: Sequence[Any]) -> bool:
+    """Return whether an operand is a plain tensor on a device that kernels cannot read, and nothing is traced."""
+    if interpreted() or transformed():
+        return False
+    return any((type(x) is Tensor or type(x) is Parameter) and x.device.type == "cpu" for x in operands)

@@ -1,0 +1,168 @@
+"""The Triton backend from end to end, in the interpreter: numbers, derivatives, transforms, dynamic modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn import INTERPRETED
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import contractc
+from contractc.backends.triton.launch import Step
+
+pytestmark = INTERPRETED
+
+
+@pytest.fixture(autouse=True)
+def kernels_always_win(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the library's product as slow as it has to be for every step to be a kernel."""
+    from contractc.backends.triton import choose, steps, tasks
+
+    def slow(*given: Any, **named: Any) -> float:
+        return 1.0
+
+    monkeypatch.setattr(tasks, "library_seconds", slow)
+    cached = (tasks.choice, choose.chosen, steps._function)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+def tensors(shapes: Any, dtype: torch.dtype = torch.float64, grad: bool = False) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_(grad) for s in shapes]
+
+
+def compiled(text: str, xs: list[torch.Tensor], **options: Any) -> contractc.Executable:
+    executable = contractc.compile(text, *xs, target="triton", **options)
+    assert "kernel" in str(executable), executable
+    return executable
+
+
+LAYERS = [
+    ("ij,jk->ik", [(5, 8), (8, 9)]),
+    ("bij,iar,rjc->bac", [(6, 4, 3), (4, 3, 2), (2, 3, 5)]),
+    ("zui,zuj,ijk->zuk", [(3, 4, 3), (3, 4, 2), (3, 2, 5)]),
+    ("ni,n,nj->ij", [(9, 3), (9,), (9, 4)]),
+    ("ijk,jr,kr->ir", [(4, 3, 5), (3, 2), (5, 2)]),
+    ("ij,jk,kl,lm->im", [(3, 4), (4, 2), (2, 5), (5, 3)]),
+    ("ab,cb->a", [(4, 3), (2, 3)]),
+]
+
+
+@pytest.mark.parametrize(("text", "shapes"), LAYERS)
+def test_gradients_are_those_of_einsum(text: str, shapes: Any) -> None:
+    xs = tensors(shapes, grad=True)
+    found = compiled(text, xs)(*xs)
+    expected = torch.einsum(text, *xs)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    ours = torch.autograd.grad((found * weight).sum(), xs)
+    theirs = torch.autograd.grad((expected * weight).sum(), xs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_second_derivatives_are_right() -> None:
+    xs = tensors([(2, 3), (3, 2)], grad=True)
+    assert torch.autograd.gradgradcheck(compiled("ij,jk->ik", xs), xs)
+
+
+def test_complex_gradients_follow_torch() -> None:
+    xs = tensors([(2, 3), (3, 2), (2, 2)], torch.complex128, grad=True)
+    executable = compiled("ij,jk,kl->il", xs, conj=(1,))
+    torch.testing.assert_close(executable(*xs), torch.einsum("ij,jk,kl->il", xs[0], xs[1].conj(), xs[2]))
+    assert torch.autograd.gradcheck(executable, xs)
+
+
+def test_transforms_see_plain_operations() -> None:
+    xs = tensors([(4, 3), (3, 5)])
+    executable = compiled("ij,jk->ik", xs)
+    expected = xs[0] @ xs[1]
+    batched = torch.func.vmap(lambda x: executable(x, xs[1]))(torch.stack([xs[0], 2 * xs[0]]))
+    torch.testing.assert_close(batched, torch.stack([expected, 2 * expected]))
+    jvp: Any = torch.func.jvp
+    _, tangent = jvp(lambda x: executable(x, xs[1]), (xs[0],), (xs[0],))
+    torch.testing.assert_close(tangent, expected)
+    forward: Any = torch.autograd.forward_ad
+    with forward.dual_level():
+        dual = forward.make_dual(xs[0], xs[0])
+        made = forward.unpack_dual(executable(dual, xs[1]))
+        torch.testing.assert_close(made.tangent, expected)
+    gradient = torch.func.grad(lambda x: executable(x, xs[1]).sum())(xs[0])
+    torch.testing.assert_close(gradient, xs[1].sum(1).expand(4, 3))
+
+
+def test_fake_tensors_and_graphs_see_plain_operations() -> None:
+    xs = tensors([(4, 3), (3, 5)])
+    executable = compiled("ij,jk->ik", xs)
+    with FakeTensorMode() as mode:
+        made = executable(*(mode.from_tensor(x) for x in xs))
+        assert tuple(made.shape) == (4, 5)
+    graph = torch.compile(executable.run, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(graph(*xs), xs[0] @ xs[1])
+
+
+def test_dynamic_extent_is_a_number_of_the_launch() -> None:
+    xs = tensors([(6, 4, 3), (4, 3, 2), (2, 3, 5)])
+    executable = compiled("bij,iar,rjc->bac", xs, dynamic="b")
+    (step,) = [x for x in _globals(executable).values() if isinstance(x, Step)]
+    functions = set()
+    for size in (6, 1, 17, 0):
+        x = torch.randn(size, 4, 3, dtype=torch.float64)
+        torch.testing.assert_close(executable(x, *xs[1:]), torch.einsum("bij,iar,rjc->bac", x, *xs[1:]))
+        functions |= {p.function for v in step.variants.values() if v is not None for p in v.passes}
+    assert len(functions) == 1
+
+
+def test_constants_and_slices_run_as_kernels() -> None:
+    xs = tensors([(4, 3), (3, 5), (5, 4)])
+    executable = compiled("ij,jk,kl->il", xs, constants=[1])
+    torch.testing.assert_close(executable(xs[0], xs[2]), xs[0] @ xs[1] @ xs[2])
+    ys = tensors([(8, 8, 8), (8, 8, 8), (8, 8, 8)])
+    text = "abc,cde,ebf->adf"
+    sliced = contractc.compile(text, *ys, target="triton", memory_limit=60_000)
+    assert "loop" in str(sliced.program) and "tile" in str(sliced.program)
+    torch.testing.assert_close(sliced(*ys), torch.einsum(text, *ys))
+
+
+def test_views_of_other_strides_get_kernels_of_their_own() -> None:
+    xs = tensors([(9, 8), (8, 6)])
+    executable = compiled("ij,jk->ik", xs)
+    views = [torch.randn(8, 9, dtype=torch.float64).T, torch.randn(8, 12, dtype=torch.float64)[:, 1::2]]
+    torch.testing.assert_close(executable(*views), views[0] @ views[1])
+
+
+def test_narrow_results_are_rounded_once() -> None:
+    xs = tensors([(9, 40), (40, 7)], torch.bfloat16)
+    made = compiled("ij,jk->ik", xs)(*xs)
+    expected = (xs[0].double() @ xs[1].double()).to(torch.bfloat16)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made, expected, rtol=2**-7, atol=0.05)
+
+
+def test_contract_takes_the_backend_by_name() -> None:
+    xs = tensors([(4, 3), (4, 3)])
+    made = contractc.contract("nc,nc->n", *xs, backend="triton")
+    torch.testing.assert_close(made, (xs[0] * xs[1]).sum(1))
+
+
+def test_repeated_output_and_ordered_semiring() -> None:
+    (x,) = tensors([(5,)])
+    torch.testing.assert_close(compiled("i->ii", [x])(x), torch.diag(x))
+    xs = tensors([(5, 4), (4, 6)])
+    made = compiled("ij,jk->ik", xs, semiring="max_plus")(*xs)
+    np.testing.assert_array_equal(made, (xs[0][:, :, None] + xs[1]).amax(1))
+
+
+def _globals(executable: contractc.Executable) -> dict[str, Any]:
+    """Return the names that the generated function of kernels sees."""
+    switch: Any = executable.run
+    kernels = switch.__closure__[[*switch.__code__.co_freevars].index("kernels")].cell_contents
+    found: dict[str, Any] = kernels.__globals__
+    return found

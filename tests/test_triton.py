@@ -1,0 +1,233 @@
+"""The Triton backend without a GPU: generated sources, cross-compilation, choices. Numbers are in tests/kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels are interpreted in this run", allow_module_level=True)
+
+import torch
+
+import contractc
+from contractc.backends import triton as backend
+from contractc.backends.triton import toolchain
+from contractc.backends.triton.choose import prepared, unfused
+from contractc.backends.triton.emit import HEADER_LINES, source_of
+from contractc.backends.triton.gradients import gradient_task
+from contractc.backends.triton.model import A100, H200, Model
+from contractc.backends.triton.problem import runs_of
+from contractc.backends.triton.ranking import RANKED, ranked
+from contractc.backends.triton.steps import program_of
+from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, parts, refusal
+from contractc.backends.triton.tiles import TileConfig, parsed
+from contractc.errors import OperandError
+from contractc.programs import Contract
+
+
+def task(
+    text: str,
+    extents: dict[str, int],
+    dtype: str = "float32",
+    path: tuple[tuple[int, ...], ...] = (),
+    **options: Any,
+) -> Task:
+    """Return the task of an expression; modes are numbered by first appearance."""
+    inputs, out = text.split("->")
+    letters = {c: k for k, c in enumerate(dict.fromkeys(c for c in text if c.isalpha()))}
+    terms = tuple(tuple(letters[c] for c in t) for t in (*inputs.split(","), out))
+    return Task(terms, (dtype,) * len(terms), tuple(extents[c] for c in letters), path=path, **options)
+
+
+GOLDEN = {
+    "pairwise": (task("abk,kcb->bca", {"a": 64, "b": 24, "c": 48, "k": 72}, "bfloat16"), 64),
+    "permuted": (task("abcd,dbea->ec", dict.fromkeys("abcde", 48), "bfloat16"), 16),
+    "reduce": (task("abc->ca", {"a": 100, "b": 30, "c": 64}), 32),
+    "hadamard": (task("nc,nc->n", {"n": 1000, "c": 64}, "float64"), 32),
+    "tiny": (task("zab,zbc->zac", {"z": 2**20, "a": 2, "b": 2, "c": 2}), 128),
+    "gate": (task("hil,oi->hol", {"h": 64, "i": 2, "l": 1024, "o": 2}, "complex64"), 64),
+    "tensor_train": (
+        task("bij,iar,rjc->bac", {"b": 100, "i": 64, "j": 64, "a": 64, "r": 16, "c": 64}, "bfloat16", ((0, 1), (3, 2))),
+        16,
+    ),
+    "coupling": (
+        task("zui,zuj,ijk->zuk", {"z": 64, "u": 32, "i": 9, "j": 9, "k": 9}, "float32", ((0, 1), (3, 2))),
+        16,
+    ),
+    "max_plus": (task("ij,jk->ik", {"i": 100, "j": 64, "k": 64}, semiring="max_plus"), 1),
+    "dynamic": (task("bi,io->bo", {"b": 100, "i": 64, "o": 64}, "float16", dynamic=(0,)), 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_source_is_as_recorded(name: str, golden: Callable[[str, str], None]) -> None:
+    given, block = GOLDEN[name]
+    problem, _ = given.problem(given.in_order())
+    blocks = []
+    for r in runs_of(problem):
+        whole = 1 << (problem.size(r.modes) - 1).bit_length()
+        ordered = given.semiring != "sum_product"
+        blocks.append((r.name, min(whole, block if not ordered or r.summed else 32)))
+    text = source_of(problem, TileConfig(tuple(blocks))).text
+    assert text.splitlines()[HEADER_LINES - 1] == ""
+    golden(f"kernel_{name}", text)
+
+
+CROSS = [
+    ("mk,kn->mn", {"m": 512, "k": 512, "n": 512}, "bfloat16", (), True),
+    ("mk,kn->mn", {"m": 512, "k": 512, "n": 512}, "float32", (), True),
+    ("mk,kn->mn", {"m": 256, "k": 256, "n": 256}, "float64", (), True),
+    ("mk,nk->mn", {"m": 256, "k": 256, "n": 256}, "int8", (), True),
+    ("abcd,dbea->ec", dict.fromkeys("abcde", 24), "bfloat16", (), True),
+    ("abc->ca", {"a": 100, "b": 30, "c": 64}, "float32", (), False),
+    ("nc,nc->n", {"n": 4096, "c": 512}, "float32", (), False),
+    ("hil,oi->hol", {"h": 64, "i": 2, "l": 1024, "o": 2}, "complex64", (), False),
+    ("bij,iar,rjc->bac", {"b": 256, "i": 64, "j": 64, "a": 64, "r": 16, "c": 64}, "bfloat16", ((0, 1), (3, 2)), True),
+    ("bi,oij,bj->bo", {"b": 256, "i": 64, "j": 64, "o": 64}, "bfloat16", ((0, 1), (3, 2)), True),
+    ("ni,n,nj->ij", {"n": 10000, "i": 64, "j": 64}, "bfloat16", ((0, 1), (3, 2)), True),
+    ("ij,jk->ik", {"i": 128, "j": 64, "k": 128}, "max_plus", (), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "extents", "dtype", "path", "dots"), CROSS)
+def test_kernel_compiles_for_hopper(
+    text: str, extents: dict[str, int], dtype: str, path: tuple[tuple[int, ...], ...], dots: bool
+) -> None:
+    ring = {"semiring": dtype, "dtype": "float32"} if dtype == "max_plus" else {"dtype": dtype}
+    given = task(text, extents, path=path, **ring)
+    found = choice(given)
+    problem, _ = given.problem(given.in_order())
+    assert found.kernel is not None
+    for config, _ in ranked(problem)[:4]:
+        first = parts(problem, config.split)[0] if config.split > 1 else problem
+        binary = toolchain.compiled(source_of(first, config), config.warps, config.stages)
+        if binary.spills == 0:
+            break
+    assert binary.spills == 0
+    assert binary.shared <= H200.shared
+    assert bool(re.search(r"wgmma|mma\.sync", binary.ptx)) == dots
+    assert binary.parameters == len(problem.inputs) + 1 + 2  # two hidden pointers
+
+
+def test_offsets_beyond_32_bits_are_64_bit() -> None:
+    large = task("ij,jk->ik", {"i": 2**17, "j": 2**15, "k": 64}, "bfloat16")
+    problem, _ = large.problem(large.in_order())
+    assert [problem.wide_offsets(at) for at in range(3)] == [True, False, False]
+    config = best(problem)
+    assert config is not None
+    text = source_of(problem, config[0]).text
+    assert "x = wide(x)" in text
+    binary = toolchain.compiled(source_of(problem, config[0]), config[0].warps, config[0].stages)
+    assert re.search(r"arith\.muli .*i64", binary.ttir)
+
+
+def test_tile_config_round_trips() -> None:
+    config = TileConfig((("m", 64), ("k1", 32)), 8, 4, 8, 16)
+    assert str(config) == "tile m=64 k1=32 warps=8 stages=4 group=8 split=16"
+    assert parsed(str(config)) == config
+
+
+NO_CONFIG = [
+    "",
+    "library",
+    "tile m=3 warps=4 stages=2 group=8 split=1",
+    "tile m=64",
+    "tile m=64 warps=0 stages=1 group=1 split=1",
+    "tile m=64 m=64 warps=4 stages=1 group=1 split=1",
+    "tile __import__=1",
+]
+
+
+@pytest.mark.parametrize("text", NO_CONFIG)
+def test_what_is_no_tile_config_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no tile config|no power of two"):
+        parsed(text)
+
+
+def test_ranking_fits_on_chip_and_is_sorted() -> None:
+    given = task("mk,kn->mn", {"m": 4096, "k": 4096, "n": 4096}, "bfloat16")
+    problem, _ = given.problem(given.in_order())
+    found = ranked(problem)
+    assert 0 < len(found) <= RANKED
+    assert [p.seconds for _, p in found] == sorted(p.seconds for _, p in found)
+    model = Model(problem, A100)
+    assert all(model.predict(c) is not None for c, _ in ranked(problem, A100))
+
+
+def test_library_wins_a_plain_product_and_loses_what_it_copies() -> None:
+    square = dict.fromkeys("ijk", 4096)
+    assert choice(task("ij,jk->ik", square, "float32", precision="strict")).how == "library"
+    hadamard = choice(task("nc,nc->n", {"n": 65536, "c": 512}))
+    assert hadamard.how.startswith("tile") and hadamard.kernel is not None
+    assert hadamard.kernel < hadamard.library
+
+
+def test_fusion_keeps_the_meaning_and_unfusing_undoes_it() -> None:
+    given = task(
+        "ij,jk,kl,lm->im",
+        dict(zip("ijklm", (3, 4, 2, 5, 3), strict=True)),
+        "float64",
+        ((0, 1), (4, 2), (5, 3)),
+    )
+    program = program_of(given)
+    (step,) = program.steps
+    assert isinstance(step, Contract)
+    apart = program_of(given).__class__(
+        program.inputs, tuple(unfused(step, program, 10)), program.results, program.extents
+    )
+    assert not apart.faults()
+    xs = [torch.randn([given.extents[m] for m in t], dtype=torch.float64).numpy() for t in given.terms[:-1]]
+    torch.testing.assert_close(apart.evaluate(*xs), program.evaluate(*xs))
+    again = prepared(apart.__class__(apart.inputs, tuple(
+        Contract(s.out, s.inputs) for s in apart.steps if isinstance(s, Contract)
+    ), apart.results, apart.extents), H200, "default", checked=False)  # fmt: skip
+    assert not again.faults()
+    torch.testing.assert_close(again.evaluate(*xs), program.evaluate(*xs))
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_gradient_task_is_the_adjoint(at: int) -> None:
+    extents = dict(zip("ijklm", (3, 4, 2, 5, 3), strict=True))
+    given = task("ij,jk,kl,lm->im", extents, "float64", ((0, 1), (2, 3), (4, 5)))
+    xs = [torch.randn([given.extents[m] for m in t], dtype=torch.float64) for t in given.terms[:-1]]
+    weight = torch.randn(3, 3, dtype=torch.float64)
+    xs[at].requires_grad_()
+    (expected,) = torch.autograd.grad((torch.linalg.multi_dot(xs) * weight).sum(), [xs[at]])
+    adjoint, lone = gradient_task(given, at)
+    others = [x.detach().numpy() for k, x in enumerate(xs) if k != at]
+    assert lone == () and not program_of(adjoint).faults()
+    (found,) = program_of(adjoint).evaluate(weight.numpy(), *others)
+    torch.testing.assert_close(torch.as_tensor(found), expected)
+    assert len(pairwise_tasks(adjoint)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (task("ij,jk->ik", dict.fromkeys("ijk", 4), semiring="log_sum_exp"), "no kernel adds in log_sum_exp"),
+        (task("ij,jk->ik", dict.fromkeys("ijk", 4), "uint32"), "no kernel has uint32"),
+        (task("ij,jk->ik", {"i": 4, "j": 0, "k": 4}), "there is nothing to compute"),
+        (task("i,i,i->i", {"i": 4}), "a step of several inputs needs its path"),
+    ],
+)
+def test_what_has_no_kernel_says_why(given: Task, reason: str) -> None:
+    assert refusal(given) == reason
+    assert choice(given).how == "library"
+
+
+def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
+    executable = contractc.compile("nc,nc->n", (4096, 512), (4096, 512), dtype="float32", target="cuda:90")
+    assert str(executable.target) == "triton:cuda:90"
+    assert "kernel" in str(executable) and "tile" in str(executable.program)
+    (artifact,) = backend.artifacts(executable.program, 90)
+    assert artifact.cubin[:4] == b"\x7fELF" and artifact.metadata["spills"] == 0
+    assert "def kernel" in artifact.source
+    if not torch.cuda.is_available():
+        with pytest.raises(OperandError, match="operand 0 is on cpu; the kernels run on CUDA devices"):
+            executable(torch.ones(4096, 512), torch.ones(4096, 512))
