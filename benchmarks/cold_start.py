@@ -23,7 +23,7 @@ import contractc
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cold_start.jsonl"
 TENSORS = 200
-ROUNDS = 15
+ROUNDS = 5
 BAR = 0.1
 """Seconds that loading is to take at most."""
 
@@ -36,9 +36,16 @@ executable = {call}
 print(time.perf_counter() - start, time.process_time() - own)
 """
 NETWORK = "from benchmarks.cold_start import network; text, shapes = network()"
+FIRST = """
+def called(executable):
+    shape = executable.program.extents
+    return executable(*[numpy.ones([shape[m] for m in v.modes]) for v in executable.program.inputs])
+"""
 CODES = {
     "load": TIMED.format(before="", call="contractc.load(sys.argv[1])"),
+    "load and call": TIMED.format(before=FIRST, call="called(contractc.load(sys.argv[1]))"),
     "compile": TIMED.format(before=NETWORK, call="contractc.compile(text, *shapes)"),
+    "compile and call": TIMED.format(before=NETWORK + FIRST, call="called(contractc.compile(text, *shapes))"),
 }
 
 

@@ -23,7 +23,8 @@ from contractc.errors import BundleError, UnsupportedError
 from contractc.executable import Executable
 from contractc.machine import Target, physical_memory
 from contractc.plans import Plan
-from contractc.programs import Program
+from contractc.programs import Contract, Loop, Program
+from contractc.providers.loops import HOW, HOW_FIRST
 
 __all__ = ["contents", "load", "save"]
 
@@ -268,24 +269,38 @@ def _loaded(
     program = Program.from_json(_text(members, part.program))
     plan = Plan.from_json(_text(members, part.plan))
     constants = _constants(program, members, backend, part.device)
-    given = (program, plan, part.target, constants, part.exponent, save)
+    given = (_at_first_call(program), plan, part.target, constants, part.exponent, save)
     remarks: list[str] = []
     if part.binaries and not hasattr(backend, "from_binaries"):
         remarks.append(f"its binaries are not used: '{part.backend}' compiles its source instead")
     elif part.binaries and trusted:
         held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
         try:
-            return executable_of(*given, tuple(remarks), held), remarks
+            made = executable_of(*given, tuple(remarks), held)
+            return replace(made, program=program), remarks
         except (UnsupportedError, ImportError) as error:
             remarks.append(f"its binaries are not used: {error}")
     elif part.binaries:
         remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
-    made = executable_of(*given)
+    made = replace(executable_of(*given), program=program)
     if made.source != _text(members, part.source):
         if manifest.generator == _generator():
             raise ValueError(f"{part.source} is not what its program generates")
         remarks.append(f"its source was generated anew: contractc {manifest.contractc} generated another one")
     return made, remarks
+
+
+def _at_first_call(program: Program) -> Program:
+    """Return `program` with its compiled loops compiled when they are first called: loading does not wait for them."""
+    steps = tuple(
+        replace(step, how=HOW_FIRST)
+        if isinstance(step, Contract) and step.how == HOW
+        else replace(step, body=_at_first_call(step.body))
+        if isinstance(step, Loop)
+        else step
+        for step in program.steps
+    )
+    return replace(program, steps=steps)
 
 
 def _constants(program: Program, members: Mapping[str, memoryview], backend: Any, device: str) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
         assert config is not None, f"{step.how} does not fit {problem}"
         for k, one in enumerate(passes_of(problem, config, device)):
             binary = toolchain.compiled(one.source, one.config.warps, one.config.stages, arch)
-            metadata = {
+            about = {
                 "step": s,
                 "pass": k,
                 "config": str(one.config),
@@ -125,7 +126,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
                 "extents": list(one.source.extents),
                 "modes": [list(part) for part in parts],
             }
-            found.append(Artifact(f"{s}.{k}", one.source.text, binary.cubin, binary.ptx, metadata))
+            found.append(Artifact(f"{s}.{k}", one.source.text, binary.cubin, binary.ptx, about))
     return found
 
 
@@ -156,7 +157,7 @@ def unavailable(device: str) -> str | None:
 
 def version() -> str:
     """Return the libraries and their versions, for people to read."""
-    return f"torch {torch.__version__}, triton {toolchain.triton.__version__}"
+    return f"torch {torch.__version__}, triton {metadata.version('triton')}"
 
 
 def is_available() -> bool:
