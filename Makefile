@@ -3,8 +3,8 @@ VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constraints-dev.txt
 N ?= 100000
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-overhead bench-import bench-factorized bench-digits bench-cold-start
-.PHONY: bench-others lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-digits
+.PHONY: bench-cold-start bench-others lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -14,10 +14,13 @@ test: .venv/.ready
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py
-	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py
+	@$(VENV_PYTHON) -m pytest -q tests/peers/test_tensorly.py tests/peers/test_planner.py
 
 fuzz: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests/test_fuzz.py --fuzz-examples $(N)
+
+bench-planner: .venv/.peers
+	@$(VENV_PYTHON) benchmarks/planner.py $(ARGS)
 
 bench-cpu: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/cpu.py --out benchmarks/results/cpu.jsonl $(BENCH)

@@ -1,6 +1,6 @@
 """contractc beside its peers on one core of a CPU: `contractc bench` over benchmarks/cases.
 
-    python benchmarks/cpu.py [--group tccg] [--dtype f32] [--rounds 5] [--control] [--out lines.jsonl]
+    python benchmarks/cpu.py [--group tccg] [--dtype f32] [--rounds 5] [--control CORE] [--out lines.jsonl]
 
 All options of `contractc bench` work; see benchmarks/README.md. Groups that take long or much memory
 (`tccg_official`, `networks`) are measured when they are named.

@@ -267,10 +267,7 @@ def ways(case: Case, training: bool) -> dict[str, tuple[Way, Tensors]]:
     """Return what is measured: the functions and the tensors they take, contractc's first."""
     tensors = inputs(case)
     operands = grouped(case, tensors)
-    values = [
-        Factorized(x.layout, tuple(f.detach() for f in x.factors)) if isinstance(x, Factorized) else x
-        for x in operands
-    ]
+    values = operands if training else grouped(case, [t.detach() for t in tensors])
     constants = () if training else tuple(case.weights)
     compiled = contractc.compile(case.expression, *values, constants=constants)
     dense_inputs = [x for x in operands if not isinstance(x, Factorized)]
@@ -389,6 +386,12 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
     return text + "".join(f"\n  more than 1.05 of the best other: {line}" for line in lost)
 
 
+def selected(text: str) -> list[Case]:
+    """Return the case of that name, or all whose name has that text."""
+    every = cases()
+    return [case for case in every if case.name == text] or [case for case in every if text in case.name]
+
+
 def main() -> None:
     """Measure the cases asked for, write their lines and print the summary."""
     parser = argparse.ArgumentParser(
@@ -403,8 +406,7 @@ def main() -> None:
     machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1}
     lines = [
         line | machine
-        for case in cases()
-        if options.only in case.name
+        for case in selected(options.only)
         for line in run(case, options.rounds, options.budget)
     ]
     RESULTS.parent.mkdir(exist_ok=True)

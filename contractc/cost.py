@@ -68,8 +68,13 @@ def stream_seconds(
     summed = not {m for t in terms for m in t} <= set(out)
     arithmetic = flops(terms, out, extents) / machine.flops_other if len(terms) > 1 and summed else 0.0
     if is_floating(dtype):
-        arithmetic /= 4
+        arithmetic /= 16
     return max(arithmetic, traffic / rate) + machine.call
+
+
+def written_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the extra seconds of making an array of `size` bytes: large ones come from the system each time."""
+    return size * machine.fresh if size >= 2**22 else 0.0
 
 
 def _size(term: Iterable[int], extents: Sequence[int]) -> int:

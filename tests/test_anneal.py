@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 import contractc
 from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
-from contractc.network import Tensor, TensorNetwork
+from contractc.network import Tensor, TensorNetwork, bind
+from contractc.notation import parse
+from contractc.operands import Operand
 from contractc.options import Search
 from contractc.plans import Plan
 from contractc.search import anneal_python, search
 from contractc.search.anneal import SCHEDULES, annealed
-from contractc.search.ask import Ask
-from contractc.search.auto import anneal
+from contractc.search.auto import measured
 from contractc.search.clock import Clock, Progress
+from contractc.search.exact import full, pruned
 from contractc.search.front import best_sweep, sweep
 from contractc.search.graph import (
     FLOPS,
@@ -36,8 +38,9 @@ from contractc.search.graph import (
     masks,
     weigher,
 )
-from contractc.search.greedy import greedy
+from contractc.search.greedy import greedy, greedy_pairs
 from contractc.search.joint import sliced_jointly
+from contractc.search.reduce import reduced, whole_path
 from contractc.search.slice import sliced_to_fit
 from messages import message_of
 
@@ -253,17 +256,104 @@ def test_search_options_are_checked(options: dict[str, Any], message: str) -> No
 
 
 def test_search_options_reach_every_call() -> None:
+    network = regular(3, 16, 4)
+    terms = ["".join(chr(97 + m) for m in t.modes) for t in network.tensors]
+    text = ",".join(terms) + "->" + "".join(chr(97 + m) for m in network.outputs[0])
+    shapes = [network.shape(t.modes) for t in network.tensors]
     rng = np.random.default_rng(0)
-    text, shapes = "ij,jk,kl,lm,mn,no,op,pq,qr->ir", [(3, 3)] * 9
     arrays = [rng.standard_normal(shape) for shape in shapes]
     options = Search("anneal", moves=500, seed=2)
     plan = contractc.plan(text, *shapes, optimize=options)
-    assert plan.search.startswith("annealing by ")
+    assert plan.search.startswith("annealing by local moves from a sweep, 531 moves in ")
     assert contractc.compile(text, *shapes, optimize=options).plan == plan
-    np.testing.assert_allclose(
-        contractc.contract(text, *arrays, optimize=options), np.linalg.multi_dot(arrays)
+    result = contractc.contract(text, *arrays, optimize=options)
+    np.testing.assert_allclose(result, contractc.contract(text, *arrays, optimize="greedy"), rtol=1e-9)
+    assert search(plan.network, options).path == plan.path
+
+
+@pytest.mark.parametrize("minimize", ["seconds", "flops", "size", "write"])
+@pytest.mark.parametrize("name", ["one word", "several extents"])
+def test_each_objective_is_served_at_least_as_well_by_its_own_search(name: str, minimize: str) -> None:
+    network = NETWORKS[name]
+    own = search(network, Search("anneal", moves=40_000, minimize=minimize))
+    flops = search(network, Search("anneal", moves=40_000, minimize="flops"))
+    assert measured(network, own.path, minimize) <= 1.02 * measured(network, flops.path, minimize)
+
+
+def test_a_small_network_is_ordered_by_what_is_minimised() -> None:
+    network = bind(
+        parse("ij,jk,kl->il"), [Operand(s, "float64") for s in ((2, 999), (999, 999), (999, 3))], "float64"
     )
-    assert anneal(plan.network, Ask(options)).path == plan.path
+    for minimize in ("seconds", "flops", "size", "write"):
+        plan = search(network, Search(minimize=minimize))
+        best = min(
+            measured(network, path, minimize)
+            for path in (((0, 1), (2, 3)), ((1, 2), (0, 3)), ((0, 2), (1, 3)))
+        )
+        assert measured(network, plan.path, minimize) == best
+
+
+# simplification, and the exact search of nine tensors and more
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_left_after_simplifying_gives_a_whole_path(name: str) -> None:
+    network = NETWORKS[name]
+    reduction = reduced(graph_of(network))
+    path = whole_path(reduction, [greedy_pairs(part.graph) for part in reduction.parts])
+    assert Plan(network, path, (2 * len(network.tensors) - 2,)).faults() == []
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 14))
+def test_simplified_random_networks_have_whole_paths(seed: int, count: int) -> None:
+    random = np.random.RandomState(seed)
+    terms = [tuple(set(random.randint(0, count + 2, random.randint(0, 4)).tolist())) for _ in range(count)]
+    used = sorted({m for term in terms for m in term})
+    output = tuple(m for m in used if random.randint(4) == 0)
+    sizes = tuple(random.randint(0, 4, count + 2).tolist())
+    network = TensorNetwork(tuple(Tensor(t, "float64") for t in terms), (output,), sizes, "float64")
+    reduction = reduced(graph_of(network))
+    trees = [full(part.graph.leaves, part.graph.wanted, part.graph.extents) for part in reduction.parts]
+    path = whole_path(reduction, trees)
+    assert Plan(network, path, (2 * count - 2,)).faults() == []
+
+
+def test_simplifying_leaves_nothing_of_chains_and_tells_parts_apart() -> None:
+    pairs = [(k, k + 1) for k in range(5)] + [(k, k + 1) for k in range(10, 14)]
+    tensors = tuple(Tensor(t, "float64") for t in pairs)
+    network = TensorNetwork(tensors, ((0, 5, 10, 14),), (2,) * 15, "float64")
+    reduction = reduced(graph_of(network))
+    assert [len(part.ids) for part in reduction.parts] == [1, 1]
+    assert len(reduction.steps) == 7
+
+
+def test_parallel_bonds_become_one() -> None:
+    terms = ((0, 1, 2), (0, 1, 3), (2, 3, 4), (4,))
+    tensors = tuple(Tensor(t, "float64") for t in terms)
+    reduction = reduced(graph_of(TensorNetwork(tensors, ((4,),), (8, 8, 2, 2, 8), "float64")))
+    extents = [part.graph.extents for part in reduction.parts]
+    assert all(len(set(own)) <= 3 for own in extents)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6))
+def test_pruned_search_finds_the_optimum(seed: int) -> None:
+    graph = graph_of(hyper(7, seed, (2, 3, 7)))
+    path = pruned(graph.leaves, graph.wanted, graph.extents, greedy_pairs(graph), 10**6)
+    best = full(graph.leaves, graph.wanted, graph.extents)
+    assert path is not None
+    assert isclose(charge(graph, path, PRICE), charge(graph, best, PRICE), abs_tol=1e-12)
+
+
+def test_pruned_search_gives_up_when_it_would_take_too_long() -> None:
+    graph = graph_of(NETWORKS["one word"])
+    assert pruned(graph.leaves, graph.wanted, graph.extents, start(NETWORKS["one word"]), 1000) is None
+    assert search(NETWORKS["one word"], "optimal").search == "greedy (optimal is for at most 16 tensors)"
+
+
+PRICE = Objective(1.0, 0.0, 1.0)
+"""What the exact search minimises: multiplications, and the elements of all results."""
 
 
 # order and slices together

@@ -81,6 +81,7 @@ def test_sums_and_products_are_those_of_the_dense_arrays(
     near(dense(formats.add(x, y)), dense(x) + dense(y))
     near(dense(formats.hadamard(x, y)), dense(x) * dense(y))
     near(dense(formats.scale(x, -2.5)), -2.5 * dense(x))
+    near(dense(formats.scale(x, 2j)), 2j * dense(x))
     near(formats.inner(x, y), np.vdot(dense(x), dense(y)))
     near(formats.norm(x), np.linalg.norm(dense(x)))
     order = (*range(len(b)), len(b) + 1, len(b))

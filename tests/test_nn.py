@@ -135,6 +135,9 @@ def test_from_layer_keeps_its_tolerance(format: str) -> None:
     assert torch.equal(made.bias, layer.bias)
     x = torch.randn(5, 12, dtype=DOUBLE)
     close(made(x), x @ dense.T + layer.bias)
+    back = made.to_layer()
+    close(back(x), made(x))
+    assert all(p.requires_grad for p in back.parameters())
 
 
 def test_from_layer_of_embeddings_and_convolutions() -> None:
@@ -142,6 +145,7 @@ def test_from_layer_of_embeddings_and_convolutions() -> None:
     table = nn.Embedding(20, 6, dtype=DOUBLE)
     made = FactorizedEmbedding.from_layer(table, tolerance=1e-9, split=((4, 5), (2, 3)))
     close(made(torch.arange(20)), table.weight.detach())
+    close(made.to_layer().weight, table.weight)
     convolution = nn.Conv2d(4, 5, 3, stride=2, padding=1, dtype=DOUBLE)
     x = torch.randn(2, 4, 7, 7, dtype=DOUBLE)
     for format in ("tucker", "tt"):

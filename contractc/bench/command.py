@@ -68,9 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=21, help="rounds a case (21)")
     made.add_argument("--seconds", type=float, default=3.0, help="seconds a case may spend in rounds (3)")
     made.add_argument("--memory", type=float, default=2.0, metavar="GB", help="skip cases that need more (2)")
-    made.add_argument(
-        "--control", action="store_true", help="matrix products by NumPy's and torch's BLAS only"
-    )
+    made.add_argument("--control", metavar="CORE", help="make every OpenBLAS use its kernels for this core")
     made.add_argument("--out", type=Path, metavar="FILE", help="append JSON lines to this file")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report")
     made.add_argument("--json", action="store_true", help="print JSON lines instead of the table")

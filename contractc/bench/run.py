@@ -97,26 +97,35 @@ class Result:
         return least / ours.contiguous[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return this result as JSON primitives."""
-        return asdict(self)
+        """Return this result as JSON primitives, without what is empty."""
+        found: dict[str, Any] = _pruned(asdict(self))
+        return found
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Result:
         """Return the result that `to_json` turned into `data`."""
         case = dict(data["case"])
         case["shapes"] = tuple(map(tuple, case["shapes"]))
-
-        def entry(row: Mapping[str, Any]) -> Entry:
-            made = dict(row)
-            for key in ("raw", "contiguous"):
-                made[key] = made[key] and tuple(made[key])
-            for key in ("ratio", "ratio_contiguous"):
-                made[key] = made[key] and Ratio(*made[key])
-            return Entry(**made)
-
-        entries = tuple(map(entry, data["entries"]))
-        rest = {**data, "case": Case(**case), "entries": entries, "ways": tuple(data["ways"])}
+        rest = dict(data)
+        rest["case"] = Case(**case)
+        rest["entries"] = tuple(_entry(row) for row in data.get("entries", ()))
+        rest["ways"] = tuple(data.get("ways", ()))
         return Result(**rest)
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    made = dict(row)
+    made |= {key: tuple(made[key]) for key in ("raw", "contiguous") if key in made}
+    made |= {key: Ratio(*made[key]) for key in ("ratio", "ratio_contiguous") if key in made}
+    return Entry(**made)
+
+
+def _pruned(data: Any) -> Any:
+    """Return `data` without what the fields are anyway if nothing is given: None, False, empty texts and tables."""
+    if isinstance(data, dict):
+        kept = {key: _pruned(value) for key, value in data.items()}
+        return {key: value for key, value in kept.items() if value or type(value) in (int, float)}
+    return [_pruned(x) for x in data] if isinstance(data, list | tuple) else data
 
 
 def measure_case(

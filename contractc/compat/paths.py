@@ -40,6 +40,19 @@ def search_path(
     return (plan if memory_limit is None else merged(plan, memory_limit)).linear_path()
 
 
+def linear_from_ssa(path: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
+    """Return the linear form, which `optimize=` takes, of an SSA path over `count` tensors.
+
+    >>> linear_from_ssa([(0, 2), (1, 3)], 3)
+    [(0, 2), (0, 1)]
+    """
+    alive, found = list(range(count)), []
+    for s, ids in enumerate(path):
+        found.append(tuple(sorted(alive.index(i) for i in ids)))
+        alive = [i for i in alive if i not in ids] + [count + s]
+    return found
+
+
 def merged(plan: Plan, limit: int) -> Plan:
     """Return `plan` with each step that makes more than `limit` elements merged into the step that uses them.
 

@@ -18,14 +18,16 @@ from contractc.errors import OperandError, UnsupportedError
 from contractc.formats.arrays import library, permuted, zeros
 from contractc.formats.factorized import Factorized, factorized, with_factors
 from contractc.formats.kinds import kronecker, low_rank, tt_matrix
-from contractc.operands import Layout, is_torch, library_of
+from contractc.operands import Layout, dtype_name, is_torch, library_of, with_dtype
 
 
 def scale(x: Factorized, number: Any) -> Factorized:
-    """Return `number` times `x`: its smallest factor is multiplied."""
+    """Return `number` times `x`: its smallest factor is multiplied, and all get its dtype if that is another."""
     at = min(range(len(x.factors)), key=lambda f: prod(x.factors[f].shape))
-    factors = [number * y if f == at else y for f, y in enumerate(x.factors)]
-    return with_factors(x.layout, factors)
+    scaled = x.factors[at] * number
+    dtype = dtype_name(scaled)
+    others = [y if dtype_name(y) == dtype else with_dtype(y, dtype) for y in x.factors]
+    return with_factors(x.layout, [scaled if f == at else y for f, y in enumerate(others)])
 
 
 def add(x: Factorized, y: Factorized) -> Factorized:

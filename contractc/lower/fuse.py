@@ -8,9 +8,9 @@ from math import inf
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
-from contractc.cost import stream_seconds
-from contractc.dtypes import wide
-from contractc.lower.tasks import task_of
+from contractc.cost import stream_seconds, written_seconds
+from contractc.dtypes import itemsize, wide
+from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -21,8 +21,9 @@ MOST_STEPS = 8
 MOST_CANDIDATES = 400
 """The most runs whose seconds are predicted in one program."""
 
-GAIN = 1.15
-"""How many times faster a fused step has to be by prediction: predictions are not better than that."""
+GAIN, GAIN_ALONE = 1.2, 2.0
+"""How many times faster a fused step, and one step as a kernel, have to be by prediction: a run saves intermediates
+for certain, while one step only is better if both predictions hold."""
 
 WORTH_A_LOOK = 2.0e-5
 """Seconds of a run of steps below which its calls are all there is to it."""
@@ -66,12 +67,15 @@ def library_seconds(program: Program, step: Contract, machine: Machine, librarie
     """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
     known = program.values()
     task = task_of(program, step, known)
+    if is_view(program, step):
+        return machine.call
     if task is None:
         return stream_seconds(
             [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
         )
     orders = dict.fromkeys([task.out, *natural_orders(task.left, task.right, task.out)])
-    return min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
+    best = min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
+    return best + written_seconds(task.size(task.out) * itemsize(step.out.dtype), machine)
 
 
 def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
@@ -111,10 +115,11 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
                 continue
             left -= 1
             before = sum(best.get(i, 0.0) for i in merged.inputs)
+            gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
-                seconds = inf if way.fits(program, merged) else way.seconds(program, merged)
-                if seconds * GAIN + before < best[number]:
-                    best[number] = seconds * GAIN + before
+                seconds = inf if way.fits(program, merged) else gain * way.seconds(program, merged)
+                if seconds + before < best[number]:
+                    best[number] = seconds + before
                     chosen[number] = replace(merged, how=way.how), way, run
     return _with(program, makers, chosen)
 

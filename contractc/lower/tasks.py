@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contractc.backends.steps import BLAS, Task, flat
 from contractc.dtypes import wide
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Value
+from contractc.programs import Contract, Program, Value, kind
 
 SMALL = 2**14
 """Positions of the joint index space up to which every way takes about as long as its calls."""
@@ -43,6 +43,15 @@ def task_of(program: Program, step: Contract, known: Mapping[int, Value]) -> Tas
         extents,
         wide(step.out.dtype),
     )
+
+
+def is_view(program: Program, step: Contract) -> bool:
+    """Return whether `step` only looks at its one input in another way."""
+    if len(step.inputs) != 1 or any(step.conj):
+        return False
+    value = program.value(step.inputs[0])
+    word = kind([value.modes], step.out.modes)
+    return word in ("view", "permute", "diagonal") and value.dtype == step.out.dtype
 
 
 def _diagonal(modes: Term) -> Term:

@@ -103,6 +103,14 @@ class FactorizedLinear(nn.Module):
             decomposed(layer.weight, format, split, rank, tolerance), layer.bias, batch=batch
         )
 
+    def to_layer(self) -> nn.Linear:
+        """Return the dense layer that gives the same: for inference where its weight is small enough."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(self.weight.operand().to_dense().detach())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone())
+        return layer
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output [..., out_features] for x [..., in_features]."""
         if x.shape[-1] != self.in_features:
@@ -188,6 +196,12 @@ class FactorizedEmbedding(nn.Module):
         """Return an embedding near a dense one: of this rank, or within this relative error."""
         split = split or default_split(format, layer.weight.shape)
         return cls.from_factors(decomposed(layer.weight, format, split, rank, tolerance), batch=batch)
+
+    def to_layer(self) -> nn.Embedding:
+        """Return the dense embedding with the same rows."""
+        layer = nn.Embedding(self.num_embeddings, self.embedding_dim, device="meta")
+        layer.weight = nn.Parameter(self.weight.operand().to_dense().detach())
+        return layer
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """Return the rows [..., embedding_dim] that `index` [...] names."""

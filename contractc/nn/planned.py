@@ -18,6 +18,7 @@ class Planned:
     """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
 
     `operands` has a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
+    What is cheapest with gradients need not be so without: `training` runs where torch records, `inferring` elsewhere.
     """
 
     expression: str
@@ -25,11 +26,12 @@ class Planned:
     dynamic: str
     dtype: torch.dtype
     device: str
-    executable: Executable = field(repr=False)
+    training: Executable = field(repr=False)
+    inferring: Executable = field(repr=False)
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         """Return the contraction of `tensors`."""
-        return self.executable(*tensors)
+        return (self.training if torch.is_grad_enabled() else self.inferring)(*tensors)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return planned, (self.expression, self.operands, self.dynamic, self.dtype, self.device)
@@ -46,21 +48,19 @@ def planned(
     device: str,
 ) -> Planned:
     """Return `expression` compiled for torch tensors; see `Planned`."""
-    given = [_stand_in(x, dtype) if isinstance(x, Layout) else x for x in operands]
-    made = compile(
-        expression,
-        *given,
-        dtype=str(dtype).removeprefix("torch."),
-        dynamic=tuple(dynamic),
-        target=f"torch:{device}",
-    )
-    return Planned(expression, operands, dynamic, dtype, device, made)
+    made = []
+    for recorded in (True, False):
+        given = [_stand_in(x, dtype, recorded) for x in operands]
+        made.append(compile(expression, *given, dynamic=tuple(dynamic), target=f"torch:{device}"))
+    return Planned(expression, operands, dynamic, dtype, device, *made)
 
 
-def _stand_in(layout: Layout, dtype: torch.dtype) -> Factorized:
-    """Return an operand without values: what is planned depends on shapes only."""
-    shapes = [tuple(layout.extents[m] for m in term) for term in layout.terms]
-    return Factorized(layout, tuple(torch.empty(s, dtype=dtype, device="meta") for s in shapes))
+def _stand_in(operand: tuple[int, ...] | Layout, dtype: torch.dtype, recorded: bool) -> Any:
+    """Return an operand without values: what is planned depends on shapes, and on what torch records."""
+    if not isinstance(operand, Layout):
+        return torch.empty(operand, dtype=dtype, device="meta", requires_grad=recorded)
+    shapes = [tuple(operand.extents[m] for m in term) for term in operand.terms]
+    return Factorized(operand, tuple(_stand_in(s, dtype, recorded) for s in shapes))
 
 
 def accepted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

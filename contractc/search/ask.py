@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 from contractc.options import Search
@@ -10,10 +11,11 @@ from contractc.search.clock import Clock
 
 
 class Ask(NamedTuple):
-    """What the user asks of a search, and the clock that runs while it searches."""
+    """What the user asks of a search, the clock that runs while it searches, the engine if that is not its choice."""
 
     options: Search = Search()
     clock: Clock = Clock()
+    engine: ModuleType | None = None
 
 
 class Found(NamedTuple):

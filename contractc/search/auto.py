@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import log2
 from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
@@ -10,13 +11,13 @@ from typing import NamedTuple
 from contractc.cost import costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
-from contractc.plans import Path
+from contractc.plans import Path, kept_terms
 from contractc.search.anneal import SCHEDULES, annealed, colder, engine
 from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
-from contractc.search.exact import FULL, MOST_EXACT, optimal, optimal_pairs
+from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
 from contractc.search.front import FIRSTS, best_sweep
-from contractc.search.graph import Graph, Pairs, charge, graph_of, masks
+from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of, masks
 from contractc.search.greedy import greedy, greedy_pairs
 from contractc.search.reduce import Reduced, reduced, whole_path
 
@@ -53,9 +54,9 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     """
     count = len(network.tensors)
     if count <= FULL:
-        return Found(*optimal(network))
+        return _few(network, ask.options.minimize)
     found = greedy(network)
-    options, clock = ask
+    options, clock = ask.options, ask.clock
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -69,7 +70,44 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
             return Found(*found)
         clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
-    return _annealed(network, found, moves, clock, options.seed)
+    return _annealed(network, found, moves, clock, ask)
+
+
+TRAFFIC = 16
+"""Multiplications in the time that one element of float64 takes to be read or written, on the model's machine."""
+
+WORTH = 100_000
+"""From so many multiplications on, small networks are searched a second time with traffic in mind."""
+
+OBJECTIVES = {
+    "seconds": Objective(1.0, TRAFFIC, TRAFFIC),
+    "flops": FLOPS,
+    "size": Objective(0.0, 0.0, 1.0, 4.0),
+    "write": Objective(0.0, 0.0, 1.0),
+}
+"""What annealing charges a step; for seconds only in its last run, the path being chosen by `costs` in the end."""
+
+
+def _few(network: TensorNetwork, minimize: str) -> Found:
+    """Return the best path of a small network: the one of fewest multiplications, or the one with traffic in mind."""
+    path, name = optimal(network)
+    if minimize == "flops" or len(network.tensors) < 3:
+        return Found(path, name)
+    graph = graph_of(network)
+    if charge(graph, _pairs(path)) < log2(WORTH):
+        return Found(path, name)
+    other = full(graph.leaves, graph.wanted, graph.extents, TRAFFIC)
+    best = min((path, other), key=lambda candidate: measured(network, candidate, minimize))
+    return Found(best, name if best == path else f"optimal in {minimize}")
+
+
+def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
+    """Return what is minimised, for a path: seconds, flops, elements of the largest intermediate, bytes moved."""
+    if minimize == "size":
+        terms = kept_terms(network, path, (len(network.tensors) + len(path) - 1,))
+        return max([network.size(term) for term in terms[len(network.tensors) :]])
+    found = costs(network, path, (len(network.tensors) + len(path) - 1,))
+    return {"seconds": found.seconds, "flops": found.flops, "write": found.traffic}[minimize]
 
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
@@ -77,9 +115,9 @@ def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     found = greedy(network)
     if len(network.tensors) < 3:
         return Found(*found)
-    options, clock = ask
+    options, clock = ask.options, ask.clock
     moves = MOVES if options.time_limit is None and options.moves is None else options.moves
-    return _annealed(network, found, moves, clock, options.seed)
+    return _annealed(network, found, moves, clock, ask)
 
 
 def _annealed(
@@ -87,7 +125,7 @@ def _annealed(
     start: tuple[Path, str],
     moves: int | tuple[int, ...] | None,
     clock: Clock,
-    seed: int,
+    ask: Ask,
 ) -> Found:
     """Return the cheapest path met while annealing, no dearer than `start`, a path and its name.
 
@@ -96,34 +134,52 @@ def _annealed(
     """
     first = _pairs(start[0])
     graph = graph_of(network)
-    pricing = PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
+    candidates = 1 if ask.options.minimize == "flops" else 4
+    pricing = candidates * PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
         return Found(first, f"{start[1]}, no time for more")
-    chosen = engine(clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND)
+    seed, seconds = ask.options.seed, clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
+    chosen = ask.engine or engine(seconds)
+    goal = OBJECTIVES[ask.options.minimize]
+    hot = FLOPS if ask.options.minimize == "seconds" else goal
     try:
         reduction = reduced(graph)
-        found = list(_parts(reduction, first, moves, clock, seed, chosen))
+        found = list(_parts(reduction, first, moves, clock, seed, hot, chosen))
     except KeyboardInterrupt:
         return Found(first, f"{start[1]}, interrupted")
     found.sort(key=lambda item: item.at)
     path = whole_path(reduction, [part.path for part in found])
-    if charge(graph, path) > charge(graph, first):
-        path = first
-    ways = " and ".join(dict.fromkeys(part.way for part in found if part.way)) or "splits"
+    others: tuple[Pairs, ...] = ()
+    if len(found) == 1:
+        others = tuple([whole_path(reduction, [other]) for other in found[0].others])
+    ways = " and ".join(dict.fromkeys(part.way for part in found if part.way)) or "splits of small parts"
     if any(part.way and not part.moves for part in found):
-        return Found(path, f"annealing by {ways}, cut short")
+        return Found(_better(network, (path, first), ask), f"annealing by {ways}, cut short")
     record = [number for part in sorted(found, key=lambda item: item.turn) for number in part.moves]
     total = (
         moves[-1] if isinstance(moves, tuple) else sum(part.moves[2] for part in found if part.moves) // COLD
     )
-    path, cold = colder(graph, path, total, clock, seed, chosen)
+    final, cold = colder(graph, path, total, clock, seed, chosen, goal)
     record.append(cold)
-    others: tuple[Pairs, ...] = ()
-    if len(found) == 1:
-        others = tuple([whole_path(reduction, [other]) for other in found[0].others])
+    path = _better(network, (final, path, first, *others[:KEPT]), ask)
+    if not record[:-1]:
+        return Found(path, f"greedy and {ways}")
     made = f"{_total(tuple(record))} moves in {chosen.NAME}"
     return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
+
+
+KEPT = 2
+"""Trees of other runs that take part in the choice by predicted seconds."""
+
+
+def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> Pairs:
+    """Return the best of some paths; for flops by their multiplications, else as the cost model says."""
+    distinct = list(dict.fromkeys(candidates))
+    if ask.options.minimize == "flops":
+        graph = graph_of(network)
+        return min(distinct, key=lambda path: charge(graph, path))
+    return min(distinct, key=lambda path: measured(network, path, ask.options.minimize))
 
 
 class _PartFound(NamedTuple):
@@ -143,6 +199,7 @@ def _parts(
     moves: int | tuple[int, ...] | None,
     clock: Clock,
     seed: int,
+    goal: Objective,
     chosen: ModuleType,
 ) -> Iterator[_PartFound]:
     """Yield a tree for each part, smallest part first: exact for few tensors, else annealed for its share."""
@@ -160,7 +217,9 @@ def _parts(
             share = None if moves is None else moves * sizes[at] // sum(s for s in sizes if s > FULL)
         end = clock.deadline if moves is not None else monotonic() + clock.left() * sizes[at] / left
         path = first if sizes[at] == reduction.count else greedy_pairs(graph)
-        found = _annealed_part(graph, path, share, Clock(end, clock.report, clock.started), seed, chosen)
+        found = _annealed_part(
+            graph, path, share, Clock(end, clock.report, clock.started), seed, goal, chosen
+        )
         yield _PartFound(at, turn, *found)
         left -= sizes[at]
         turn += 1
@@ -172,6 +231,7 @@ def _annealed_part(
     moves: int | tuple[int, ...] | None,
     clock: Clock,
     seed: int,
+    goal: Objective,
     chosen: ModuleType,
 ) -> tuple[Pairs, str, tuple[int, ...], tuple[Pairs, ...]]:
     """Return the tree of one part by annealing from the greedy `path` and from a sweep, how, the moves, and more."""
@@ -184,7 +244,7 @@ def _annealed_part(
     starts = [path]
     if swept is not None:
         starts = [swept, path, swept] if cost < charge(graph, path) else [path, swept]
-    found = annealed(graph, starts, moves, clock, seed, engine=chosen)
+    found = annealed(graph, starts, moves, clock, seed, goal, chosen)
     return found.path, found.schedule, (sweeps, *found.moves) if found.moves else (), found.others
 
 

@@ -47,12 +47,16 @@ def optimal_pairs(graph: Graph, start: Pairs, patience: int) -> Pairs | None:
     return pruned(graph.leaves, graph.wanted, graph.extents, start, patience)
 
 
-def full(leaves: Sequence[int], wanted: int, extents: Sequence[int]) -> Pairs:
+def full(leaves: Sequence[int], wanted: int, extents: Sequence[int], traffic: int = 0) -> Pairs:
     """Return the optimal path, from every split of every subset.
 
     For each set of tensors the best split in two is found from the best of its subsets; a step costs the
     product of the extents of all modes it touches, plus the size of its result so that ties go to the smaller
     intermediates.
+
+    Args:
+        traffic: what reading or writing an element costs, in multiplications.
+
     """
     count = len(leaves)
     if count < 3:
@@ -82,6 +86,8 @@ def full(leaves: Sequence[int], wanted: int, extents: Sequence[int]) -> Pairs:
             price = best[left] + best[right]
             if price < cheapest or cheapest < 0:
                 price += size(keep[left] | keep[right]) + made
+                if traffic:
+                    price += traffic * (size(keep[left]) + size(keep[right]) + made)
                 if price < cheapest or cheapest < 0:
                     cheapest, chosen = price, left
         best[whole], split[whole] = cheapest, chosen

@@ -48,7 +48,7 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         graph = graph_of(network)
         paths: list[Pairs] = [tuple((a, b) for a, b in path) for path in (plan.path, *others)]
         limit = _elements(plan, graph, paths[0], memory_limit)
-        options, clock = ask
+        options, clock = ask.options, ask.clock
         record = options.moves if isinstance(options.moves, tuple) else ()
         rounds: int | tuple[int, int] | None = max(LEAST, WORK // len(network.tensors))
         if len(record) % 4 == 3:
@@ -61,7 +61,9 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         seconds = number * SWEEP * len(network.tensors) / MOVES_PER_SECOND if number else clock.left()
         barred = sum([1 << b for b, m in enumerate(modes_of(network)) if m in network.dynamic])
         until = clock if clock.deadline < inf else Clock(report=clock.report)
-        sliced = sliced_jointly(graph, paths, limit, until, engine(seconds), rounds, options.seed, barred)
+        sliced = sliced_jointly(
+            graph, paths, limit, until, ask.engine or engine(seconds), rounds, options.seed, barred
+        )
         if sliced is not None:
             names = modes_of(network)
             modes = tuple(sorted(names[b] for b in bits(sliced.modes)))

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from contractc.cost import bandwidth
+from contractc.cost import bandwidth, written_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
@@ -26,6 +26,12 @@ COLUMN = -1
 
 CLOCK = 3.0e9
 """Cycles a second that the predicted cycles are divided by."""
+
+CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**62, 12.0))
+"""Bytes of a first-level and a second-level cache, and bytes a cycle from there; 0: as fast as they are used."""
+
+RUN = 256
+"""Bytes in a row from which memory is read at its full rate."""
 
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
@@ -118,6 +124,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
     ):
         return None
     cycles = _step_cycles(problem, lane, width, columns, outer, kept, vector_bytes)
+    cycles += _sweep_cycles(problem, lane, (width, columns), outer, packed, vector_bytes)
     lanes = -(-problem.extents[lane] // width) * width
     for k, flag in enumerate(packed):
         if flag:
@@ -127,12 +134,65 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
     if scratch > 2**15:
         cycles *= 1.15
     seconds = cycles / CLOCK
-    traffic = sum(
-        problem.size(t) * itemsize(d) for t, d in zip(problem.terms[:count], problem.dtypes, strict=True)
-    ) + problem.size(problem.out) * itemsize(problem.result)
-    memory = traffic / bandwidth(DEFAULT_MACHINE, traffic)
+    memory = _memory_seconds(problem, lane, width * columns)
     total = max(seconds, memory) + 0.3 * min(seconds, memory) + CALL
+    total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
+
+
+def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
+    """Return the seconds to bring all inputs in and the result out, once.
+
+    What is larger than the caches and is read in short runs, one of each row for every tile, comes slower: a run
+    of fewer than `RUN` bytes costs as much as one of that length.
+    """
+    terms = (*problem.terms[: problem.inputs], problem.out)
+    sizes = [
+        problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
+    ]
+    rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
+    total = 0.0
+    for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
+        run = RUN
+        if term and term[-1] == lane and size > CACHES[1][0]:
+            run = min(tile, problem.extents[lane]) * itemsize(dtype)
+        total += size / rate * max(1.0, RUN / run)
+    return total
+
+
+def _sweep_cycles(
+    problem: Problem,
+    lane: int,
+    vectors: tuple[int, int],
+    outer: Term,
+    packed: Sequence[bool],
+    vector_bytes: int,
+) -> float:
+    """Return the cycles that steps wait for what they read again and again, by the cache it comes from."""
+    total = 0.0
+    at = levels(problem, lane, outer)
+    tile = vectors[0] * vectors[1]
+    tiles = -(-problem.extents[lane] // tile)
+    part = kind_of(problem.work).bytes * kind_of(problem.work).parts
+    for s, ids in enumerate(problem.reads):
+        factors = dict(blocking(step_shape(problem, s, lane, vectors[1], outer), vector_bytes).factors)
+        out = problem.terms[problem.inputs + s]
+        fixed = {lane, *outer} if at[s] == 2 else set(outer) if at[s] == 1 else set()
+        repeats = (1, problem.size(outer), problem.size(outer) * tiles)[at[s]]
+        for i in ids:
+            term = problem.terms[i]
+            inner = [m for m in dict.fromkeys(term) if m not in fixed]
+            swept = problem.size(inner) * part * (tile if lane in term and at[s] == 2 else 1)
+            again = 1.0
+            for m in out:
+                if m not in term and m not in fixed:
+                    again *= -(-problem.extents[m] // factors.get(m, 1))
+            memory = i < problem.inputs and not packed[i]
+            last = term[-1] if term else lane
+            wasted = 4.0 if memory and lane not in term and last in out and last not in factors else 1.0
+            rate = next(rate for most, rate in CACHES if swept <= most)
+            total += swept * again * repeats * wasted / rate if rate else 0.0
+    return total
 
 
 def _reorder_cycles(
