@@ -4,7 +4,7 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-fusion bench-digits bench-training bench-bayesian kernels-static test-triton36 gpu-test gpu-bench \ lint clean
+.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-fusion bench-digits bench-training bench-bayesian kernels-static test-triton36 gpu-test gpu-bench \ .PHONY: bench-cold-start bench-others lint clean
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -57,6 +57,11 @@ gpu-test:
 
 gpu-bench:
 	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py bench
+bench-cold-start: .venv/.ready
+	@$(VENV_PYTHON) -m benchmarks.cold_start
+
+bench-others: .venv/.peers
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV_PYTHON) benchmarks/others.py
 
 lint: .venv/.ready
 	@$(VENV_PYTHON) tools/check.py lint format types

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contractc.api import compile, contract, einsum, einsum_path, plan
+    from contractc.bundle import load
     from contractc.derivatives import compile_gradients, gradients
-    from contractc.errors import EinsumError, OperandError, ResourceLimitError, UnsupportedError
+    from contractc.errors import BundleError, EinsumError, OperandError, ResourceLimitError, UnsupportedError
     from contractc.executable import Executable, explain
     from contractc.graphical import best_assignment, marginals
     from contractc.machine import Target
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BundleError",
     "EinsumError",
     "Executable",
     "OperandError",
@@ -38,13 +40,21 @@ __all__ = [
     "einsum_path",
     "explain",
     "gradients",
+    "load",
     "marginals",
     "plan",
 ]
 
 _MODULES = {
     "contractc.api": ("compile", "contract", "einsum", "einsum_path", "plan"),
-    "contractc.errors": ("EinsumError", "OperandError", "ResourceLimitError", "UnsupportedError"),
+    "contractc.bundle": ("load",),
+    "contractc.errors": (
+        "BundleError",
+        "EinsumError",
+        "OperandError",
+        "ResourceLimitError",
+        "UnsupportedError",
+    ),
     "contractc.executable": ("Executable", "explain"),
     "contractc.derivatives": ("compile_gradients", "gradients"),
     "contractc.graphical": ("best_assignment", "marginals"),

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
+from contractc.assembly import executable_of
 from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
-from contractc.executable import MISS, Executable
+from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, loops_missed, lower
-from contractc.lower.choose import considered
+from contractc.lower import fusers, lower
 from contractc.lower.passes import hoist_constants
-from contractc.machine import DEFAULT_MACHINE, Target, physical_memory
+from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
 from contractc.programs import Constant, Program
-from contractc.providers import providers
 from contractc.remembering import remembered
 from contractc.search import check_allocation
-from contractc.training import with_joint_backward
 
 
 def network_of(
@@ -90,29 +89,13 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         )
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
-    reason = backend.refuses(program)
-    if reason is not None:
-        raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
-    compiled = backend.compile(program, arrays)
-    run = with_joint_backward(compiled.run, program, plan.seconds, arrays, backend)
-    run = run if program.inputs else _with_fresh_results(run)
-    run = _with_int_exponents(run) if options.exponent else run
-    missed = loops_missed(program, target) if options.ahead else {}
-    notes = tuple(
-        note + missed.get(step.outs[0].number, "")
-        for step, note in zip(program.steps, compiled.notes, strict=True)
-    )
-    return Executable(
-        program,
-        plan,
-        target,
-        compiled.source,
-        notes,
-        run,
-        backend.as_array,
-        len(program.inputs),
-        lambda: considered(program, DEFAULT_MACHINE, providers()) if target.backend == "numpy" else {},
-    )
+    return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+
+
+def _saved(path: str | PathLike[str], *executables: Executable) -> str:
+    from contractc.bundle import save  # loaded by those who save
+
+    return save(path, *executables)
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:
@@ -124,33 +107,6 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
     made = backend.compile(prologue, ()).run(*copies)
     results = made if len(prologue.results) > 1 else (made,) if prologue.results else ()
     return [backend.constant(x, number) for x, number in zip(results, prologue.results, strict=True)]
-
-
-def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `run` giving copies: without operands every result is a constant, or a view of one."""
-
-    def copied(x: Any) -> Any:
-        copy = getattr(x, "clone", None) or getattr(x, "copy", None)
-        return x if copy is None else copy()
-
-    def run_and_copy() -> Any:
-        results = run()
-        return tuple(map(copied, results)) if isinstance(results, tuple) else copied(results)
-
-    return run_and_copy
-
-
-def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `run` giving (mantissa, exponent) with a Python int for the exponent; pairs for several outputs."""
-
-    def run_and_convert(*operands: Any) -> Any:
-        results = run(*operands)
-        if results is MISS:
-            return MISS
-        pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
-        return pairs[0] if len(pairs) == 1 else tuple(pairs)
-
-    return run_and_convert
 
 
 def trained(operands: Sequence[Operand], given: Sequence[Any], mode: str | None) -> list[Operand]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ class Executable:
     anything kept here; a Program without a workspace makes it safe to call from several threads.
 
     `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered` tells by the
-    number of a value which ways to compute it were compared, with their predicted seconds.
+    number of a value which ways to compute it were compared, with their predicted seconds. `constants` are the
+    arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
+    `remarks` are what else `explain` has to say, such as why a bundle is not run by a binary it holds.
     """
 
     program: Program
@@ -41,6 +44,10 @@ class Executable:
     as_array: Callable[[Any, int, Any], Any] = field(repr=False)
     arity: int = field(repr=False)
     considered: Callable[[], dict[int, str]] = field(default=dict, repr=False)
+    constants: tuple[Any, ...] = field(default=(), repr=False)
+    exponent: bool = field(default=False, repr=False)
+    remarks: tuple[str, ...] = field(default=(), repr=False)
+    saver: Callable[..., str] | None = field(default=None, repr=False)
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         """Return the result (a tuple of results if the expression has several outputs).
@@ -69,11 +76,24 @@ class Executable:
     def __str__(self) -> str:
         return explain(self)
 
+    def save(self, path: str | PathLike[str], *others: Executable) -> str:
+        """Write this to a bundle, with `others` compiled from the same expression for other targets.
+
+        Returns:
+            The SHA-256 of the file in hexadecimal, which `contractc.load` can be told to expect.
+
+        Raises:
+            BundleError: something in it cannot be saved, with the reason.
+            OSError: the file cannot be written.
+        """
+        assert self.saver is not None, "only what is built has a saver"
+        return self.saver(path, self, *others)
+
 
 def explain(executable: Executable) -> str:
     """Return which step of `executable` runs as what, and why: the ways compared and their predicted seconds."""
     plan, program, considered = executable.plan, executable.program, executable.considered()
-    lines = [f"runs on {executable.target}; order found by {plan.search}"]
+    lines = [f"runs on {executable.target}; order found by {plan.search}", *executable.remarks]
     for step, note in zip(program.steps, executable.notes, strict=True):
         outs = ", ".join(f"%{v.number}" for v in step.outs)
         lines.append(f"  {outs}: {note}")
@@ -120,6 +140,8 @@ def admitted(
     like = next((x for x in operands if hasattr(x, "dtype")), None)
     arrays = []
     extents: dict[int, tuple[int, int]] = {}
+    fixed = {m for constant in program.constants for m in constant.value.modes}
+    dynamic = set(program.dynamic) - fixed
     for value, x in zip(program.inputs, operands, strict=True):
         array = as_array(x, value.number, like)
         expected = typed(value.dtype, value.modes, program)
@@ -131,7 +153,7 @@ def admitted(
         shape = tuple(array.shape)
         fits = len(shape) == len(value.modes)
         for axis, m in enumerate(value.modes) if fits else ():
-            if m in program.dynamic:
+            if m in dynamic:
                 first = extents.setdefault(m, (shape[axis], value.number))
                 if first[0] != shape[axis]:
                     raise OperandError(

@@ -143,3 +143,9 @@ def store_folder() -> Path | None:
     if not home.is_absolute():
         raise StoreError("there is no home folder; CONTRACTC_STORE can name another place")
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "contractc"
+
+
+def colors_wanted(stream: Any) -> bool:
+    """Return whether text for `stream` may have colors: it is a terminal, and NO_COLOR and TERM do not forbid it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return bool(stream.isatty()) and not plain

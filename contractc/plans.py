@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log10
@@ -132,8 +133,17 @@ class Plan:
         return kept_terms(self.network, self.path, self.results)
 
     def to_json(self) -> str:
-        """Return this plan as canonical JSON."""
-        return serial.dumps(self)
+        """Return this plan as canonical JSON.
+
+        Beside the plan stands its path as opt_einsum writes it, under `opt_einsum_path`, for other programs to
+        read; `optimize=` takes it. A path with shared steps has no such form, and none stands there.
+        """
+        text = serial.dumps(self)
+        try:
+            path = [list(step) for step in self.linear_path()]
+        except ValueError:
+            return text
+        return f'{text[:-1]},"opt_einsum_path":{json.dumps(path, separators=(",", ":"))}}}'
 
     @staticmethod
     def from_json(text: str) -> Plan:

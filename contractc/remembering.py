@@ -23,6 +23,9 @@ LEAST_TENSORS = 16
 WORTH_KEEPING = 0.02
 """Seconds a search has to take for its plan to be kept; reading the plan of 200 tensors takes 0.005."""
 
+UNFINISHED = ("interrupted", "cut short", "no time for more")
+"""How the words for a search end that was not let finish: its plan is not kept."""
+
 
 def remembered(network: TensorNetwork, optimize: Any = None, memory_limit: int | None = None) -> Plan:
     """Return what `search` returns, from the store if it has been found before.
@@ -40,7 +43,8 @@ def remembered(network: TensorNetwork, optimize: Any = None, memory_limit: int |
         return stored
     start = time.perf_counter()
     plan = search(network, optimize, memory_limit)
-    if time.perf_counter() - start >= WORTH_KEEPING:
+    whole = not plan.search.endswith(UNFINISHED)
+    if whole and time.perf_counter() - start >= WORTH_KEEPING:
         store.write("plan", key, plan.to_json().encode())
     return plan
 

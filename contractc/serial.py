@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import UnionType
@@ -45,35 +45,49 @@ def _decode(data: Any, classes: dict[str, type], depth: int) -> Any:
     if depth > _DEPTH:
         raise ValueError(f"nested more than {_DEPTH} levels deep")
     if isinstance(data, list):
-        return tuple(_decode(x, classes, depth + 1) for x in data)
+        return tuple([_decode(x, classes, depth + 1) if isinstance(x, list | dict) else x for x in data])
     if not isinstance(data, dict):
         return data
     name = data.get("is")
     kind = classes.get(name) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(f"expected one of {', '.join(classes)}, got {name!r:.40}")
-    body = {k: _decode(v, classes, depth + 1) for k, v in data.items() if k != "is"}
-    names = {f.name for f in fields(kind) if f.metadata.get("stored", True)}
-    if set(body) != names:
-        raise ValueError(f"{kind.__name__} with fields {sorted(body)}, expected {sorted(names)}")
+    body = {
+        k: _decode(v, classes, depth + 1) if isinstance(v, list | dict) else v
+        for k, v in data.items()
+        if k != "is"
+    }
+    checks = _checks(kind)
+    if body.keys() != checks.keys():
+        raise ValueError(f"{kind.__name__} with fields {sorted(body)}, expected {sorted(checks)}")
     for field, value in body.items():
-        if not _fits(value, _hints(kind)[field]):
+        if not checks[field](value):
             raise ValueError(f"{field} of {kind.__name__} is {value!r:.60}, which has the wrong type")
     return kind(**body)
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _checks(kind: type) -> dict[str, Callable[[Any], bool]]:
+    """Return for each stored field of a noun a function that tells whether a value has the field's type."""
+    hints = get_type_hints(kind)
+    return {f.name: _check(hints[f.name]) for f in fields(kind) if f.metadata.get("stored", True)}
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether `value` has the type that a field is annotated with (of those the nouns use)."""
+def _check(hint: Any) -> Callable[[Any], bool]:
+    """Return whether values fit the type that a field is annotated with (of those the nouns use)."""
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(x, get_args(hint)[0]) for x in value)
+        item = get_args(hint)[0]
+        if isinstance(item, type) and item is not float:
+            only = {item}
+            return lambda value: type(value) is tuple and set(map(type, value)) <= only
+        fits = _check(item)
+        return lambda value: type(value) is tuple and all(map(fits, value))
     if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, kind) for kind in get_args(hint))
-    return type(value) is hint or (hint is float and type(value) is int)
+        each = [_check(kind) for kind in get_args(hint)]
+        return lambda value: any(fits(value) for fits in each)
+    if hint is float:
+        return lambda value: type(value) in (float, int)
+    return lambda value: type(value) is hint
 
 
 def dumps(noun: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -123,15 +123,18 @@ def save(
     Raises:
         ValueError: the format has no such dtype, or a name is reserved.
     """
-    target = Path(path)
-    data = packed(arrays, metadata)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    replace_file(Path(path), packed(arrays, metadata))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`; what was there is replaced at once or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             file.write(data)
-        Path(name).replace(target)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -22,18 +22,19 @@ KERNELS = "contractc_kernels"
 
 FLOORS = """
     contractc
+    __main__
     cli, nn, compat
     bench, report
     formats
-    api, derivatives, graphical, calls, reading, building, training, remembering
+    api, derivatives, graphical, calls, reading, building, remembering
     bundle, tune
-    search, lower, backends, providers, store
+    assembly, training, search, lower, backends, providers, store
     cost
     executable, plans, fused, programs, machine
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
-    serial, options, errors
+    archive, serial, options, errors
     contractc_kernels
 """
 """A room imports from the floors below, and on its own floor from the rooms to its right.

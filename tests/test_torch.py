@@ -6,6 +6,7 @@ import copy
 import io
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -725,13 +726,16 @@ class Layer(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("kind", ["executable", "constant", "contract"])
-def test_export_round_trip_with_any_batch(kind: str, strict: bool) -> None:
+@pytest.mark.parametrize("kind", ["executable", "constant", "bundle", "contract"])
+def test_export_round_trip_with_any_batch(kind: str, strict: bool, tmp_path: Path) -> None:
     x, w, c = draw((3, 4), (4, 5), (5, 5))
     contractc.contract("bi,ij->bj", x, w)  # what an earlier call left in the cache must not fix the batch
+    constant = contractc.compile("bi,ij,jk->bk", x, w, c, dynamic=("b",), constants=(2,))
+    constant.save(tmp_path / "net.ccb")
     contraction = {
         "executable": contractc.compile("bi,ij->bj", x, w, dynamic=("b",)),
-        "constant": contractc.compile("bi,ij,jk->bk", x, w, c, dynamic=("b",), constants=(2,)),
+        "constant": constant,
+        "bundle": contractc.load(tmp_path / "net.ccb"),
         "contract": lambda x, w: contractc.contract("bi,ij->bj", x, w),
     }[kind]
     layer = Layer(contraction)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from contractc.errors import UnsupportedError
 from contractc.operands import Operand
@@ -41,6 +43,39 @@ class Backend(Protocol):
 
     def as_array(self, x: Any, number: int, like: Any) -> Any:
         """Return operand `number` as an array of this library, on the device of `like`."""
+
+
+class Portable(Protocol):
+    """What a backend has besides, if its programs can be saved in bundles.
+
+    `unavailable`, `version`, `binaries` and `from_binaries` may be missing.
+    """
+
+    def to_portable(self, x: Any) -> np.ndarray:
+        """Return a constant as a NumPy array; raises UnsupportedError, with the reason, if there is none."""
+
+    def from_portable(self, x: np.ndarray, device: str) -> Any:
+        """Return the constant that `to_portable` gave, on `device`."""
+
+    def unavailable(self, device: str) -> str | None:
+        """Return why nothing runs on `device` here, or None."""
+
+    def version(self) -> str:
+        """Return the library and its version, for people to read."""
+
+    def binaries(self, program: Program, device: str) -> Mapping[str, bytes]:
+        """Return the compiled code of `program` for `device`, and what its launch has to know, as named files.
+
+        Needs no device. Raises UnsupportedError, with the reason, where it cannot be compiled.
+        """
+
+    def from_binaries(
+        self, program: Program, constants: Sequence[Any], binaries: Mapping[str, bytes], device: str
+    ) -> Compiled:
+        """Return the code for `program` made of what `binaries` gave, without compiling.
+
+        Raises UnsupportedError, with the reason, if they are not for this device or cannot be loaded.
+        """
 
 
 def backend_named(name: str) -> Any:

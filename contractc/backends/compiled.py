@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from contractc.dtypes import to_numpy
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops
-from contractc.providers.loops import COPIED, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops import COPIED, HOW, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
 
 
 def numpy_loops(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
     """Return the function of arrays that computes `step`: compiled now or later, pairwise without llvmlite."""
+    if step.how == HOW_FIRST:
+        now = replace(step, how=HOW)
+        return loops.at_first_call(lambda: numpy_loops(program, now, compile_))
     if not loops.installed() or loops.refuses(program, step) is not None:
         return _pairwise(program, step, compile_)
     library = numpy_library(program, step)

@@ -296,6 +296,16 @@ def constant(x: np.ndarray, number: int) -> np.ndarray:
     return copy
 
 
+def to_portable(x: np.ndarray) -> np.ndarray:
+    """Return a constant as a NumPy array, for a file."""
+    return x
+
+
+def from_portable(x: np.ndarray, device: str) -> np.ndarray:
+    """Return the constant that `to_portable` gave, from a file: in fresh memory, as `constant` made it."""
+    return constant(np.array(x, to_numpy(x.dtype.name)), 0)
+
+
 def to_bytes(x: np.ndarray) -> bytes:
     """Return what identifies a constant: dtype, shape and values (of Python objects their text)."""
     x = np.asarray(x)

@@ -20,8 +20,8 @@ from contractc.backends import Compiled
 from contractc.backends.emit import emit
 from contractc.backends.torch import joint
 from contractc.backends.torch.dialect import DTYPES, Torch
-from contractc.dtypes import is_complex
-from contractc.errors import OperandError
+from contractc.dtypes import is_complex, to_numpy
+from contractc.errors import OperandError, UnsupportedError
 from contractc.operands import Operand
 from contractc.programs import Loop, Program
 
@@ -133,6 +133,43 @@ def constant(x: Tensor, number: int) -> Tensor:
             f"operand {number} requires grad, so it cannot be a constant; detach it, or give it at each call"
         )
     return x.detach().clone(memory_format=torch.contiguous_format)
+
+
+def to_portable(x: Tensor) -> np.ndarray:
+    """Return a constant as a NumPy array, for a file.
+
+    Raises:
+        UnsupportedError: NumPy has no such dtype.
+    """
+    host = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    name = str(x.dtype).removeprefix("torch.")
+    if name == "bfloat16":
+        return host.view(torch.uint16).numpy().view(to_numpy(name))
+    if name not in DTYPES or name == "complex32":
+        raise UnsupportedError(f"NumPy has no {name}")
+    return np.asarray(host.numpy())
+
+
+def from_portable(x: np.ndarray, device: str) -> Tensor:
+    """Return the constant that `to_portable` gave, from a file, on `device`."""
+    native = np.array(x, to_numpy(x.dtype.name), order="C")
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(native.view(np.uint16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(native).to(device)
+
+
+def unavailable(device: str) -> str | None:
+    """Return why tensors cannot be on `device` here, or None when they can."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+def version() -> str:
+    """Return the library and its version, for people to read."""
+    return f"torch {torch.__version__}"
 
 
 def to_bytes(x: Tensor) -> bytes:

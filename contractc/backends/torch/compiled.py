@@ -14,7 +14,7 @@ from contractc.backends import Compiled
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops
-from contractc.providers.loops import COPIED, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops import COPIED, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
 
 
 def torch_loops(
@@ -26,7 +26,7 @@ def torch_loops(
     devices have no memory here.
     """
     pairwise = compile_(unfused(program, step)).run
-    if not loops.installed() or loops.refuses(program, step) is not None:
+    if step.how != HOW_FIRST and _refused(program, step):
         return pairwise
     known = program.values()
     dtypes = tuple(getattr(torch, known[i].dtype) for i in step.inputs)
@@ -42,9 +42,14 @@ def torch_loops(
     )
 
     def make() -> Callable[..., Any]:
+        if step.how == HOW_FIRST and _refused(program, step):
+            return pairwise
         return loops.compiled(program, step, library)
 
-    fast = loops.deferred(make, pairwise) if step.how == HOW_LATER else make()
+    if step.how == HOW_LATER:
+        fast = loops.deferred(make, pairwise)
+    else:
+        fast = loops.at_first_call(make) if step.how == HOW_FIRST else make()
 
     def run(*tensors: Any) -> Any:
         if torch.compiler.is_compiling() or _watched() or not all(map(_plain, tensors)):
@@ -52,6 +57,10 @@ def torch_loops(
         return fast(*tensors)
 
     return run
+
+
+def _refused(program: Program, step: Contract) -> bool:
+    return not loops.installed() or loops.refuses(program, step) is not None
 
 
 def _watched() -> bool:

@@ -7,8 +7,10 @@ which is what torch.func, torch.compile, fake tensors, forward derivatives and a
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import torch
 
 from contractc.backends import Compiled
 from contractc.backends import torch as aten_backend
-from contractc.backends.torch import constant, promote, to_bytes
+from contractc.backends.torch import constant, from_portable, promote, to_bytes, to_portable
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared as _prepared
 from contractc.backends.triton.launch import Step, device_model, passes_of
@@ -31,8 +33,8 @@ from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 
 __all__ = [
-    "Artifact", "Step", "artifacts", "as_array", "compile", "constant", "is_available", "prepared", "promote",
-    "refuses", "to_bytes", "tune",
+    "Artifact", "Step", "artifacts", "as_array", "binaries", "compile", "constant", "from_portable", "is_available",
+    "prepared", "promote", "refuses", "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
 
 PRECISION = "default"
@@ -180,7 +182,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
         assert config is not None, f"{step.how} does not fit {problem}"
         for k, one in enumerate(passes_of(problem, config, device)):
             binary = toolchain.compiled(one.source, one.config.warps, one.config.stages, arch)
-            metadata = {
+            about = {
                 "step": s,
                 "pass": k,
                 "config": str(one.config),
@@ -194,8 +196,38 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
                 "extents": list(one.source.extents),
                 "modes": [list(part) for part in parts],
             }
-            found.append(Artifact(f"{s}.{k}", one.source.text, binary.cubin, binary.ptx, metadata))
+            found.append(Artifact(f"{s}.{k}", one.source.text, binary.cubin, binary.ptx, about))
     return found
+
+
+def binaries(program: Program, device: str) -> Mapping[str, bytes]:
+    """Return the kernels of a prepared program for `device` (`cuda:90`) as files of a bundle; no GPU is needed.
+
+    Each is a cubin, and beside it the JSON of what its launch has to know. Without a number there are none.
+    """
+    arch = device.partition(":")[2]
+    files: dict[str, bytes] = {}
+    for a in artifacts(program, int(arch)) if arch.isdigit() else ():
+        files[f"kernel{a.name}.cubin"] = a.cubin
+        files[f"kernel{a.name}.json"] = json.dumps(a.metadata, sort_keys=True).encode()
+    return files
+
+
+def unavailable(device: str) -> str | None:
+    """Return why kernels cannot run on `device` here, or None when they can."""
+    if toolchain.interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    arch = device.partition(":")[2]
+    major, minor = torch.cuda.get_device_capability()
+    here = 10 * major + minor
+    return f"the CUDA device here is cuda:{here}" if arch.isdigit() and int(arch) != here else None
+
+
+def version() -> str:
+    """Return the libraries and their versions, for people to read."""
+    return f"torch {torch.__version__}, triton {metadata.version('triton')}"
 
 
 def is_available() -> bool:

@@ -17,6 +17,7 @@ from contractc.providers.loops.schedule import Schedule, best_schedule
 __all__ = [
     "COPIED",
     "HOW",
+    "HOW_FIRST",
     "HOW_LATER",
     "ORDERED",
     "STRIDED",
@@ -32,7 +33,7 @@ __all__ = [
     "text_of",
 ]
 
-HOW, HOW_LATER = "loops", "loops later"
+HOW, HOW_LATER, HOW_FIRST = "loops", "loops later", "loops at first call"
 """The words in `Contract.how` for steps that run as compiled loops: from the first call, or when calls were slow."""
 
 installed = native.installed
@@ -98,6 +99,18 @@ class _Variant:
     workspace: int
     extents: tuple[tuple[tuple[int, int], ...], ...]
     strided: tuple[int, ...]
+
+
+def at_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Return a function that is made when it is first called: loading a bundle compiles nothing."""
+    made: list[Callable[..., Any]] = []
+
+    def run(*arrays: Any) -> Any:
+        if not made:
+            made.append(make())
+        return made[0](*arrays)
+
+    return run
 
 
 def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,6 +207,8 @@ def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
 
 def note(program: Program, step: Contract) -> str:
     """Return how `step` runs, for `explain`."""
+    if step.how == HOW_FIRST:
+        return "compiled loop, made at the first call"
     schedule = _schedule(program, step)
     if schedule is None or not installed():
         return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"

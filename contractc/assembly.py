@@ -1,0 +1,99 @@
+"""A program, its constants and a target become an Executable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from contractc.backends import backend_named
+from contractc.errors import UnsupportedError
+from contractc.executable import MISS, Executable
+from contractc.lower import loops_missed
+from contractc.lower.choose import considered
+from contractc.machine import DEFAULT_MACHINE, Target
+from contractc.plans import Plan
+from contractc.programs import Program
+from contractc.providers import providers
+from contractc.training import with_joint_backward
+
+
+def executable_of(
+    program: Program,
+    plan: Plan,
+    target: Target,
+    constants: Sequence[Any],
+    exponent: bool,
+    saver: Callable[..., str],
+    remarks: tuple[str, ...] = (),
+    binaries: Mapping[str, bytes] | None = None,
+    ahead: bool = True,
+) -> Executable:
+    """Return `program` with the arrays of its constants as code for `target`.
+
+    Args:
+        exponent: the program returns the exponent of each result behind it.
+        saver: what writes executables to a bundle; it is above this floor.
+        remarks: what `explain` is to say beside what the steps run as.
+        binaries: compiled code that the backend loads instead of making it.
+        ahead: the code is made ahead of the calls, so `explain` tells where compiled loops would have helped.
+
+    Raises:
+        UnsupportedError: the backend cannot run the program, with the reason.
+    """
+    backend = backend_named(target.backend)
+    reason = backend.refuses(program)
+    if reason is not None:
+        raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
+    if binaries is None:
+        compiled = backend.compile(program, constants)
+    else:
+        compiled = backend.from_binaries(program, constants, binaries, target.device)
+    run = with_joint_backward(compiled.run, program, plan.seconds, constants, backend)
+    run = run if program.inputs else _with_fresh_results(run)
+    missed = loops_missed(program, target) if ahead else {}
+    notes = tuple(
+        note + missed.get(step.outs[0].number, "")
+        for step, note in zip(program.steps, compiled.notes, strict=True)
+    )
+    return Executable(
+        program,
+        plan,
+        target,
+        compiled.source,
+        notes,
+        _with_int_exponents(run) if exponent else run,
+        backend.as_array,
+        len(program.inputs),
+        lambda: considered(program, DEFAULT_MACHINE, providers()) if target.backend == "numpy" else {},
+        tuple(constants),
+        exponent,
+        remarks,
+        saver,
+    )
+
+
+def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `run` giving copies: without operands every result is a constant, or a view of one."""
+
+    def copied(x: Any) -> Any:
+        copy = getattr(x, "clone", None) or getattr(x, "copy", None)
+        return x if copy is None else copy()
+
+    def run_and_copy() -> Any:
+        results = run()
+        return tuple(map(copied, results)) if isinstance(results, tuple) else copied(results)
+
+    return run_and_copy
+
+
+def _with_int_exponents(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `run` giving (mantissa, exponent) with a Python int for the exponent; pairs for several outputs."""
+
+    def run_and_convert(*operands: Any) -> Any:
+        results = run(*operands)
+        if results is MISS:
+            return MISS
+        pairs = [(results[k], int(results[k + 1])) for k in range(0, len(results), 2)]
+        return pairs[0] if len(pairs) == 1 else tuple(pairs)
+
+    return run_and_convert

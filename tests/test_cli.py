@@ -1,0 +1,411 @@
+"""The command: prints the str() of the stages, gives the API's messages, and ends with the right status."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import opt_einsum
+import pytest
+
+import contractc
+from contractc import Plan, Program, tensorfiles
+from contractc.cli import commands as commands_module
+from contractc.cli import main
+from contractc.cli.commands import COMMANDS
+from contractc.cli.parser import parser
+from contractc.options import colors_wanted
+from contractc.search.clock import Progress
+from contractc.store import opened
+
+ROOT = Path(__file__).resolve().parent.parent
+rng = np.random.default_rng(0)
+A, B = rng.normal(size=(3, 4)), rng.normal(size=(4, 5))
+CHAIN = ["ij,jk,kl->il", "--shapes", "3,4", "4,5", "5,6"]
+
+Capture = pytest.CaptureFixture[str]
+
+
+def said(capsys: Capture, *argv: str, status: int = 0) -> tuple[str, str]:
+    """Return what the command prints to stdout and stderr, after checking its exit status."""
+    assert main(argv) == status
+    return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+
+def chain() -> contractc.Executable:
+    return contractc.compile("ij,jk,kl->il", (3, 4), (4, 5), (5, 6))
+
+
+# help
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help(name: str, capsys: Capture, golden: Callable[[str, str], None]) -> None:
+    out, _ = said(capsys, *([name] if name else []), "--help")
+    golden(f"cli-help-{name or 'contractc'}", out)
+
+
+def test_bench_has_a_help_of_its_own(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    assert capsys.readouterr().out.startswith("usage: contractc bench")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "usage: contractc [-h] command ..."),
+        (["fly"], "invalid choice: 'fly'"),
+        (["plan", "--fast"], "unrecognized arguments: --fast"),
+        (["plan"], "contractc plan: give an expression with --shapes, or --network\n"),
+        (
+            ["plan", "i->", "--network", "x"],
+            "contractc plan: give an expression with --shapes, or --network\n",
+        ),
+        (
+            ["compile", "i->", "--shapes", "3", "--constant", "x"],
+            "contractc compile: --constant 'x' is not an",
+        ),
+        (
+            ["run", "i->", "operands.txt"],
+            "contractc run: operands.txt is no .npy, .npz or .safetensors file\n",
+        ),
+        (["cache", "ls", "--bytes", "3"], "contractc cache: --bytes goes with prune\n"),
+    ],
+)
+def test_arguments_that_make_no_sense_end_with_2(
+    argv: list[str], message: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path))
+    out, err = said(capsys, *argv, status=2)
+    assert out == ""
+    assert message in err
+
+
+# plan
+
+
+def test_plan_prints_the_plan(capsys: Capture) -> None:
+    assert said(capsys, "plan", *CHAIN) == (f"{chain().plan}\n", "")
+
+
+def test_plan_as_json_can_be_read(capsys: Capture, tmp_path: Path) -> None:
+    out, _ = said(capsys, "plan", *CHAIN, "--json")
+    assert Plan.from_json(out) == chain().plan
+    assert json.loads(out)["opt_einsum_path"] == [list(step) for step in chain().plan.linear_path()]
+    (tmp_path / "plan.json").write_text(out)
+    again, _ = said(capsys, "plan", *CHAIN, "--path", str(tmp_path / "plan.json"), "--json")
+    assert Plan.from_json(again).path == Plan.from_json(out).path
+    path, _ = opt_einsum.contract_path("ij,jk,kl->il", *[np.ones(s) for s in ((3, 4), (4, 5), (5, 6))])
+    (tmp_path / "path.json").write_text(json.dumps(path))
+    again, _ = said(capsys, "plan", *CHAIN, "--path", str(tmp_path / "path.json"), "--json")
+    assert json.loads(again)["opt_einsum_path"] == [list(step) for step in path]
+
+
+def test_opt_einsum_takes_the_path_of_a_plan() -> None:
+    data = json.loads(chain().plan.to_json())
+    path = [tuple(step) for step in data["opt_einsum_path"]]
+    arrays = [rng.normal(size=s) for s in ((3, 4), (4, 5), (5, 6))]
+    found, _ = opt_einsum.contract_path("ij,jk,kl->il", *arrays, optimize=path)
+    assert found == path
+    np.testing.assert_allclose(opt_einsum.contract("ij,jk,kl->il", *arrays, optimize=path), chain()(*arrays))
+
+
+def test_a_plan_with_shared_steps_carries_no_linear_path() -> None:
+    plan = contractc.plan("ij,jk,kl->il,ikl", (3, 4), (4, 5), (5, 6))
+    assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(ValueError, match="shared steps"):
+        plan.linear_path()
+    assert "opt_einsum_path" not in json.loads(plan.to_json())
+
+
+def test_plan_takes_every_option(capsys: Capture) -> None:
+    given = ["abc,cd->abd", "--shapes", "8,8,8", "8x4", "--dtype", "c64", "--memory-limit", "7000"]
+    out, _ = said(capsys, "plan", *given, "--dynamic", "d", "--conj", "1", "--optimize", "greedy")
+    plan = contractc.plan(
+        "abc,cd->abd",
+        (8, 8, 8),
+        (8, 4),
+        dtype="complex64",
+        memory_limit=7000,
+        dynamic="d",
+        conj=1,
+        optimize="greedy",
+    )
+    assert out == f"{plan}\n"
+    out, _ = said(
+        capsys, "plan", "i->", "--shapes", "3", "--semiring", "max_plus", "--memory-limit", "max_input"
+    )
+    assert "max_plus" in out
+
+
+NETWORK = {"expression": "ij,jk->ik", "shapes": [[3, 4], [4, 5]], "dtype": "f32", "dynamic": ["i"]}
+
+
+def test_a_network_is_read_from_json(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = contractc.plan("ij,jk->ik", (3, 4), (4, 5), dtype="float32", dynamic="i")
+    path = tmp_path / "net.json"
+    for text in (json.dumps(NETWORK), plan.network.to_json()):
+        path.write_text(text)
+        assert said(capsys, "plan", "--network", str(path)) == (f"{plan}\n", "")
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert said(capsys, "plan", "--network", "-") == (f"{plan}\n", "")
+        out, _ = said(capsys, "compile", "--network", str(path), "--show", "program")
+        assert out.startswith("program (%0: f32[i=~3, j=4], %1: f32[j=4, k=5])\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "ValueError: net.json holds no network: it is no JSON object\n"),
+        ("{}", "ValueError: net.json holds no network: it needs an expression and shapes\n"),
+        (json.dumps(NETWORK | {"shapes": [3]}), "ValueError: net.json holds no network: it needs an"),
+        (json.dumps(NETWORK | {"more": 1}), "ValueError: net.json holds no network: it needs an"),
+        ("[" * 10**5, "ValueError: net.json is nested too deep\n"),
+        ("nonsense", "JSONDecodeError: Expecting value"),
+        (
+            '{"format":1,"noun":{"is":"Plan"}}',
+            "ValueError: expected one of TensorNetwork, Tensor, got 'Plan'",
+        ),
+        ('{"format":1,"noun":{"is":"Tensor"}}', "ValueError: Tensor with fields []"),
+    ],
+)
+def test_what_is_no_network_is_refused(
+    text: str, message: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.json").write_text(text)
+    _, err = said(capsys, "plan", "--network", "net.json", status=1)
+    assert err.startswith(message)
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["ij,jk->im", "--shapes", "3,4", "4,5"],
+            "EinsumError: output mode 'm' is in no operand\n  ij,jk->im\n",
+        ),
+        (
+            ["ij,jk->ik", "--shapes", "3,4", "5,6"],
+            "OperandError: mode 'j' is 4 in operand 0 (axis 1) but 5 in",
+        ),
+        (
+            ["i->", "--shapes", "three"],
+            "ValueError: --shapes 'three' is not a list of extents such as 32,64\n",
+        ),
+        (["i->", "--shapes", "3", "--dtype", "f99"], "TypeError: data type 'f99' not understood\n"),
+        (
+            ["i,j->ij", "--shapes", "9", "9", "--memory-limit", "10"],
+            "ResourceLimitError: the contraction needs",
+        ),
+        (
+            ["i->", "--shapes", "3", "--memory-limit", "x"],
+            "ValueError: memory_limit='x' is no number of bytes",
+        ),
+        (["i->", "--shapes", "3", "--optimize", "x"], "ValueError: no search is called 'x'"),
+        (["--network", "absent.json"], "FileNotFoundError: [Errno 2]"),
+    ],
+)
+def test_errors_are_those_of_the_api_and_end_with_1(argv: list[str], message: str, capsys: Capture) -> None:
+    out, err = said(capsys, "plan", *argv, status=1)
+    assert out == ""
+    assert err.startswith(message)
+
+
+def test_carets_stand_under_the_expression(capsys: Capture) -> None:
+    _, err = said(capsys, "plan", "ij,jk->im", "--shapes", "3,4", "4,5", status=1)
+    with pytest.raises(contractc.EinsumError) as caught:
+        contractc.plan("ij,jk->im", (3, 4), (4, 5))
+    assert err == f"EinsumError: {caught.value}\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colors_are_for_terminals_that_want_them(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colors_wanted(Terminal()) and not colors_wanted(io.StringIO())
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    main(["plan", "i->j", "--shapes", "3"])
+    assert screen.getvalue().startswith("\x1b[1;31mEinsumError\x1b[0m: output mode")
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            patch.setattr(sys, "stderr", screen := Terminal())
+            main(["plan", "i->j", "--shapes", "3"])
+            assert screen.getvalue().startswith("EinsumError: output mode")
+
+
+def test_progress_is_shown_on_a_terminal_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    commands_module._show(Progress(0.5, 0.25, 9.0))
+    assert screen.getvalue().startswith("\rplanning  25%, 10^9.00 flops")
+    assert main(["plan", *CHAIN]) == 0
+    assert capsys.readouterr().out == f"{chain().plan}\n"
+    assert screen.getvalue().endswith("\r")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    assert main(["plan", *CHAIN, "--json"]) == 0
+    assert screen.getvalue() == ""
+
+
+# compile and run
+
+
+@pytest.mark.parametrize("stage", ["network", "plan", "program", "source", "executable"])
+def test_compile_prints_a_stage(stage: str, capsys: Capture) -> None:
+    out, _ = said(capsys, "compile", *CHAIN, "--show", stage)
+    made = chain()
+    expected = {
+        "network": made.plan.network,
+        "plan": made.plan,
+        "program": made.program,
+        "source": made.source,
+        "executable": made,
+    }[stage]
+    assert out == str(expected).rstrip("\n") + "\n"
+
+
+def test_compile_as_json_can_be_read(capsys: Capture, tmp_path: Path) -> None:
+    out, _ = said(capsys, "compile", *CHAIN, "--json", "--save", str(tmp_path / "net.ccb"))
+    data = json.loads(out)
+    assert Program.from_json(json.dumps(data["program"])) == chain().program
+    assert data["targets"] == ["numpy"]
+    assert contractc.load(tmp_path / "net.ccb", sha256=data["sha256"]).program == chain().program
+
+
+def test_compile_and_run(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("B.npy", B)
+    np.savez("x.npz", x=A)
+    compiled = ["compile", "bi,ij->bj", "--shapes", "9,4", "4,5", "--dynamic", "b", "--constant", "1=B.npy"]
+    out, _ = said(capsys, *compiled, "--save", "net.ccb")
+    digest, name = out.splitlines()[-1].split()
+    assert name == "net.ccb"
+    for suffix in ("npz", "safetensors"):
+        out, err = said(
+            capsys, "run", "net.ccb", "x.npz", "--sha256", digest, "--out", f"y.{suffix}", "--json"
+        )
+        assert (json.loads(out)["results"], err) == ([{"name": "0", "dtype": "float64", "shape": [3, 5]}], "")
+    with np.load("y.npz") as found:
+        np.testing.assert_allclose(found["0"], A @ B)
+    np.testing.assert_array_equal(tensorfiles.load("y.safetensors")[0]["0"], A @ B)
+    _, err = said(capsys, "run", "net.ccb", "x.npz", "--sha256", "0" * 64, status=1)
+    assert err.startswith("BundleError: net.ccb is not a bundle to be read: its SHA-256 is ")
+
+
+def test_run_an_expression(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.arange(3.0))
+    tensorfiles.save("b.safetensors", {"b": np.array([1.0, 0.0, 2.0])})
+    assert said(capsys, "run", "i,i->", "a.npy", "b.safetensors") == ("4.0\n", "")
+    assert said(capsys, "run", "i,i->i,", "a.npy", "b.safetensors") == ("[0. 0. 4.]\n4.0\n", "")
+    np.save("c.npy", np.array([{}], object), allow_pickle=True)
+    _, err = said(capsys, "run", "i->", "c.npy", status=1)
+    assert err.startswith("ValueError: Object arrays cannot be loaded")
+    _, err = said(capsys, "run", "i->", "a.npy", "--out", "x.txt", status=2)
+    assert err == "contractc run: --out x.txt is no .npz or .safetensors file\n"
+
+
+def test_run_a_bundle_of_torch(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    monkeypatch.chdir(tmp_path)
+    np.save("B.npy", B)
+    np.savez("x.npz", x=A)
+    said(
+        capsys, "compile", "bi,ij->bj", "--shapes", "3,4", "4,5", "--constant", "1=B.npy", "--target", "torch", "numpy",
+        "--save", "net.ccb",
+    )  # fmt: skip
+    said(capsys, "run", "net.ccb", "x.npz", "--out", "y.npz")
+    said(capsys, "run", "net.ccb", "x.npz", "--out", "z.npz", "--target", "numpy")
+    with np.load("y.npz") as y, np.load("z.npz") as z:
+        np.testing.assert_allclose(y["0"], A @ B)
+        np.testing.assert_allclose(z["0"], A @ B)
+
+
+def test_tune_says_what_has_nothing_to_tune(capsys: Capture) -> None:
+    _, err = said(capsys, "tune", *CHAIN, status=1)
+    assert err == "UnsupportedError: backend 'numpy' has nothing to tune\n"
+
+
+# the store
+
+
+def test_cache_lists_shrinks_and_checks(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path / "store"))
+    store = opened(tmp_path / "store")
+    for k in range(3):
+        store.write("plan", f"{k}" * 64, b"x")
+        os.utime(store._path("plan", f"{k}" * 64), (1e9 + k,) * 2)
+    out, _ = said(capsys, "cache", "ls")
+    assert out.splitlines() == [f"{store}", *map(str, store.ls())]
+    assert [e["key"][0] for e in json.loads(said(capsys, "cache", "ls", "--json")[0])["entries"]] == list(
+        "210"
+    )
+    out, _ = said(capsys, "cache", "prune", "--bytes", "8192")
+    assert out.splitlines()[0] == f"removed 1 entries; {store}"
+    assert len(store.ls()) == 2
+    store._path("plan", "1" * 64).write_bytes(b"damaged")
+    out, _ = said(capsys, "cache", "verify", status=1)
+    assert out.startswith("removed 1 damaged entries; ")
+    assert said(capsys, "cache", "verify")[0] == f"removed 0 damaged entries; {store}\n"
+
+
+def test_without_a_store_there_is_nothing_to_list(capsys: Capture) -> None:
+    _, err = said(capsys, "cache", "ls", status=1)
+    assert err == "StoreError: there is no store; CONTRACTC_STORE names its folder, and `off` none\n"
+
+
+# doctor, and the process
+
+
+def test_doctor_tells_what_works(capsys: Capture) -> None:
+    out, _ = said(capsys, "doctor", "--quick")
+    assert f"  numpy             {np.__version__}" in out.splitlines()
+    assert "  numpy             works" in out.splitlines()
+    assert "store: off (CONTRACTC_STORE)" in out.splitlines()
+    data = json.loads(said(capsys, "doctor", "--json")[0])
+    assert data["targets"]["numpy"] is None
+    assert all(rate > 0 for rate in data["rates"].values()) and set(data["rates"]) >= {"float32", "copy"}
+
+
+def command(*argv: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "contractc", *argv],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_in_a_process_of_its_own() -> None:
+    done = command("plan", *CHAIN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{chain().plan}\n", "")
+    done = command("plan", "ij->k", "--shapes", "3,4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "EinsumError: output mode 'k' is in no operand\n  ij->k\n      ^\n"
+    assert command("fly").returncode == 2
+
+
+def test_every_command_has_a_line_of_help() -> None:
+    text = parser().format_help()
+    assert all(f"    {name} " in text for name in (*COMMANDS, "bench"))
