@@ -1,4 +1,7 @@
-"""A program, its constants and a target become an Executable."""
+"""A program, its constants and a target become an Executable.
+
+A bundle is loaded through here, so what only planning and lowering need is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,9 @@ from typing import Any
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
 from contractc.executable import MISS, Executable
-from contractc.lower import loops_missed
-from contractc.lower.choose import considered
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.plans import Plan
 from contractc.programs import Program
-from contractc.providers import providers
-from contractc.training import with_joint_backward
 
 
 def executable_of(
@@ -26,7 +25,7 @@ def executable_of(
     saver: Callable[..., str],
     remarks: tuple[str, ...] = (),
     binaries: Mapping[str, bytes] | None = None,
-    ahead: bool = True,
+    ahead: bool = False,
 ) -> Executable:
     """Return `program` with the arrays of its constants as code for `target`.
 
@@ -48,13 +47,21 @@ def executable_of(
         compiled = backend.compile(program, constants)
     else:
         compiled = backend.from_binaries(program, constants, binaries, target.device)
-    run = with_joint_backward(compiled.run, program, plan.seconds, constants, backend)
+    run = compiled.run
+    if hasattr(backend, "joint"):
+        from contractc.training import with_joint_backward
+
+        run = with_joint_backward(run, program, plan.seconds, constants, backend)
     run = run if program.inputs else _with_fresh_results(run)
-    missed = loops_missed(program, target) if ahead else {}
-    notes = tuple(
-        note + missed.get(step.outs[0].number, "")
-        for step, note in zip(program.steps, compiled.notes, strict=True)
-    )
+    notes = compiled.notes
+    if ahead:
+        from contractc.lower import loops_missed
+
+        missed = loops_missed(program, target)
+        notes = tuple(
+            note + missed.get(step.outs[0].number, "")
+            for step, note in zip(program.steps, notes, strict=True)
+        )
     return Executable(
         program,
         plan,
@@ -64,12 +71,22 @@ def executable_of(
         _with_int_exponents(run) if exponent else run,
         backend.as_array,
         len(program.inputs),
-        lambda: considered(program, DEFAULT_MACHINE, providers()) if target.backend == "numpy" else {},
+        lambda: _considered(program, target),
         tuple(constants),
         exponent,
         remarks,
         saver,
     )
+
+
+def _considered(program: Program, target: Target) -> dict[int, str]:
+    """Return the ways to compute each step that were compared, by the number of what it makes."""
+    if target.backend != "numpy":
+        return {}
+    from contractc.lower.choose import considered
+    from contractc.providers import providers
+
+    return considered(program, DEFAULT_MACHINE, providers())
 
 
 def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:

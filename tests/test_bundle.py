@@ -346,9 +346,9 @@ sys.meta_path.insert(0, Blocked())
 import numpy as np
 import contractc
 executable = contractc.load(sys.argv[1])
-print(executable)
 np.save(sys.argv[3], executable(np.load(sys.argv[2])))
 assert not {"contractc.search", "contractc.lower", "contractc.building"} & set(sys.modules)
+print(executable)
 """
 
 
