@@ -77,7 +77,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
     kernels = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, kernels=kernels)
+    program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)

@@ -60,11 +60,12 @@ def contract_anew(
 ) -> Any:
     """Return what `contract` does, for operands that the code met last does not fit."""
     asked = (optimize, memory_limit, dtype, casting, semiring, conj, preferred_element_type, strip_exponent)
-    key = _key(out, expression, operands, (*asked, backend))
+    key = _key(out, expression, operands, (*asked, backend, order))
     result, factors = _recalled(key, operands)
     if result is not MISS:
         return _delivered(result, factors, out, order_named(order), casting)
     einsum_, arrays, target = read(expression, operands, semiring, backend)
+    order = order_named(order)
     options = Options(
         frozen(optimize),
         memory_limit,
@@ -73,8 +74,8 @@ def contract_anew(
         strip_exponent,
         dtype_named(dtype),
         dtype_named(preferred_element_type),
+        ordered=order == "C",
     )
-    order = order_named(order)
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = cached(einsum_, arrays, target, options)
     factors = flattened(arrays)
@@ -90,7 +91,7 @@ def einsum_anew(
     out: Any, subscripts: Any, operands: Sequence[Any], optimize: Any, dtype: Any, order: str, casting: str
 ) -> Any:
     """Return what `einsum` does, for operands that the code met last does not fit."""
-    key = _key(out, subscripts, operands, ("einsum", optimize, dtype, casting))
+    key = _key(out, subscripts, operands, ("einsum", optimize, dtype, casting, order))
     result, factors = _recalled(key, operands)
     if result is not MISS:
         return _delivered(
@@ -101,7 +102,7 @@ def einsum_anew(
     if reason is not None:
         raise EinsumError(reason)
     order = order_named(order)
-    options = Options(complete(frozen(optimize), len(arrays)), dtype=dtype_named(dtype))
+    options = Options(complete(frozen(optimize), len(arrays)), dtype=dtype_named(dtype), ordered=order == "C")
     if optimize and out is not None:
         casting = "unsafe"  # NumPy's optimized path does not check either
     options = cast_checked(arrays, options, "sum_product", target, out, casting)

@@ -61,7 +61,8 @@ class Options:
 
     `optimize` is what `search` takes, lists as tuples. `memory_limit` is in bytes or "max_input".
     `dtype` is the dtype to compute in and `element_type` that of the result (None: promoted). `ahead` tells that
-    the code is made ahead of the calls, so that making it may take longer than a call is worth.
+    the code is made ahead of the calls, so that making it may take longer than a call is worth. `ordered` tells that
+    results are wanted in C order; else they may be views in whatever order they are made.
     """
 
     optimize: Any = None
@@ -72,6 +73,7 @@ class Options:
     dtype: str | None = None
     element_type: str | None = None
     ahead: bool = False
+    ordered: bool = False
 
 
 def frozen(optimize: Any) -> Any:

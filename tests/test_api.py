@@ -656,6 +656,20 @@ def test_a_full_cache_forgets_the_oldest_texts_only(monkeypatch: pytest.MonkeyPa
     assert set(calls.latest) == set(texts[1:])
 
 
+def test_results_are_made_in_c_order_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.ones((40, 50, 60)), np.ones((60, 30))
+    made = np.einsum("abc,cd->dba", x, y)
+    np.testing.assert_array_equal(contractc.contract("abc,cd->dba", x, y), made)
+    copies: list[Any] = []
+    monkeypatch.setattr(
+        "contractc.calls._delivered",
+        lambda result, *given: copies.append(result.flags.c_contiguous) or result,
+    )
+    for call in (contractc.contract, contractc.einsum):
+        np.testing.assert_array_equal(call("abc,cd->dba", x, y, order="C"), made)
+    assert copies == [True, True]
+
+
 def test_calls_with_options_find_their_code_again(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, out = np.arange(6.0).reshape(2, 3), np.ones((3, 2)), np.empty((2, 2))
     text = "pq,qr->pr"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import contractc
-from contractc import formats
+from contractc import calls, formats
 from contractc.fused import all_unfused
 from contractc.lower import lower
 from contractc.lower.backward import backward
@@ -41,20 +42,30 @@ TEXTS = (
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have every contraction differentiate as a whole, and count how often one does."""
-    calls: list[int] = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have every contraction differentiate as a whole, and count how often one does.
+
+    Code of other tests is forgotten before, and code made here after.
+    """
+    count: list[int] = []
     plain = joint._Contraction.forward
 
     def forward(ctx: Any, *given: Any) -> Any:
-        calls.append(1)
+        count.append(1)
         return plain(ctx, *given)
+
+    def forget() -> None:
+        for kept in (calls.latest, calls.latest_einsum, calls._latest_asked, calls._executables):
+            kept.clear()
+
+    forget()
 
     monkeypatch.setattr(joint._Contraction, "forward", staticmethod(forward))
     monkeypatch.setattr(training, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(training, "_copies_batches", lambda program: True)
     monkeypatch.setattr("contractc.lower.pack.SMALL", 1)
-    return calls
+    yield count
+    forget()
 
 
 def drawn(text: str, dtype: Any = torch.float64, extent: int = 2) -> list[Any]:

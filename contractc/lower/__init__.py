@@ -23,6 +23,7 @@ def lower(
     target: Target,
     *,
     exponents: bool = False,
+    ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
 ) -> Program:
@@ -31,6 +32,7 @@ def lower(
     Args:
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
+        ordered: results are wanted in C order; else they may be views of arrays in an order that is cheaper to make.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
     """
     program = translate(plan, target)
@@ -42,7 +44,8 @@ def lower(
         program = fuse(program, kernels)
         if target.backend == "numpy" and program.semiring == "sum_product":
             names = providers()
-            program = choose(layout(free_results(program), machine, names), machine, names)
+            program = program if ordered else free_results(program)
+            program = choose(layout(program, machine, names), machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 
