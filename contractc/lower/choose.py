@@ -15,6 +15,10 @@ from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 
 
+NEGLIGIBLE = 2e-6
+"""Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
+
+
 def free_results(program: Program) -> Program:
     """Return `program` with large results made in an order of their own and given as a view in the order asked.
 
@@ -126,7 +130,7 @@ def _cheapest(
             seconds += min(prices.seconds(replace(read, out=out)) for out in outs)
         if seconds < best * 0.999:
             best, chosen = seconds, order
-        if best < 1.02 * floor:
+        if best < 1.02 * floor + NEGLIGIBLE:
             break
     return (*ones, *chosen)
 
