@@ -4,7 +4,9 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers fuzz bench-cpu bench-planner bench-overhead bench-import bench-factorized bench-fusion bench-digits bench-training bench-bayesian kernels-static test-triton36 gpu-test gpu-bench \ .PHONY: bench-cold-start bench-others lint clean
+.PHONY: demo test test-peers test-triton36 fuzz lint clean
+.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-others
+.PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-static
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -57,6 +59,7 @@ gpu-test:
 
 gpu-bench:
 	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py bench
+
 bench-cold-start: .venv/.ready
 	@$(VENV_PYTHON) -m benchmarks.cold_start
 
