@@ -14,7 +14,6 @@ from contractc.notation import Term
 from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 
-
 NEGLIGIBLE = 2e-6
 """Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
 
