@@ -339,8 +339,15 @@ def test_run_a_bundle_of_torch(capsys: Capture, tmp_path: Path, monkeypatch: pyt
 
 
 def test_tune_says_what_has_nothing_to_tune(capsys: Capture) -> None:
-    _, err = said(capsys, "tune", *CHAIN, status=1)
+    _, err = said(capsys, "tune", *CHAIN, "--target", "numpy", status=1)
     assert err == "UnsupportedError: backend 'numpy' has nothing to tune\n"
+
+
+def test_tune_prints_the_program_with_its_tiles(capsys: Capture) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    problem = ["bi,bj,ijk->bk", "--shapes", "512,16", "512,16", "16,16,16", "--dtype", "f32"]
+    out, _ = said(capsys, "tune", *problem, "--target", "triton:cuda:90")
+    assert "# fused: " in out and ", tile " in out
 
 
 # the store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,12 +180,6 @@ def _tblis_refuses(case: Case) -> str | None:
     return _path_refuses(case)
 
 
-def _tuned_refuses(case: Case) -> str | None:
-    if "tune" not in inspect.signature(compile).parameters:
-        return "this version of contractc has no tune=True"
-    return None
-
-
 def _cuda_refuses(case: Case) -> str | None:
     import cupy
 
@@ -209,12 +202,6 @@ def _contract_in_order(case: Case, arrays: Sequence[Any]) -> Call:
 
 def _compiled(case: Case, arrays: Sequence[Any]) -> Call:
     run = compile(case.text, *arrays)
-    return lambda: run(*arrays)
-
-
-def _tuned(case: Case, arrays: Sequence[Any]) -> Call:
-    tune: Any = {"tune": True}
-    run = compile(case.text, *arrays, **tune)
     return lambda: run(*arrays)
 
 
@@ -309,7 +296,6 @@ def _cutensor(case: Case, arrays: Sequence[Any]) -> Call:
 PEERS = (
     Peer(OURS, "contractc", _contract, contiguous=_contract_in_order, ours=True),
     Peer("compiled", "contractc", _compiled, ours=True),
-    Peer("tuned", "contractc", _tuned, refuses=_tuned_refuses, ours=True),
     Peer("contract on torch", "torch", _contract, convert=_tensors, refuses=_torch_refuses, ours=True),
     Peer("opt_einsum", "opt_einsum", _opt_einsum, refuses=_no_bfloat16),
     Peer("jax", "jax", _jax, convert=_jax_arrays, refuses=_path_refuses),

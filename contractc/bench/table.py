@@ -104,11 +104,11 @@ def summary(results: Sequence[Result]) -> str:
             f"{group:14} {dtype:10} {len(members):5}" + "".join(f"  {c:>24}" for c in cells) + f"  {aims}"
         )
     lines += ["", "geometric means of other ratios, and of the part of the machine's limit that is reached"]
-    heads = [f"{n} call{'s' * (n > 1)}" for n in CALLS] + ["compiled", "tuned", "on torch", "limit"]
+    heads = [f"{n} call{'s' * (n > 1)}" for n in CALLS] + ["compiled", "on torch", "limit"]
     lines.append(f"{'group':14} {'dtype':10}" + "".join(f"  {h:>10}" for h in heads))
     for (group, dtype), members in groups.items():
         values = [[total_ratio(r, n) for r in members] for n in CALLS]
-        values += [[_ours(r, name) for r in members] for name in ("compiled", "tuned", "contract on torch")]
+        values += [[_ours(r, name) for r in members] for name in ("compiled", "contract on torch")]
         values.append([r.fraction_of_limit() for r in members])
         means = [geometric_mean([v for v in row if v]) for row in values]
         lines.append(f"{group:14} {dtype:10}" + "".join(f"  {m:10.2f}" for m in means))

@@ -17,7 +17,10 @@ from contractc.options import colors_wanted
 __all__ = ["main"]
 
 EXPECTED = (ValueError, MemoryError, NotImplementedError, BundleError, StoreError, OSError, TypeError)
-"""The errors of the API and of the system: they get a message. Anything else is a fault of ours: a traceback."""
+"""The errors of the API and of the system: they get a message. Anything else is a fault of ours: a traceback.
+
+TypeError is what NumPy's rules give for an array of texts in a file, or for a dtype that would lose values.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,13 +102,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def tune(options: argparse.Namespace) -> int:
-    """Let a backend choose by measurement."""
+    """Let a backend choose its kernels by measurement, and print the program with its choices."""
     executable = _compiled(_problem_of(options), options, options.target, {})
     backend = backend_named(executable.target.backend)
     if not hasattr(backend, "tune"):
         raise UnsupportedError(f"backend '{executable.target.backend}' has nothing to tune")
-    found = backend.tune(executable.program, executable.target.device)
-    print(json.dumps({"tuned": str(found)}) if options.json else found)
+    found = backend.tune(executable.program, executable.target, options.database)
+    print(found.to_json() if options.json else found)
     return 0
 
 

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ import numpy as np
 from contractc import api
 from contractc.backends import REGISTRY, backend_named
 from contractc.errors import StoreError
-from contractc.machine import physical_memory
+from contractc.machine import GRID, physical_memory
 from contractc.options import store_folder
 from contractc.plans import bytes_text
+from contractc.providers import NUMPY
+from contractc.providers.measure import measure_machine
 from contractc.store import opened
 
 PACKAGES = (
@@ -34,12 +35,9 @@ PACKAGES = (
 )
 """Packages that contractc can use, and itself."""
 
-_ORDER = 1024
-_COPIED = 2**26
-
 
 def examined(measure: bool = True) -> dict[str, Any]:
-    """Return what `contractc doctor --json` prints; `measure` takes about a second more."""
+    """Return what `contractc doctor --json` prints; `measure` takes about two seconds more."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -79,7 +77,7 @@ def _rate_text(name: str, rate: float) -> str:
     if name == "copy":
         return f"{bytes_text(int(rate))}/s read and written"
     return (
-        f"{rate / 1e9:.1f} Gflop/s in a product of {_ORDER} by {_ORDER}"
+        f"{rate / 1e9:.1f} Gflop/s in a product of {GRID[-1]} by {GRID[-1]}"
         if rate > 1
         else f"{rate * 1e6:.2f} us"
     )
@@ -171,28 +169,14 @@ def _core() -> str | None:
 
 
 def _rates() -> dict[str, float]:
-    """Return operations a second of products, bytes a second of a copy, seconds of a call of `contract`."""
-    found = {}
-    for dtype in ("float32", "float64"):
-        x = np.ones((_ORDER, _ORDER), dtype)
-        found[dtype] = 2.0 * _ORDER**3 / _best(lambda x=x: x @ x)
-    source = np.ones(_COPIED // 8)
-    target = np.empty_like(source)
-    found["copy"] = 2.0 * _COPIED / _best(lambda: np.copyto(target, source))
-    small = np.ones((2, 2))
-    found["call"] = _best(lambda: [api.contract("ij,jk->ik", small, small) for _ in range(100)]) / 100
-    return found
-
-
-def _best(call: Any) -> float:
-    """Return the seconds of the fastest of five calls, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(5):
-        start = perf_counter()
-        call()
-        seconds.append(perf_counter() - start)
-    return min(seconds)
+    """Return operations a second of NumPy's products, bytes a second of a copy, seconds of a small call."""
+    measured = measure_machine(names=(NUMPY,))
+    return {
+        "float32": measured.flops_float32,
+        "float64": measured.flops_float64,
+        "copy": measured.bandwidth,
+        "call": measured.call,
+    }
 
 
 def _advice(found: Mapping[str, Any]) -> Iterator[str]:

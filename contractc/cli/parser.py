@@ -91,9 +91,12 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", help="measure contractions beside other libraries", add_help=False)
 
-    tune = command("tune", "choose the kernels of an expression by measurement and keep the choice")
+    tune = command(
+        "tune", "choose kernels by measurement (without a GPU by compiling them), print the program"
+    )
     _problem(tune)
-    tune.add_argument("--target", default="numpy", help="whose kernels (numpy)")
+    tune.add_argument("--target", required=True, help="whose kernels, such as triton:cuda:90")
+    tune.add_argument("--database", type=Path, metavar="FILE", help="JSON lines of what was timed before")
 
     cache = command("cache", "what is kept on disk from one process to the next", CACHE)
     cache.add_argument("action", choices=("ls", "prune", "verify"), help="list, shrink, or check every entry")
