@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
 from contractc.machine import Target
-from contractc.programs import Contract
+from contractc.programs import Contract, Program
+from contractc.serial import digest
 
 
 def task(
@@ -190,7 +192,7 @@ def test_fusion_keeps_the_meaning_and_unfusing_undoes_it() -> None:
     torch.testing.assert_close(apart.evaluate(*xs), program.evaluate(*xs))
     again = prepared(apart.__class__(apart.inputs, tuple(
         Contract(s.out, s.inputs) for s in apart.steps if isinstance(s, Contract)
-    ), apart.results, apart.extents), H200, "default", checked=False)  # fmt: skip
+    ), apart.results, apart.extents), H200, checked=False)  # fmt: skip
     assert not again.faults()
     torch.testing.assert_close(again.evaluate(*xs), program.evaluate(*xs))
 
@@ -239,7 +241,7 @@ def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
 
 def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -> None:
     given = task("nc,nc->n", {"n": 4096, "c": 512})
-    program = prepared(program_of(given), H200, "default", checked=False)
+    program = prepared(program_of(given), H200, checked=False)
     database = tmp_path / "tuned.jsonl"
     calls: list[str] = []
 
@@ -248,20 +250,76 @@ def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -
         assert [tuple(x.shape) for x in tensors] == [(4096, 512), (4096, 512)]
         return 1.0 if step.how == "library" else 1e-3 / len(calls)
 
-    found = tuned(program, H200, "default", measure, database, "cpu")
+    found = tuned(program, H200, measure, database, "cpu")
     (step,) = found.steps
     assert isinstance(step, Contract)
     assert calls[0] == "library" and step.how == calls[-1] and len(calls) > 8
     calls.clear()
     database.write_text(database.read_text() + "cut off by a cra")
-    assert tuned(program, H200, "default", measure, database, "cpu") == found and not calls
+    assert tuned(program, H200, measure, database, "cpu") == found and not calls
     database.write_text(database.read_text().replace('"generator": ', '"generator": 9'))
-    tuned(program, H200, "default", measure, database, "cpu")
+    tuned(program, H200, measure, database, "cpu")
     assert calls
 
 
 def test_tuning_without_a_gpu_takes_what_compiles() -> None:
     given = task("nc,nc->n", {"n": 4096, "c": 512})
-    program = prepared(program_of(given), H200, "default", checked=False)
+    program = prepared(program_of(given), H200, checked=False)
     found = backend.tune(program, Target("triton", "cuda:90"))
     assert "tile" in str(found) and not found.faults()
+
+
+PRECISIONS = {
+    "strict": (r"fma\.rn\.f32", r"mma"),
+    "default": (r"mma\S*tf32", r"mma\S*bf16"),
+    "fast": (r"mma\S*tf32", r"fma\.rn\.f32"),
+}
+"""For each precision what the code of a product of float32 has, and what it has not."""
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_decides_what_a_product_is_made_of(precision: str, arch: int) -> None:
+    given = task("mk,kn->mn", dict.fromkeys("mkn", 64), precision=precision)
+    problem, _ = given.problem(given.in_order())
+    config = TileConfig((("m", 64), ("k", 16), ("n", 64)))
+    binary = toolchain.compiled(source_of(problem, config), config.warps, config.stages, arch)
+    there, missing = PRECISIONS[precision]
+    assert re.search(there, binary.ptx) and not re.search(missing, binary.ptx)
+    products = len(re.findall(r"mma\S*tf32", binary.ptx))
+    if precision == "default":
+        fast = source_of(replace(problem, precision="fast"), config)
+        single = toolchain.compiled(fast, config.warps, config.stages, arch)
+        assert products == 3 * len(re.findall(r"mma\S*tf32", single.ptx))
+
+
+def test_precision_goes_from_the_call_to_the_kernel() -> None:
+    shapes = [(64, 64, 64), (64, 64, 64), (64, 64)]
+    made = {
+        p: contractc.compile("abk,kcb,cd->bda", *shapes, dtype="float32", target="cuda:90", precision=p)
+        for p in PRECISIONS
+    }
+    digests = {digest(x.program) for x in made.values()}
+    assert len(digests) == 3
+    assert "float32" not in str(made["default"].program).splitlines()[0]
+    assert str(made["fast"].program).splitlines()[0].endswith(") in fast float32")
+    for p, executable in made.items():
+        assert Program.from_json(executable.program.to_json()) == executable.program
+        kernels = backend.artifacts(executable.program, 90)
+        assert kernels and all(f"{p}; tile" in a.source for a in kernels)
+    with pytest.raises(ValueError, match="precision must be 'default', 'strict' or 'fast', not 'exact'"):
+        contractc.compile("ij->ji", (2, 3), precision="exact")
+
+
+def test_slices_have_the_precision_of_the_whole() -> None:
+    shapes = [(16, 16, 16)] * 3
+    made = contractc.compile("abc,cde,ebf->adf", *shapes, memory_limit=400_000, precision="strict")
+    assert str(made.program).count("in strict float32") == 2
+
+
+def test_a_library_set_to_tf32_is_not_used_for_more_precise_steps() -> None:
+    given = task("ij,jk->ik", dict.fromkeys("ijk", 4096))
+    rounding = replace(H200, library_tf32=True)
+    assert choice(given, H200).library > choice(given, rounding).library
+    assert choice(given, rounding).how.startswith("tile")
+    assert choice(replace(given, precision="fast"), rounding).how == "library"

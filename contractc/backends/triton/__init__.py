@@ -37,10 +37,6 @@ __all__ = [
     "prepared", "promote", "refuses", "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
 
-PRECISION = "default"
-"""How float32 is multiplied where the program does not say."""
-
-
 def as_array(x: Any, number: int, like: Any = None) -> Any:
     """Return operand `number` as a tensor that kernels can read.
 
@@ -66,7 +62,7 @@ def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program
     """
     if not ahead and not toolchain.interpreted():
         return program
-    return _prepared(program, device_model(target.device), PRECISION, checked=not toolchain.interpreted())
+    return _prepared(program, device_model(target.device), checked=not toolchain.interpreted())
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
@@ -81,7 +77,7 @@ def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
         later = Later(lambda: _in_background(program, device, constants), plain.run)
         notes = tuple(f"{note} (until its kernels are compiled)" for note in plain.notes)
         return Compiled(_switch(later, plain.run), plain.source, notes)
-    kernels = emitted(program, device, PRECISION, constants)
+    kernels = emitted(program, device, constants)
     return Compiled(_switch(kernels.run, plain.run), kernels.source, kernels.notes)
 
 
@@ -94,8 +90,8 @@ def steps_of(program: Program) -> Iterator[AnyStep]:
 
 
 def _in_background(program: Program, device: Device, constants: Sequence[Any]) -> Callable[..., Any]:
-    made = _prepared(program, device, PRECISION, checked=not toolchain.interpreted())
-    return emitted(made, device, PRECISION, constants).run
+    made = _prepared(program, device, checked=not toolchain.interpreted())
+    return emitted(made, device, constants).run
 
 
 class Later:
@@ -147,7 +143,7 @@ def tune(program: Program, target: Target, database: Path | None = None) -> Prog
     """
     device = device_model(target.device)
     measure = timed if torch.cuda.is_available() else None
-    return tuned(program, device, PRECISION, measure, database)
+    return tuned(program, device, measure, database)
 
 
 class Artifact(NamedTuple):
@@ -176,7 +172,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
             found += [a._replace(name=f"{s}.{a.name}") for a in artifacts(step.body, arch)]
         if not isinstance(step, Contract) or step.how in ("", LIBRARY):
             continue
-        task = task_of(step, program, PRECISION)
+        task = task_of(step, program)
         problem, parts = task.problem(task.in_order())
         config = chosen_config(step.how, problem, device)
         assert config is not None, f"{step.how} does not fit {problem}"

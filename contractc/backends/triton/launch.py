@@ -220,7 +220,7 @@ def device_model(device: str) -> Device:
         arch = 10 * major + minor
     else:
         arch = toolchain.architecture(device)
-    base = A100 if arch < 90 else H200
+    base = replace(A100 if arch < 90 else H200, library_tf32=toolchain.library_tf32())
     if arch == base.arch:
         return base
     return replace(base, name=f"sm_{arch}", arch=arch, shared=toolchain.SHARED_LIMIT.get(arch, 99 * 1024))

@@ -17,7 +17,8 @@ class Device:
 
     Of the H200's defaults the bandwidth (of a copy) and the rate of narrow products were measured on one; the
     others are assumed. `l2` is the rate at which all programs together read the L2 cache, `turn` the seconds that
-    one turn of a loop takes at least, `shared` the bytes of shared memory of a program.
+    one turn of a loop takes at least, `shared` the bytes of shared memory of a program. `library_tf32` tells that torch
+    has been allowed to multiply float32 as tf32.
     """
 
     name: str = "H200"
@@ -34,6 +35,7 @@ class Device:
     launch: float = 4.0e-6
     turn: float = 2.5e-7
     shared: int = 227 * 1024
+    library_tf32: bool = False
 
     def dot_rate(self, dtype: str, precision: str) -> float:
         """Return the operations a second of tile products."""
@@ -45,11 +47,11 @@ class Device:
             return self.float64
         return {"fast": self.tf32, "default": self.tf32 / 3, "strict": self.scalar}[precision]
 
-    def library_rate(self, dtype: str, precision: str) -> float:
+    def library_rate(self, dtype: str) -> float:
         """Return the operations a second of the library's matrix product; it has no tf32x3 and no integers."""
         if dtype.startswith(("int", "uint", "bool")):
             return self.scalar / 20
-        return self.dot_rate(dtype, "fast" if precision == "fast" else "strict")
+        return self.dot_rate(dtype, "fast" if self.library_tf32 else "strict")
 
 
 H200 = Device()
@@ -241,6 +243,6 @@ def library_seconds(
     seconds = device.launch * (1 + len(copied)) + copies / device.permuting
     if matmul:
         flops = 2 * everything * (4 if is_complex(problem.dtype) else 1)
-        rate = device.library_rate(problem.dtype, problem.precision)
+        rate = device.library_rate(problem.dtype)
         return seconds + max(flops / rate, moved / device.bandwidth)
     return seconds + device.launch + (moved + 2 * everything * itemsize(problem.dtype)) / device.bandwidth

@@ -23,7 +23,7 @@ from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
 
 
-def emitted(program: Program, device: Device, precision: str, constants: Sequence[Any]) -> Compiled:
+def emitted(program: Program, device: Device, constants: Sequence[Any]) -> Compiled:
     """Return the function of a prepared program; its notes say what each step runs as and why."""
     known: dict[str, Any] = {}
 
@@ -33,7 +33,7 @@ def emitted(program: Program, device: Device, precision: str, constants: Sequenc
         if not step.how.startswith("tile"):
             return None
         name = f"k{len(known)}"
-        known[name] = step_of(task_of(step, inside, precision), step.how, device)
+        known[name] = step_of(task_of(step, inside), step.how, device)
         given = list(names)
         if inside.semiring == "max_times":
             dialect.use("not_negative", semirings.not_negative)
@@ -43,7 +43,7 @@ def emitted(program: Program, device: Device, precision: str, constants: Sequenc
 
     dialect = Torch(kernel)
     made = emit(program, dialect, constants, "<contractc triton program>")
-    said = notes(program, device, precision)
+    said = notes(program, device)
     lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
     return made._replace(notes=tuple(lines))
 
@@ -84,7 +84,15 @@ def program_of(task: Task) -> Program:
         Value(k, term, dtype) for k, (term, dtype) in enumerate(zip(task.terms, task.dtypes, strict=True))
     ]
     step = Contract(values[-1], tuple(range(count)), task.conj, task.path)
-    return Program(tuple(values[:-1]), (step,), (count,), task.extents, task.semiring, task.dynamic)
+    return Program(
+        tuple(values[:-1]),
+        (step,),
+        (count,),
+        task.extents,
+        task.semiring,
+        task.dynamic,
+        precision=task.precision,
+    )
 
 
 def _plain(task: Task, *tensors: Tensor) -> Tensor:
@@ -103,5 +111,5 @@ def _computed(device: Device, task: Task, *tensors: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _function(device: Device, task: Task) -> Callable[..., Any]:
     """Return the function that computes `task` the way that is predicted to be fastest."""
-    program = prepared(program_of(task), device, task.precision, checked=not toolchain.interpreted())
-    return emitted(program, device, task.precision, ()).run
+    program = prepared(program_of(task), device, checked=not toolchain.interpreted())
+    return emitted(program, device, ()).run

@@ -55,7 +55,7 @@ class Task:
         return [contiguous(term, self.extents, self.dynamic) for term in self.terms]
 
 
-def task_of(step: Contract, program: Program, precision: str = "default") -> Task:
+def task_of(step: Contract, program: Program) -> Task:
     """Return the task of a step; modes that it does not have lose their extents, so that equal steps are equal."""
     known = program.values()
     terms = (*(known[i].modes for i in step.inputs), step.out.modes)
@@ -68,7 +68,7 @@ def task_of(step: Contract, program: Program, precision: str = "default") -> Tas
         step.path,
         tuple(names[m] for m in program.dynamic if m in names),
         program.semiring,
-        precision,
+        program.precision,
     )
 
 
@@ -127,8 +127,15 @@ def choice(task: Task, device: Device = H200) -> Choice:
     if found is None:
         return Choice(LIBRARY, None, library, "no tile fits on chip")
     config, prediction = found
-    how = str(config) if prediction.seconds <= library else LIBRARY
+    how = str(config) if prediction.seconds <= library or library_is_coarser(task, device) else LIBRARY
     return Choice(how, prediction.seconds, library)
+
+
+def library_is_coarser(task: Task, device: Device) -> bool:
+    """Return whether torch, as it has been set up, would multiply with fewer bits than `task` asks for."""
+    return (
+        device.library_tf32 and task.precision != "fast" and task.dtypes[-1] in ("float32", "complex64")
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -155,6 +155,11 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def library_tf32() -> bool:
+    """Return whether torch may multiply float32 as tf32 on a GPU; it is set for a whole process."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 def architecture(device: str, default: int = 90) -> int:
     """Return the architecture that a target's device names (`cuda:80` is 80), or `default`."""
     _, _, number = device.partition(":")

@@ -56,7 +56,6 @@ class Tuned:
 def tuned(
     program: Program,
     device: Device,
-    precision: str,
     measure: Measure | None,
     database: Path | None = None,
     where: str = "cuda",
@@ -70,9 +69,9 @@ def tuned(
     steps: list[AnyStep] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=tuned(step.body, device, precision, measure, database, where))
+            step = replace(step, body=tuned(step.body, device, measure, database, where))
         if isinstance(step, Contract) and step.how.startswith("tile"):
-            task = task_of(step, program, precision)
+            task = task_of(step, program)
             problem, _ = task.problem(task.in_order())
             found = known.get(key_of(problem))
             if found is None:
