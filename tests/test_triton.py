@@ -21,7 +21,7 @@ import contractc
 from contractc.backends import triton as backend
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared, unfused
-from contractc.backends.triton.emit import HEADER_LINES, source_of
+from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
 from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import A100, H200, Model
@@ -67,6 +67,8 @@ GOLDEN = {
         16,
     ),
     "max_plus": (task("ij,jk->ik", {"i": 100, "j": 64, "k": 64}, semiring="max_plus"), 1),
+    "complex": (task("ij,jk->ik", {"i": 64, "j": 64, "k": 48}, "complex64"), 32),
+    "log_sum_exp": (task("ij,jk->ik", {"i": 100, "j": 64, "k": 64}, semiring="log_sum_exp"), 1),
     "dynamic": (task("bi,io->bo", {"b": 100, "i": 64, "o": 64}, "float16", dynamic=(0,)), 32),
 }  # fmt: skip
 
@@ -80,7 +82,8 @@ def test_source_is_as_recorded(name: str, golden: Callable[[str, str], None]) ->
         whole = 1 << (problem.size(r.modes) - 1).bit_length()
         ordered = given.semiring != "sum_product"
         blocks.append((r.name, min(whole, block if not ordered or r.summed else 32)))
-    text = source_of(problem, TileConfig(tuple(blocks))).text
+    persistent = {"resident": 2, "dots": 3} if name == "complex" else {}
+    text = source_of(problem, TileConfig(tuple(blocks), **persistent)).text
     assert text.splitlines()[HEADER_LINES - 1] == ""
     golden(f"kernel_{name}", text)
 
@@ -98,6 +101,8 @@ CROSS = [
     ("bi,oij,bj->bo", {"b": 256, "i": 64, "j": 64, "o": 64}, "bfloat16", ((0, 1), (3, 2)), True),
     ("ni,n,nj->ij", {"n": 10000, "i": 64, "j": 64}, "bfloat16", ((0, 1), (3, 2)), True),
     ("ij,jk->ik", {"i": 128, "j": 64, "k": 128}, "max_plus", (), False),
+    ("ij,jk->ik", {"i": 128, "j": 64, "k": 128}, "log_sum_exp", (), False),
+    ("ij,jk->ik", {"i": 128, "j": 128, "k": 128}, "complex64", (), True),
 ]  # fmt: skip
 
 
@@ -105,7 +110,7 @@ CROSS = [
 def test_kernel_compiles_for_hopper(
     text: str, extents: dict[str, int], dtype: str, path: tuple[tuple[int, ...], ...], dots: bool
 ) -> None:
-    ring = {"semiring": dtype, "dtype": "float32"} if dtype == "max_plus" else {"dtype": dtype}
+    ring = {"semiring": dtype, "dtype": "float32"} if dtype in SEMIRINGS else {"dtype": dtype}
     given = task(text, extents, path=path, **ring)
     found = choice(given)
     problem, _ = given.problem(given.in_order())
@@ -137,6 +142,8 @@ def test_tile_config_round_trips() -> None:
     config = TileConfig((("m", 64), ("k1", 32)), 8, 4, 8, 16)
     assert str(config) == "tile m=64 k1=32 warps=8 stages=4 group=8 split=16"
     assert parsed(str(config)) == config
+    other = replace(config, resident=2, dots=3)
+    assert str(other) == f"{config} resident=2 dots=3" and parsed(str(other)) == other
 
 
 NO_CONFIG = [
@@ -147,6 +154,7 @@ NO_CONFIG = [
     "tile m=64 warps=0 stages=1 group=1 split=1",
     "tile m=64 m=64 warps=4 stages=1 group=1 split=1",
     "tile __import__=1",
+    "tile m=64 warps=4 stages=1 group=1 split=1 dots=5",
 ]
 
 
@@ -216,7 +224,10 @@ def test_gradient_task_is_the_adjoint(at: int) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (task("ij,jk->ik", dict.fromkeys("ijk", 4), semiring="log_sum_exp"), "no kernel adds in log_sum_exp"),
+        (
+            task("ij,jk->ik", dict.fromkeys("ijk", 4), "int32", semiring="log_sum_exp"),
+            "log_sum_exp is not made of int32",
+        ),
         (task("ij,jk->ik", dict.fromkeys("ijk", 4), "uint32"), "no kernel has uint32"),
         (task("ij,jk->ik", {"i": 4, "j": 0, "k": 4}), "there is nothing to compute"),
         (task("i,i,i->i", {"i": 4}), "a step of several inputs needs its path"),

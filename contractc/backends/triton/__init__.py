@@ -37,6 +37,7 @@ __all__ = [
     "prepared", "promote", "refuses", "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
 
+
 def as_array(x: Any, number: int, like: Any = None) -> Any:
     """Return operand `number` as a tensor that kernels can read.
 
@@ -188,6 +189,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
                 "spills": binary.spills,
                 "parameters": binary.parameters,
                 "split": one.config.split,
+                "resident": one.config.resident,
                 "grid": [[list(run.modes), block] for run, block in one.source.grid],
                 "extents": list(one.source.extents),
                 "modes": [list(part) for part in parts],

@@ -13,20 +13,18 @@ from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import (
     LIBRARY,
     MOST_INPUTS,
+    TRIED,
     Choice,
     Task,
-    candidates,
     choice,
     kept_modes,
     library_is_coarser,
     refusal,
     task_of,
+    trials,
 )
 from contractc.backends.triton.tiles import TileConfig
 from contractc.programs import Contract, Loop, Program, Step, Value
-
-TRIED = 6
-"""Tile configs that are compiled at most to find one that does not spill."""
 
 GAIN = 0.95
 """A fused step has to be predicted to take less than this share of its parts: predictions are not that exact."""
@@ -67,9 +65,8 @@ def chosen(task: Task, device: Device, *, checked: bool) -> Choice:
     if found.how == LIBRARY or not checked:
         return found
     problem, _ = task.problem(task.in_order())
-    for config, prediction in candidates(problem, device)[:TRIED]:
-        first = parts(problem, config.split)[0] if config.split > 1 else problem
-        if fits(first, config, device):
+    for config, prediction in trials(problem, device):
+        if fits(problem, config, device):
             better = prediction.seconds <= found.library or library_is_coarser(task, device)
             return Choice(str(config) if better else LIBRARY, prediction.seconds, found.library)
     return Choice(LIBRARY, None, found.library, f"the first {TRIED} kernels spill")
@@ -77,8 +74,9 @@ def chosen(task: Task, device: Device, *, checked: bool) -> Choice:
 
 def fits(problem: Problem, config: TileConfig, device: Device) -> bool:
     """Return whether a kernel compiles for `device` without spills and within its shared memory."""
+    once = parts(problem, config.split)[0] if config.split > 1 else problem
     try:
-        binary = toolchain.compiled(source_of(problem, config), config.warps, config.stages, device.arch)
+        binary = toolchain.compiled(source_of(once, config), config.warps, config.stages, device.arch)
     except toolchain.FAILURES:
         return False
     return binary.spills == 0 and binary.shared <= device.shared
@@ -117,10 +115,7 @@ def _fused(program: Program, device: Device, checked: bool) -> Program:
             if found.how == LIBRARY or found.kernel is None or found.kernel > GAIN * apart:
                 continue
             if best is None or apart - found.kernel > best[0]:
-                if (
-                    checked
-                    and chosen(task_of(merged, program), device, checked=True).how == LIBRARY
-                ):
+                if checked and chosen(task_of(merged, program), device, checked=True).how == LIBRARY:
                     continue
                 best = (apart - found.kernel, first, second, merged)
         if best is None:

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton import toolchain
+from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import Source, source_of
 from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.problem import Problem, contiguous, parts
-from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config
+from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config, trials
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
 from contractc.notation import Term
 
 MOST_VARIANTS = 64
 """Kernels that one step keeps for different strides; beyond, torch computes it."""
-
-TRIED = 6
-"""Tile configs that are compiled at most to find one that does not spill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +122,10 @@ class Step:
         if any(s is not None and s < 0 for v in problem.values for s in v.strides):
             return None
         config = chosen_config(self.how, problem, self.device)
-        if config is None:
-            return None
-        return Variant(self._fitting(problem, config), modes)
-
-    def _fitting(self, problem: Problem, config: TileConfig) -> tuple[Pass, ...]:
-        """Return the passes of the first config that does not spill; without a GPU, of the first."""
-        if toolchain.interpreted() or not torch.cuda.is_available():
-            return passes_of(problem, config, self.device)
-        ranking = [config, *(c for c, _ in candidates(problem, self.device) if c != config)]
-        for trial in ranking[:TRIED]:
-            made = passes_of(problem, trial, self.device)
-            binary = toolchain.compiled(made[0].source, trial.warps, trial.stages, self.device.arch)
-            if binary.spills == 0 and binary.shared <= self.device.shared:
-                return made
-        return passes_of(problem, config, self.device)
+        if config is not None and not toolchain.interpreted() and torch.cuda.is_available():
+            ranking = (config, *(c for c, _ in trials(problem, self.device) if c != config))
+            config = next((c for c in ranking if fits(problem, c, self.device)), None)
+        return None if config is None else Variant(passes_of(problem, config, self.device), modes)
 
     def _run(self, variant: Variant, tensors: Sequence[Tensor], extents: tuple[int, ...]) -> Tensor:
         task = self.task
@@ -195,7 +182,7 @@ def launch(one: Pass, tensors: Sequence[Tensor], extents: Sequence[int], strides
     """Run one kernel on the stream and the device of its tensors."""
     given = [_as_parameter(x) for x in tensors]
     numbers = [extents[m] for m in one.source.extents]
-    grid = (toolchain.grid_of(one.source, extents, one.config.split),)
+    grid = (toolchain.grid_of(one.source, extents, one.config, tensors[0].device),)
     config = one.config
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():

@@ -191,14 +191,15 @@ class Model:
         dot = len(node.children) == 2 and is_dot(self.problem, roles, blocks)
         made = span(node.kept, blocks)
         work = made * span(node.summed, blocks)
-        arithmetic = 2 * work * (4 if parts_of(self.problem) == 2 else 1) * turns * times
+        products = 1 if parts_of(self.problem) == 1 else config.dots if dot else 4
+        arithmetic = 2 * work * products * turns * times
         if dot:
             depth = span(roles.shared, blocks)
             factors = (
                 (span(roles.rows, blocks) + span(roles.columns, blocks))
                 * depth
                 * self.work
-                * parts_of(self.problem)
+                * (parts_of(self.problem) if config.dots == 4 else 3)
             )
             totals.dots += arithmetic
             if self.problem.precision == "default" and self.work == 4:
@@ -215,7 +216,7 @@ class Model:
             totals.others += arithmetic
             totals.refused |= work * self.accumulated > 32768 * config.warps // 4
             totals.registers += work * self.accumulated * 2
-        totals.registers += made * self.accumulated
+        totals.registers += made * self.accumulated * (1.5 if dot and config.dots == 3 else 1)
         totals.turns += turns * times
         looped = {r.name for r in node.summed if tiles[r.name] > 1}
         for child in node.children:

@@ -88,8 +88,10 @@ def refusal(task: Task) -> str | None:
     out, given = task.dtypes[-1], task.dtypes[:-1]
     if not is_complex(out) and any(is_complex(d) for d in given):
         return "the imaginary part would be lost"
-    if "bool" in task.dtypes and set(task.dtypes) != {"bool"}:
-        return "bools are combined with numbers"
+    if out == "bool" and set(given) != {"bool"}:
+        return "numbers would become bools"
+    if task.semiring == "log_sum_exp" and not out.startswith(("float", "bfloat")):
+        return f"log_sum_exp is not made of {out}"
     if not out.startswith(("float", "bfloat", "complex")) and any(
         d.startswith(("float", "bf")) for d in given
     ):
@@ -133,9 +135,7 @@ def choice(task: Task, device: Device = H200) -> Choice:
 
 def library_is_coarser(task: Task, device: Device) -> bool:
     """Return whether torch, as it has been set up, would multiply with fewer bits than `task` asks for."""
-    return (
-        device.library_tf32 and task.precision != "fast" and task.dtypes[-1] in ("float32", "complex64")
-    )
+    return device.library_tf32 and task.precision != "fast" and task.dtypes[-1] in ("float32", "complex64")
 
 
 @lru_cache(maxsize=4096)
@@ -146,6 +146,21 @@ def candidates(problem: Problem, device: Device = H200) -> tuple[tuple[TileConfi
         found = Model(problem, device).predict(config)
         return () if found is None else ((config, found),)
     return tuple(ranked(problem, device))
+
+
+TRIED = 6
+"""Tile configs that are compiled at most to find one that does not spill."""
+
+
+def trials(problem: Problem, device: Device = H200) -> list[tuple[TileConfig, Prediction]]:
+    """Return the configs to compile in turn until one does not spill: the best of the ranking, of each shape one.
+
+    With more stages a tile takes the same registers.
+    """
+    first: dict[object, tuple[TileConfig, Prediction]] = {}
+    for config, prediction in candidates(problem, device):
+        first.setdefault((config.blocks, config.warps, config.split, config.dots), (config, prediction))
+    return list(first.values())[:TRIED]
 
 
 def best(problem: Problem, device: Device = H200) -> tuple[TileConfig, Prediction] | None:

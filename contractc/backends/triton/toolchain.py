@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from contractc.backends.triton.emit import Source
+from contractc.backends.triton.tiles import TileConfig
 
 POINTERS = {
     "float16": "*fp16",
@@ -166,15 +167,21 @@ def architecture(device: str, default: int = 90) -> int:
     return int(number) if number.isdigit() and int(number) >= 70 else default
 
 
-def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
+def grid_of(source: Source, extents: Sequence[int], config: TileConfig, device: torch.device) -> int:
     """Return the number of programs of a launch; `extents` by mode of the problem."""
-    programs = split
+    programs = config.split
     for run, block in source.grid:
         size = 1
         for m in run.modes:
             size *= extents[m]
         programs *= -(-size // block)
-    return programs
+    return min(programs, config.resident * processors(device)) if config.resident else programs
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Return how many processors a GPU has; three where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
 
 
 def transformed() -> bool:

@@ -17,10 +17,10 @@ from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import GENERATOR
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Device
-from contractc.backends.triton.problem import Problem, parts
+from contractc.backends.triton.problem import Problem
 from contractc.backends.triton.steps import step_of
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, task_of
-from contractc.backends.triton.tiles import TileConfig, parsed
+from contractc.backends.triton.tiles import parsed
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 from contractc.serial import digest
@@ -126,7 +126,7 @@ def _fastest(
 ) -> Tuned | None:
     ranking = candidates(problem, device)
     with ThreadPoolExecutor(2) as pool:
-        holds = list(pool.map(lambda pair: _holds(problem, pair[0], device), ranking))
+        holds = list(pool.map(lambda pair: fits(problem, pair[0], device), ranking))
     fitting = [pair for pair, good in zip(ranking, holds, strict=True) if good]
 
     def row(config: str, seconds: float) -> Tuned:
@@ -144,11 +144,6 @@ def _fastest(
         if seconds < best.seconds:
             best = row(str(config), seconds)
     return best
-
-
-def _holds(problem: Problem, config: TileConfig, device: Device) -> bool:
-    first = parts(problem, config.split)[0] if config.split > 1 else problem
-    return fits(first, config, device)
 
 
 def operands(task: Task, where: str) -> list[torch.Tensor]:
