@@ -27,7 +27,7 @@ import triton
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import GENERATOR, source_of
-from contractc.backends.triton.launch import device_model
+from contractc.backends.triton.gpus import gpu_model
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import Task, candidates, trials
@@ -164,7 +164,7 @@ def predicted_load(problem: Problem, config: TileConfig) -> int:
 
 def examined(case: Case, arch: int) -> dict[str, Any]:
     """Return what a case needs on an architecture, and which asserts fail."""
-    device = device_model(f"cuda:{arch}")
+    device = gpu_model(f"cuda:{arch}")
     problem, _ = case.task.problem(case.task.in_order())
     ranking = trials(problem, device)
     row: dict[str, Any] = {

@@ -22,9 +22,10 @@ from contractc.backends import triton as backend
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared, unfused
 from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
+from contractc.backends.triton.gpus import like, measured, stored
 from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import A100, H200, Model
+from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
 from contractc.backends.triton.steps import program_of
@@ -32,7 +33,7 @@ from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, 
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
-from contractc.machine import Target
+from contractc.machine import A100, H100, H200, Gpu, Target
 from contractc.programs import Contract, Program
 from contractc.serial import digest
 
@@ -334,3 +335,34 @@ def test_a_library_set_to_tf32_is_not_used_for_more_precise_steps() -> None:
     assert choice(given, H200).library > choice(given, rounding).library
     assert choice(given, rounding).how.startswith("tile")
     assert choice(replace(given, precision="fast"), rounding).how == "library"
+
+
+def test_rates_come_from_the_store_once_they_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path))
+    assert stored("NVIDIA H100 80GB HBM3") is None
+    sheet = like("NVIDIA H100 80GB HBM3", 90)
+    assert sheet == H100 and "data sheet, not measured" in str(sheet)
+
+    def clock(call: Callable[[], Any]) -> float:
+        call()
+        return 0.5
+
+    found = measured(sheet, "NVIDIA H100 80GB HBM3", clock, "cpu", tiny=True)
+    assert found.bandwidth == 8 * 2**10 / 0.5 and found.narrow == found.tf32 == 2 * 16**3 / 0.5
+    assert found.int8 == pytest.approx(sheet.int8 * found.narrow / sheet.narrow) and found.l2 == sheet.l2
+    assert stored("NVIDIA H100 80GB HBM3") == found and stored("NVIDIA H200") is None
+    assert "measured" in str(found) and "sheet" not in str(found)
+
+
+def test_a_gpu_without_a_data_sheet_has_the_rates_of_an_older_one() -> None:
+    consumer = like("NVIDIA GeForce RTX 4090", 89)
+    assert (consumer.arch, consumer.shared, consumer.tf32) == (89, 99 * 1024, A100.tf32)
+    assert "rates of A100" in consumer.source
+    assert like("", 90) == H200 and not consumer.faults()
+    assert Gpu.from_json(H100.to_json()) == H100
+    with pytest.raises(ValueError, match="a rate is 0"):
+        Gpu.from_json(replace(H100, l2=0.0).to_json())
+    executable = contractc.compile("nc,nc->n", (64, 8), (64, 8), dtype="float32", target="cuda:80")
+    assert "microseconds are predicted for A100 (sm_80; 1.84 TB/s" in str(executable)

@@ -21,20 +21,20 @@ from contractc.backends import torch as aten_backend
 from contractc.backends.torch import constant, from_portable, promote, to_bytes, to_portable
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared as _prepared
-from contractc.backends.triton.launch import Step, device_model, passes_of
-from contractc.backends.triton.model import A100, H200, Device
+from contractc.backends.triton.gpus import gpu_model, like, measured, stored
+from contractc.backends.triton.launch import Step, passes_of
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
-from contractc.backends.triton.tuning import timed, tuned
+from contractc.backends.triton.tuning import clocked, timed, tuned
 from contractc.errors import OperandError
 from contractc.executable import MISS
-from contractc.machine import Target
+from contractc.machine import Gpu, Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 
 __all__ = [
     "Artifact", "Step", "artifacts", "as_array", "binaries", "compile", "constant", "from_portable", "is_available",
-    "prepared", "promote", "refuses", "to_bytes", "to_portable", "tune", "unavailable", "version",
+    "prepared", "promote", "refuses", "remark", "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program
     """
     if not ahead and not toolchain.interpreted():
         return program
-    return _prepared(program, device_model(target.device), checked=not toolchain.interpreted())
+    return _prepared(program, gpu_model(target.device), checked=not toolchain.interpreted())
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
@@ -72,7 +72,7 @@ def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
     If no step says how it is done, torch's own operations run, and from the second call on kernels are prepared and
     compiled in a thread of their own; they take over when they are ready.
     """
-    device = device_model("cuda")
+    device = gpu_model("cuda")
     plain = aten(program, constants)
     if not any(isinstance(s, Contract) and s.how for s in steps_of(program)):
         later = Later(lambda: _in_background(program, device, constants), plain.run)
@@ -90,7 +90,7 @@ def steps_of(program: Program) -> Iterator[AnyStep]:
             yield from steps_of(step.body)
 
 
-def _in_background(program: Program, device: Device, constants: Sequence[Any]) -> Callable[..., Any]:
+def _in_background(program: Program, device: Gpu, constants: Sequence[Any]) -> Callable[..., Any]:
     made = _prepared(program, device, checked=not toolchain.interpreted())
     return emitted(made, device, constants).run
 
@@ -140,11 +140,15 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
 def tune(program: Program, target: Target, database: Path | None = None) -> Program:
     """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
 
-    What was timed is appended to `database` (JSON lines), and looked up there first.
+    What was timed is appended to `database` (JSON lines), and looked up there first. The rates of a GPU are measured
+    when something is tuned on it for the first time, and used from then on.
     """
-    device = device_model(target.device)
-    measure = timed if torch.cuda.is_available() else None
-    return tuned(program, device, measure, database)
+    device = gpu_model(target.device)
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        device = stored(name) or measured(device, name, clocked)
+        return tuned(program, device, timed, database)
+    return tuned(program, device, None, database)
 
 
 class Artifact(NamedTuple):
@@ -166,7 +170,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
 
     Operands lie in order in memory and are aligned to 16 bytes.
     """
-    device: Device = A100 if arch < 90 else H200
+    device = like("", arch)
     found: list[Artifact] = []
     for s, step in enumerate(program.steps):
         if isinstance(step, Loop):
@@ -209,6 +213,11 @@ def binaries(program: Program, device: str) -> Mapping[str, bytes]:
         files[f"kernel{a.name}.cubin"] = a.cubin
         files[f"kernel{a.name}.json"] = json.dumps(a.metadata, sort_keys=True).encode()
     return files
+
+
+def remark(target: Target) -> str:
+    """Return what the predicted microseconds are for, as `explain` says it."""
+    return f"microseconds are predicted for {gpu_model(target.device)}"
 
 
 def unavailable(device: str) -> str | None:

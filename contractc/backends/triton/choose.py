@@ -8,7 +8,6 @@ from functools import lru_cache
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import source_of
-from contractc.backends.triton.model import Device
 from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import (
     LIBRARY,
@@ -24,13 +23,14 @@ from contractc.backends.triton.tasks import (
     trials,
 )
 from contractc.backends.triton.tiles import TileConfig
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Step, Value
 
 GAIN = 0.95
 """A fused step has to be predicted to take less than this share of its parts: predictions are not that exact."""
 
 
-def prepared(program: Program, device: Device, *, checked: bool) -> Program:
+def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     """Return `program` with its steps fused where that is predicted to be faster, each with how it is done.
 
     With `checked`, kernels are compiled and those that spill are not used.
@@ -59,7 +59,7 @@ def prepared(program: Program, device: Device, *, checked: bool) -> Program:
 
 
 @lru_cache(maxsize=4096)
-def chosen(task: Task, device: Device, *, checked: bool) -> Choice:
+def chosen(task: Task, device: Gpu, *, checked: bool) -> Choice:
     """Return how `task` is computed; with `checked` by the first tile config that does not spill, if any."""
     found = choice(task, device)
     if found.how == LIBRARY or not checked:
@@ -72,7 +72,7 @@ def chosen(task: Task, device: Device, *, checked: bool) -> Choice:
     return Choice(LIBRARY, None, found.library, f"the first {TRIED} kernels spill")
 
 
-def fits(problem: Problem, config: TileConfig, device: Device) -> bool:
+def fits(problem: Problem, config: TileConfig, device: Gpu) -> bool:
     """Return whether a kernel compiles for `device` without spills and within its shared memory."""
     once = parts(problem, config.split)[0] if config.split > 1 else problem
     try:
@@ -102,7 +102,7 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def _fused(program: Program, device: Device, checked: bool) -> Program:
+def _fused(program: Program, device: Gpu, checked: bool) -> Program:
     """Return `program` with the pairs of steps merged that gain most, one after the other."""
     while True:
         best: tuple[float, Contract, Contract, Contract] | None = None
@@ -173,12 +173,12 @@ def _moved(i: int, at: int, inner: int, outer: int, count: int, made: int, shift
     return i if i < at else i + inner - 1
 
 
-def _seconds(step: Contract, program: Program, device: Device) -> float:
+def _seconds(step: Contract, program: Program, device: Gpu) -> float:
     found = choice(task_of(step, program), device)
     return min(found.library, found.kernel if found.kernel is not None else float("inf"))
 
 
-def notes(program: Program, device: Device) -> Sequence[str]:
+def notes(program: Program, device: Gpu) -> Sequence[str]:
     """Return for each step what it runs as and what its candidates are predicted to take."""
     lines = []
     for step in program.steps:

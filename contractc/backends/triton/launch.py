@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import Source, source_of
-from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.problem import Problem, contiguous, parts
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config, trials
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
+from contractc.machine import H200, Gpu
 from contractc.notation import Term
 
 MOST_VARIANTS = 64
@@ -50,7 +50,7 @@ def kernel_pass(problem: Problem, config: TileConfig) -> Pass:
     return Pass(problem, config, source, toolchain.loaded(source))
 
 
-def passes_of(problem: Problem, config: TileConfig, device: Device = H200) -> tuple[Pass, ...]:
+def passes_of(problem: Problem, config: TileConfig, device: Gpu = H200) -> tuple[Pass, ...]:
     """Return the launches of a problem: one, or partial sums and their sum."""
     if config.split == 1:
         return (kernel_pass(problem, config),)
@@ -72,7 +72,7 @@ class Step:
     how: str
     plain: Callable[..., Any]
     recorded: Callable[..., Tensor]
-    device: Device = H200
+    device: Gpu = H200
     variants: dict[object, Variant | None] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
 
@@ -198,16 +198,3 @@ def _as_parameter(x: Tensor) -> Tensor:
     if x.is_complex():
         return torch.view_as_real(x)
     return x.view(torch.uint8) if x.dtype == torch.bool else x
-
-
-def device_model(device: str) -> Device:
-    """Return the model of the GPU that a target names: that of an A100 for sm_80 to sm_89, else of an H200."""
-    if torch.cuda.is_available() and ":" not in device:
-        major, minor = torch.cuda.get_device_capability()
-        arch = 10 * major + minor
-    else:
-        arch = toolchain.architecture(device)
-    base = replace(A100 if arch < 90 else H200, library_tf32=toolchain.library_tf32())
-    if arch == base.arch:
-        return base
-    return replace(base, name=f"sm_{arch}", arch=arch, shared=toolchain.SHARED_LIMIT.get(arch, 99 * 1024))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from contractc.backends.triton.model import H200, Device, Model, Prediction
+from contractc.backends.triton.model import Model, Prediction
 from contractc.backends.triton.problem import Problem, Run, splittable
 from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, parts_of, roles_of, span
 from contractc.dtypes import is_complex
+from contractc.machine import H200, Gpu
 
 RANKED = 24
 """How many configs a ranking keeps."""
@@ -16,9 +17,7 @@ WORTH_DOT = 8
 """The extent from which on rows, columns and sums are padded to the 16 of a tile product."""
 
 
-def ranked(
-    problem: Problem, device: Device = H200, most: int = RANKED
-) -> list[tuple[TileConfig, Prediction]]:
+def ranked(problem: Problem, device: Gpu = H200, most: int = RANKED) -> list[tuple[TileConfig, Prediction]]:
     """Return the best tile configs and what they are predicted to take, the fastest first; none if none fits.
 
     Blocks are found by descent from several starts, one run or two at a time; everything met takes part. What can

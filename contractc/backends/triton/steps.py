@@ -17,13 +17,13 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import Device
 from contractc.backends.triton.tasks import Task, task_of
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
 
 
-def emitted(program: Program, device: Device, constants: Sequence[Any]) -> Compiled:
+def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled:
     """Return the function of a prepared program; its notes say what each step runs as and why."""
     known: dict[str, Any] = {}
 
@@ -48,7 +48,7 @@ def emitted(program: Program, device: Device, constants: Sequence[Any]) -> Compi
     return made._replace(notes=tuple(lines))
 
 
-def step_of(task: Task, how: str, device: Device) -> Step:
+def step_of(task: Task, how: str, device: Gpu) -> Step:
     """Return the step that runs `task` as kernels."""
     compute = partial(_computed, device)
     return Step(task, how, partial(_plain, task), partial(recorded, compute), device)
@@ -104,12 +104,12 @@ def _plain_function(task: Task) -> Callable[..., Any]:
     return aten(program_of(task), ()).run
 
 
-def _computed(device: Device, task: Task, *tensors: Tensor) -> Tensor:
+def _computed(device: Gpu, task: Task, *tensors: Tensor) -> Tensor:
     return _function(device, task)(*tensors)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1024)
-def _function(device: Device, task: Task) -> Callable[..., Any]:
+def _function(device: Gpu, task: Task) -> Callable[..., Any]:
     """Return the function that computes `task` the way that is predicted to be fastest."""
     program = prepared(program_of(task), device, checked=not toolchain.interpreted())
     return emitted(program, device, ()).run

@@ -16,11 +16,11 @@ import triton
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import GENERATOR
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import Device
 from contractc.backends.triton.problem import Problem
 from contractc.backends.triton.steps import step_of
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, task_of
 from contractc.backends.triton.tiles import parsed
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 from contractc.serial import digest
@@ -55,7 +55,7 @@ class Tuned:
 
 def tuned(
     program: Program,
-    device: Device,
+    device: Gpu,
     measure: Measure | None,
     database: Path | None = None,
     where: str = "cuda",
@@ -121,9 +121,7 @@ def append(database: Path, row: Tuned) -> None:
         file.write(json.dumps(fields) + "\n")
 
 
-def _fastest(
-    task: Task, problem: Problem, device: Device, measure: Measure | None, where: str
-) -> Tuned | None:
+def _fastest(task: Task, problem: Problem, device: Gpu, measure: Measure | None, where: str) -> Tuned | None:
     ranking = candidates(problem, device)
     with ThreadPoolExecutor(2) as pool:
         holds = list(pool.map(lambda pair: fits(problem, pair[0], device), ranking))
@@ -160,16 +158,21 @@ def operands(task: Task, where: str) -> list[torch.Tensor]:
 
 
 def timed(step: Step, tensors: Sequence[torch.Tensor], rounds: int = 20) -> float:
-    """Return the median seconds of a step on the current GPU, with a flushed cache, by events."""
+    """Return the median seconds of a step on the current GPU, with a flushed cache."""
+    return clocked(lambda: step.launch(*tensors), rounds)
+
+
+def clocked(call: Callable[[], Any], rounds: int = 20) -> float:
+    """Return the median seconds of a call on the current GPU, with a flushed cache, by events."""
     flush = torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
     times: list[float] = []
     for _ in range(3):
-        step.launch(*tensors)
+        call()
     for _ in range(rounds):
         flush.zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        step.launch(*tensors)
+        call()
         stop.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop) / 1000)
