@@ -18,6 +18,7 @@ from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.tasks import Task, task_of
+from contractc.backends.triton.workspace import Places
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
@@ -26,6 +27,13 @@ from contractc.programs import Step as AnyStep
 def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled:
     """Return the function of a prepared program; its notes say what each step runs as and why."""
     known: dict[str, Any] = {}
+    places: dict[int, Places] = {}
+
+    def opening(names: Sequence[str], inside: Program) -> Sequence[str]:
+        places[id(inside)] = found = Places(inside)
+        for name, thing in found.globals().items():
+            dialect.use(name, thing)
+        return found.opening(names)
 
     def kernel(names: Sequence[str], out: Value, inside: Program) -> str | None:
         step = next(s for s in inside.steps if s.outs == (out,))
@@ -39,9 +47,9 @@ def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled
             dialect.use("not_negative", semirings.not_negative)
             given = [f"not_negative({x})" for x in given]
         dialect.use(name, known[name])
-        return f"{name}({', '.join(given)})"
+        return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
 
-    dialect = Torch(kernel)
+    dialect = Torch(kernel, opening)
     made = emit(program, dialect, constants, "<contractc triton program>")
     said = notes(program, device)
     lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
