@@ -29,6 +29,7 @@ class Torch:
 
     `kernel(names, out, program)` returns the expression for a step that is none of torch's own operations, or
     None for one that is; `opening(names, program)` the lines that a function of inputs of these names starts with.
+    `sliced` runs loops.
     """
 
     fuse_batch = True
@@ -37,9 +38,10 @@ class Torch:
         self,
         kernel: Callable[[Sequence[str], Value, Program], str | None] | None = None,
         opening: Callable[[Sequence[str], Program], Sequence[str]] | None = None,
+        sliced: Callable[..., Any] = operations.sliced,
     ) -> None:
         self.names: dict[str, Any] = {"Tensor": torch.Tensor}
-        self.kernel, self.starts = kernel, opening
+        self.kernel, self.starts, self.sliced = kernel, opening, sliced
 
     def opening(self, function: Function) -> Sequence[str]:
         """Return what `starts` says, if anything."""
@@ -176,7 +178,7 @@ class Torch:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
-        function = self.use("sliced", operations.sliced)
+        function = self.use("sliced", self.sliced)
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
         modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]

@@ -161,8 +161,10 @@ class Step:
         if len(variant.passes) == 2:
             width = getattr(torch, first.problem.out.dtype)
             size = first.config.split * first.problem.size(first.problem.out.modes)
-            planned = partial is not None and partial.dtype == width and partial.numel() >= size
-            target = partial if planned else torch.empty(size, dtype=width, device=like.device)
+            if partial is not None and partial.dtype == width and partial.numel() >= size:
+                target = partial
+            else:
+                target = torch.empty(size, dtype=width, device=like.device)
         numbers = [self._stride(at, m, variant, tensors, result) for at, m in first.source.strides]
         launch(first, (*tensors, target), sizes, numbers)
         if len(variant.passes) == 2:

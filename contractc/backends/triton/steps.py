@@ -16,6 +16,7 @@ from contractc.backends.torch.dialect import Torch
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
+from contractc.backends.triton.graphs import sliced
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.tasks import Task, task_of
 from contractc.backends.triton.workspace import Places
@@ -49,7 +50,7 @@ def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled
         dialect.use(name, known[name])
         return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
 
-    dialect = Torch(kernel, opening)
+    dialect = Torch(kernel, opening, sliced)
     made = emit(program, dialect, constants, "<contractc triton program>")
     said = notes(program, device)
     lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
