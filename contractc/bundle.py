@@ -271,23 +271,34 @@ def _loaded(
     constants = _constants(program, members, backend, part.device)
     given = (_at_first_call(program), plan, part.target, constants, part.exponent, save)
     remarks: list[str] = []
-    if part.binaries and not hasattr(backend, "from_binaries"):
-        remarks.append(f"its binaries are not used: '{part.backend}' compiles its source instead")
-    elif part.binaries and trusted:
-        held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
+    made = _from_binaries(part, members, trusted, given, remarks)
+    if made is None:
         try:
-            made = executable_of(*given, tuple(remarks), held)
-            return replace(made, program=program), remarks
+            made = executable_of(*given)
         except (UnsupportedError, ImportError) as error:
-            remarks.append(f"its binaries are not used: {error}")
-    elif part.binaries:
-        remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
-    made = replace(executable_of(*given), program=program)
+            raise UnsupportedError("; ".join([*remarks, str(error)])) from None
     if made.source != _text(members, part.source):
         if manifest.generator == _generator():
             raise ValueError(f"{part.source} is not what its program generates")
         remarks.append(f"its source was generated anew: contractc {manifest.contractc} generated another one")
-    return made, remarks
+    return replace(made, program=program), remarks
+
+
+def _from_binaries(
+    part: Part, members: Mapping[str, memoryview], trusted: bool, given: tuple[Any, ...], remarks: list[str]
+) -> Executable | None:
+    """Return the executable made of the binaries of a part; None, and a remark, if they are not used."""
+    if not part.binaries:
+        return None
+    if not trusted:
+        remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
+        return None
+    held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
+    try:
+        return executable_of(*given, binaries=held)
+    except (UnsupportedError, ImportError) as error:
+        remarks.append(f"its binaries are not used: {error}")
+        return None
 
 
 def _at_first_call(program: Program) -> Program:
