@@ -8,8 +8,9 @@ from the program, and has to be the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -269,12 +270,14 @@ def _loaded(
     program = Program.from_json(_text(members, part.program))
     plan = Plan.from_json(_text(members, part.plan))
     constants = _constants(program, members, backend, part.device)
-    given = (_at_first_call(program), plan, part.target, constants, part.exponent, save)
+    assembled = partial(
+        executable_of, _at_first_call(program), plan, part.target, constants, part.exponent, save
+    )
     remarks: list[str] = []
-    made = _from_binaries(part, members, trusted, given, remarks)
+    made = _from_binaries(part, members, trusted, assembled, remarks)
     if made is None:
         try:
-            made = executable_of(*given)
+            made = assembled()
         except (UnsupportedError, ImportError) as error:
             raise UnsupportedError("; ".join([*remarks, str(error)])) from None
     if made.source != _text(members, part.source):
@@ -285,7 +288,11 @@ def _loaded(
 
 
 def _from_binaries(
-    part: Part, members: Mapping[str, memoryview], trusted: bool, given: tuple[Any, ...], remarks: list[str]
+    part: Part,
+    members: Mapping[str, memoryview],
+    trusted: bool,
+    assembled: Callable[..., Executable],
+    remarks: list[str],
 ) -> Executable | None:
     """Return the executable made of the binaries of a part; None, and a remark, if they are not used."""
     if not part.binaries:
@@ -295,7 +302,7 @@ def _from_binaries(
         return None
     held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
     try:
-        return executable_of(*given, binaries=held)
+        return assembled(binaries=held)
     except (UnsupportedError, ImportError) as error:
         remarks.append(f"its binaries are not used: {error}")
         return None
