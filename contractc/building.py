@@ -22,7 +22,7 @@ from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
-from contractc.programs import Constant, Program
+from contractc.programs import Constant, Program, with_precision
 from contractc.remembering import remembered
 from contractc.search import check_allocation
 
@@ -78,6 +78,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     backend = backend_named(target.backend)
     kernels = fusers(target, options.ahead)
     program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
+    program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)

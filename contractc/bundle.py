@@ -170,7 +170,7 @@ def load(
             continue
         except ValueError as error:
             raise BundleError(f"{name} is damaged: {error}") from None
-        return replace(made, remarks=(head, *refusals, *remarks))
+        return replace(made, remarks=(head, *refusals, *remarks, *made.remarks))
     raise BundleError("\n  ".join([f"{name} cannot run here", *refusals]))
 
 

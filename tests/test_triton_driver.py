@@ -118,7 +118,7 @@ class Driver:
             at += 1
         told = dict(zip(source.strides, values[at:], strict=False))
         assert sizes == [
-            toolchain.grid_of(source, extents, one.config.split),
+            toolchain.grid_of(source, extents, one.config, torch.device("cpu")),
             1,
             1,
             32 * one.config.warps,
@@ -235,6 +235,7 @@ def test_kernels_are_launched_with_what_they_take(name: str, cuda: Driver, tmp_p
     flags = [x.conj() if k in conj else x for k, x in enumerate(operands)]
     torch.testing.assert_close(made(*operands), torch.einsum(text, *flags), rtol=1e-4, atol=1e-3)
     assert cuda.launches
+    assert "us predicted" not in str(made)
     assert "kernel compiled ahead of time, tile" in str(made)
     assert "Triton" not in str(made)
 
@@ -396,7 +397,7 @@ def test_what_the_driver_refuses_is_compiled_again(
         monkeypatch.setattr(ahead.Launch, "from_json", lambda text: replace(from_json(text), shared=2**16))
     made.save(path)
     cuda.refused = call
-    assert contractc.load(path, trust=True).remarks[1:] == (f"its binaries are not used: {reason}",)
+    assert contractc.load(path, trust=True).remarks[1] == f"its binaries are not used: {reason}"
 
 
 def test_a_launch_that_fails_is_an_error(cuda: Driver, tmp_path: Path) -> None:
@@ -427,7 +428,7 @@ def test_without_cuda_bindings_kernels_are_compiled_again(
     driver.driver.cache_clear()
     again = contractc.load(path, trust=True)
     assert str(again.target) == "triton:cuda:90"
-    assert again.remarks == ("loaded from net.ccb", UNUSABLE)
+    assert again.remarks[:2] == ("loaded from net.ccb", UNUSABLE)
 
 
 WITHOUT_TRITON = """
@@ -496,3 +497,9 @@ def test_without_a_target_here_a_bundle_of_kernels_is_refused(tmp_path: Path) ->
         BundleError, match=r"not for triton:cuda:90: (this torch was built without CUDA|there is no)"
     ):
         contractc.load(path, trust=True)
+
+
+def test_a_persistent_grid_has_a_program_for_each_processor() -> None:
+    (a,) = backend.artifacts(compiled(FUSED, *SHAPES, dtype="float32").program)
+    assert a.launch.resident == 0 and a.launch.programs(a.launch.sizes, 3) > 6
+    assert replace(a.launch, resident=2).programs(a.launch.sizes, 3) == 6

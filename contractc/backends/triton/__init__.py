@@ -22,24 +22,21 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.ahead import Artifact, artifacts, binaries, runs_on
 from contractc.backends.triton.choose import prepared as _prepared
 from contractc.backends.triton.driver import launched
-from contractc.backends.triton.launch import Step, device_model
-from contractc.backends.triton.model import Device
+from contractc.backends.triton.gpus import gpu_model, measured, stored
+from contractc.backends.triton.launch import Step
 from contractc.backends.triton.steps import aten, emitted
-from contractc.backends.triton.tuning import timed, tuned
+from contractc.backends.triton.tuning import clocked, timed, tuned
 from contractc.errors import OperandError
 from contractc.executable import MISS
-from contractc.machine import Target
+from contractc.machine import Gpu, Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 
 __all__ = [
     "Artifact", "Step", "artifacts", "as_array", "as_given", "binaries", "compile", "compile_once", "constant",
-    "from_binaries", "from_portable", "is_available", "prepared", "promote", "refuses", "to_bytes", "to_portable",
-    "tune", "unavailable", "version",
+    "from_binaries", "from_portable", "is_available", "prepared", "promote", "refuses", "remark", "to_bytes",
+    "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
-
-PRECISION = "default"
-"""How float32 is multiplied where the program does not say."""
 
 
 def as_array(x: Any, number: int, like: Any = None) -> Any:
@@ -91,7 +88,7 @@ def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program
     if not ahead and not toolchain.interpreted():
         return program
     toolchain.require()
-    return _prepared(program, device_model(target.device), PRECISION, checked=not toolchain.interpreted())
+    return _prepared(program, gpu_model(target.device), checked=not toolchain.interpreted())
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
@@ -101,13 +98,13 @@ def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
     compiled in a thread of their own; they take over when they are ready.
     """
     toolchain.require()
-    device = device_model("cuda")
+    device = gpu_model("cuda")
     plain = aten(program, constants)
     if not any(isinstance(s, Contract) and s.how for s in steps_of(program)):
         later = Later(lambda: _in_background(program, device, constants), plain.run)
         notes = tuple(f"{note} (until its kernels are compiled)" for note in plain.notes)
         return Compiled(_switch(later, plain.run), plain.source, notes)
-    kernels = emitted(program, device, PRECISION, constants)
+    kernels = emitted(program, device, constants)
     return Compiled(_switch(kernels.run, plain.run), kernels.source, kernels.notes)
 
 
@@ -132,9 +129,9 @@ def steps_of(program: Program) -> Iterator[AnyStep]:
             yield from steps_of(step.body)
 
 
-def _in_background(program: Program, device: Device, constants: Sequence[Any]) -> Callable[..., Any]:
-    made = _prepared(program, device, PRECISION, checked=not toolchain.interpreted())
-    return emitted(made, device, PRECISION, constants).run
+def _in_background(program: Program, device: Gpu, constants: Sequence[Any]) -> Callable[..., Any]:
+    made = _prepared(program, device, checked=not toolchain.interpreted())
+    return emitted(made, device, constants).run
 
 
 class Later:
@@ -182,11 +179,20 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
 def tune(program: Program, target: Target, database: Path | None = None) -> Program:
     """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
 
-    What was timed is appended to `database` (JSON lines), and looked up there first.
+    What was timed is appended to `database` (JSON lines), and looked up there first. The rates of a GPU are measured
+    when something is tuned on it for the first time, and used from then on.
     """
-    device = device_model(target.device)
-    measure = timed if torch.cuda.is_available() else None
-    return tuned(program, device, PRECISION, measure, database)
+    device = gpu_model(target.device)
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        device = stored(name) or measured(device, name, clocked)
+        return tuned(program, device, timed, database)
+    return tuned(program, device, None, database)
+
+
+def remark(target: Target) -> str:
+    """Return what the predicted microseconds are for, as `explain` says it."""
+    return f"microseconds are predicted for {gpu_model(target.device)}"
 
 
 def unavailable(device: str) -> str | None:

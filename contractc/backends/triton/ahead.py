@@ -8,7 +8,8 @@ from math import prod
 from typing import NamedTuple
 
 from contractc.backends.triton import toolchain
-from contractc.backends.triton.launch import Pass, device_model, passes_of
+from contractc.backends.triton.gpus import like
+from contractc.backends.triton.launch import Pass, passes_of
 from contractc.backends.triton.problem import Problem
 from contractc.backends.triton.tasks import LIBRARY, Task, chosen_config, task_of
 from contractc.notation import Term
@@ -37,7 +38,8 @@ class Launch:
 
     Modes are those of the kernel. In the first pass over a step, mode m stands for the modes `stands_for[m]` of the
     step and its extent is their product; the second pass, which adds the partial sums of a `split` sum, has the
-    extents `sizes`. A first pass of two writes `partial_size` numbers of dtype `partial`.
+    extents `sizes`. A first pass of two writes `partial_size` numbers of dtype `partial`. With `resident` there are
+    at most so many programs for each processor of the device, which walk through the grid.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Launch:
     sizes: tuple[int, ...]
     grid: tuple[Axis, ...]
     split: int
+    resident: int
     partial: str
     partial_size: int
 
@@ -72,9 +75,10 @@ class Launch:
             raise ValueError(f"a kernel of {found.parameters} parameters, of which {known} are described")
         return found
 
-    def programs(self, extents: tuple[int, ...]) -> int:
-        """Return the number of programs for the extents of the kernel's modes."""
-        return self.split * prod(-(-prod(extents[m] for m in a.modes) // a.block) for a in self.grid)
+    def programs(self, extents: tuple[int, ...], processors: int) -> int:
+        """Return the number of programs for the extents of the kernel's modes on a device of so many processors."""
+        count = self.split * prod(-(-prod(extents[m] for m in a.modes) // a.block) for a in self.grid)
+        return min(count, self.resident * processors) if self.resident else count
 
 
 class Artifact(NamedTuple):
@@ -92,7 +96,7 @@ def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
 
     They are named `<step>.<pass>`, those of the body of a loop `<step>.<step>.<pass>`.
     """
-    device = device_model(f"cuda:{arch}")
+    device = like("", arch)
     found: list[Artifact] = []
     for s, step in enumerate(program.steps):
         if isinstance(step, Loop):
@@ -134,6 +138,7 @@ def _artifact(
         problem.extents,
         tuple(Axis(run.modes, block) for run, block in source.grid),
         config.split,
+        config.resident,
         partial_dtype,
         config.split * problem.size(problem.out.modes) if partial_dtype else 0,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from contractc.backends import Compiled
+from contractc.backends.triton import toolchain
 from contractc.backends.triton.ahead import Launch, inner_modes
 from contractc.backends.triton.launch import unwritten
 from contractc.backends.triton.steps import emitted_with, plain_of
@@ -174,7 +175,7 @@ class Kernel:
         if not self.task.dynamic:
             return True
         numbers = [2 * prod(extents[m] for m in term) for term in self.task.terms]  # pairs, if complex
-        return max(*numbers, self.passes[0].launch.programs(sizes)) < MOST
+        return max(*numbers, self.passes[0].launch.programs(sizes, 1)) < MOST
 
     def _strides(self, extents: Sequence[int]) -> list[int]:
         """Return the strides that the kernel is told: those of values in order, summed over the axes of a mode."""
@@ -199,8 +200,10 @@ class Kernel:
         parameters = packed(
             launch, [x.data_ptr() for x in tensors], [sizes[m] for m in launch.extents], strides
         )
-        grid, block = (launch.programs(sizes), 1, 1), (WARP * launch.warps, 1, 1)
-        stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
+        device = tensors[0].device
+        grid = (launch.programs(sizes, toolchain.processors(device)), 1, 1)
+        block = (WARP * launch.warps, 1, 1)
+        stream = torch.cuda.current_stream(device).cuda_stream
         (error,) = self.api.cuLaunchKernel(function, *grid, *block, launch.shared, stream, parameters, 0)
         if int(error):
             raise RuntimeError(f"cuLaunchKernel: {getattr(error, 'name', error)} for {self}")

@@ -26,6 +26,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from contractc.backends.triton.emit import Source
+from contractc.backends.triton.tiles import TileConfig
 from contractc.errors import UnsupportedError
 
 try:
@@ -188,21 +189,32 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def library_tf32() -> bool:
+    """Return whether torch may multiply float32 as tf32 on a GPU; it is set for a whole process."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 def architecture(device: str, default: int = 90) -> int:
     """Return the architecture that a target's device names (`cuda:80` is 80), or `default`."""
     _, _, number = device.partition(":")
     return int(number) if number.isdigit() and int(number) >= 70 else default
 
 
-def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
+def grid_of(source: Source, extents: Sequence[int], config: TileConfig, device: torch.device) -> int:
     """Return the number of programs of a launch; `extents` by mode of the problem."""
-    programs = split
+    programs = config.split
     for run, block in source.grid:
         size = 1
         for m in run.modes:
             size *= extents[m]
         programs *= -(-size // block)
-    return programs
+    return min(programs, config.resident * processors(device)) if config.resident else programs
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Return how many processors a GPU has; three where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
 
 
 def transformed() -> bool:
