@@ -81,11 +81,11 @@ def tested(tiny: bool, where: str, draws: int, *, sanitize: bool) -> int:
                 wrong, count = wrong + (not same), count + 1
                 if not same:
                     print(f"WRONG {case}", flush=True)
-    for case in cases(True):
-        good = right(case, where)
+    for one in cases(True):
+        good = right(one, where)
         wrong, count = wrong + (not good), count + 1
         if not good:
-            print(f"WRONG {case.name} {case.dtype}", flush=True)
+            print(f"WRONG {one.name} {one.dtype}", flush=True)
     print(f"{count} contractions, {wrong} wrong, on {device_name(where)}")
     return wrong + (sanitized(shutil.which) if sanitize else 0)
 
@@ -208,7 +208,7 @@ def plain_calls(
         except Absent as reason:
             absent[peer.name] = str(reason)
             continue
-        calls[peer.name] = trained(lambda *_, call=call: call(), xs, train)  # type: ignore[misc]
+        calls[peer.name] = trained(lambda *_, call=call: call(), xs, train)
     return calls, absent, executable, result
 
 

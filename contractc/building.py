@@ -105,7 +105,7 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
     if not prologue.steps:
         numbers = [v.number for v in prologue.inputs]
         return [copies[numbers.index(i)] for i in prologue.results]
-    made = backend.compile(prologue, ()).run(*copies)
+    made = getattr(backend, "compile_once", backend.compile)(prologue, ()).run(*copies)
     results = made if len(prologue.results) > 1 else (made,) if prologue.results else ()
     return [backend.constant(x, number) for x, number in zip(results, prologue.results, strict=True)]
 

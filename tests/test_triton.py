@@ -245,7 +245,7 @@ def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
     assert str(executable.target) == "triton:cuda:90"
     assert "kernel" in str(executable) and "tile" in str(executable.program)
     (artifact,) = backend.artifacts(executable.program, 90)
-    assert artifact.cubin[:4] == b"\x7fELF" and artifact.metadata["spills"] == 0
+    assert artifact.cubin[:4] == b"\x7fELF" and artifact.launch.spills == 0
     assert "def kernel" in artifact.source
     if not torch.cuda.is_available():
         with pytest.raises(OperandError, match="operand 0 is on cpu; the kernels run on CUDA devices"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contractc.lower.workspace import ALIGNMENT, Block, alive, planned
 from contractc.programs import Contract, Program, Reshape, Step, Value
+from contractc.workspace import ALIGNMENT, Block, alive, planned
 
 BLOCKS = st.dictionaries(
     st.integers(0, 40),

@@ -60,7 +60,12 @@ def test_bench_runs_from_end_to_end(
 ) -> None:
     lines: list[dict[str, Any]] = []
     shown = gpu.shown
-    monkeypatch.setattr(gpu, "shown", lambda line: lines.append(line) or shown(line))
+
+    def kept(line: dict[str, Any]) -> str:
+        lines.append(line)
+        return shown(line)
+
+    monkeypatch.setattr(gpu, "shown", kept)
     before = gpu.RESULTS.read_bytes() if gpu.RESULTS.exists() else None
     assert gpu.main(["bench", "--tiny", "--only", only]) == 0
     assert lines and {line["cache"] for line in lines} == {"cold", "warm"}

@@ -139,17 +139,8 @@ class Step:
         out: Tensor | None,
         partial: Tensor | None,
     ) -> Tensor:
-        task = self.task
         like = tensors[0]
-        dtype = getattr(torch, task.dtypes[-1])
-        shape = [extents[m] for m in task.terms[-1]]
-        if out is not None:
-            result = out
-        elif len(set(task.terms[-1])) < len(task.terms[-1]):
-            zero = zero_of(task.semiring, task.dtypes[-1])
-            result = torch.full(shape, zero, dtype=dtype, device=like.device)
-        else:
-            result = torch.empty(shape, dtype=dtype, device=like.device)
+        result = unwritten(self.task, extents, like.device) if out is None else out
         sizes = []
         for part in variant.parts:
             size = 1
@@ -177,6 +168,15 @@ class Step:
         (inner,) = variant.parts[mode][-1:]
         x = tensors[at] if at < len(tensors) else out
         return sum(s for m, s in zip(self.task.terms[at], x.stride(), strict=True) if m == inner)
+
+
+def unwritten(task: Task, extents: Sequence[int], device: torch.device) -> Tensor:
+    """Return memory for the result of a task, zero where its modes repeat and a kernel writes the diagonal only."""
+    term, dtype = task.terms[-1], getattr(torch, task.dtypes[-1])
+    shape = [extents[m] for m in term]
+    if len(set(term)) < len(term):
+        return torch.full(shape, zero_of(task.semiring, task.dtypes[-1]), dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def literal(

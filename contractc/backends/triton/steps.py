@@ -18,8 +18,8 @@ from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
 from contractc.backends.triton.graphs import sliced
 from contractc.backends.triton.launch import Step
+from contractc.backends.triton.places import Places
 from contractc.backends.triton.tasks import Task, task_of
-from contractc.backends.triton.workspace import Places
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
@@ -27,6 +27,20 @@ from contractc.programs import Step as AnyStep
 
 def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled:
     """Return the function of a prepared program; its notes say what each step runs as and why."""
+    made = emitted_with(
+        program,
+        constants,
+        lambda step, inside: step_of(task_of(step, inside), step.how, device),
+    )
+    said = notes(program, device)
+    lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
+    return made._replace(notes=tuple(lines))
+
+
+def emitted_with(
+    program: Program, constants: Sequence[Any], kernel_of: Callable[[Contract, Program], Any]
+) -> Compiled:
+    """Return the function of a prepared program that calls `kernel_of(step, its program)` for steps with a tile."""
     known: dict[str, Any] = {}
     places: dict[int, Places] = {}
 
@@ -42,7 +56,7 @@ def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled
         if not step.how.startswith("tile"):
             return None
         name = f"k{len(known)}"
-        known[name] = step_of(task_of(step, inside), step.how, device)
+        known[name] = kernel_of(step, inside)
         given = list(names)
         if inside.semiring == "max_times":
             dialect.use("not_negative", semirings.not_negative)
@@ -51,16 +65,13 @@ def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled
         return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
 
     dialect = Torch(kernel, opening, sliced)
-    made = emit(program, dialect, constants, "<contractc triton program>")
-    said = notes(program, device)
-    lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
-    return made._replace(notes=tuple(lines))
+    return emit(program, dialect, constants, "<contractc triton program>")
 
 
 def step_of(task: Task, how: str, device: Gpu) -> Step:
     """Return the step that runs `task` as kernels."""
     compute = partial(_computed, device)
-    return Step(task, how, partial(_plain, task), partial(recorded, compute), device)
+    return Step(task, how, plain_of(task), partial(recorded, compute), device)
 
 
 def aten(program: Program, constants: Sequence[Any]) -> Compiled:
@@ -102,6 +113,11 @@ def program_of(task: Task) -> Program:
         task.dynamic,
         precision=task.precision,
     )
+
+
+def plain_of(task: Task) -> Callable[..., Tensor]:
+    """Return `task` as torch's own operations; they are put together at the first call."""
+    return partial(_plain, task)
 
 
 def _plain(task: Task, *tensors: Tensor) -> Tensor:

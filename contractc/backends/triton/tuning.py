@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 
+from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import GENERATOR
 from contractc.backends.triton.launch import Step
@@ -48,7 +48,7 @@ class Tuned:
     key: str
     gpu: str
     generator: int
-    triton: str
+    triton: str | None
     config: str
     seconds: float
 
@@ -108,7 +108,7 @@ def read(database: Path, gpu: str) -> dict[str, Tuned]:
             valid = row.config == LIBRARY or bool(parsed(row.config))
         except (ValueError, TypeError):
             continue
-        if valid and (row.gpu, row.generator, row.triton) == (gpu, GENERATOR, triton.__version__):
+        if valid and (row.gpu, row.generator, row.triton) == (gpu, GENERATOR, toolchain.VERSION):
             found[row.key] = row
     return found
 
@@ -128,7 +128,7 @@ def _fastest(task: Task, problem: Problem, device: Gpu, measure: Measure | None,
     fitting = [pair for pair, good in zip(ranking, holds, strict=True) if good]
 
     def row(config: str, seconds: float) -> Tuned:
-        return Tuned(key_of(problem), gpu_name(), GENERATOR, triton.__version__, config, seconds)
+        return Tuned(key_of(problem), gpu_name(), GENERATOR, toolchain.VERSION, config, seconds)
 
     if measure is None:
         return row(str(fitting[0][0]), fitting[0][1].seconds) if fitting else None

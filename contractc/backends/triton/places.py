@@ -12,8 +12,8 @@ from torch import Tensor
 from contractc.backends.triton.problem import ACCUMULATED
 from contractc.backends.triton.tiles import parsed
 from contractc.dtypes import is_complex, itemsize
-from contractc.lower.workspace import Block, alive, planned
 from contractc.programs import Contract, Program, Step
+from contractc.workspace import Block, alive, planned
 
 
 def block_for(size: int, *tensors: Tensor) -> Tensor | None:
