@@ -165,7 +165,7 @@ def annealed(
         pilot = int(total * PILOT) if total >= FIRST else 0
         shares = Shares(pilot, int(total * SCOUTING))
     ran = [_Ran(LOCAL, -1, 0, charge(graph, starts[0], objective), starts[0], 0.0)]
-    chosen = _pilots(crew, starts, shares, ran)
+    chosen = _pilots(crew, starts, shares, ran, moves is None)
     if chosen is None:
         return crew.answer(ran, ())
     if not isinstance(moves, tuple):
@@ -195,7 +195,9 @@ class Shares(NamedTuple):
     made: int = 0
 
 
-def _pilots(crew: _Crew, starts: Sequence[Pairs], shares: Shares, ran: list[_Ran]) -> list[Schedule] | None:
+def _pilots(
+    crew: _Crew, starts: Sequence[Pairs], shares: Shares, ran: list[_Ran], timed: bool
+) -> list[Schedule] | None:
     """Return the promising schedules after their pilots and the scouts, best first; None if the time was over."""
     pilot = shares.pilot
     local = [LOCAL] if len(starts) == 1 else [LOCAL, SWEPT]
@@ -212,9 +214,12 @@ def _pilots(crew: _Crew, starts: Sequence[Pairs], shares: Shares, ran: list[_Ran
     chosen = [run.schedule for run in ranked if run.cost <= ranked[0].cost + PROMISING]
     if SCOUTS in chosen:
         more = max(0, shares.scouting // length - first)
+        if timed:
+            pace = sum(run.seconds for run in pilots[len(local) :]) / first
+            more = min(more, int(SCOUTING * crew.threads * max(0.0, crew.clock.left()) / max(1e-6, pace)))
         scouts = crew.run([scout] * more, ran)
-        if sum(run.made for run in scouts) < more * length:
-            return None
+        if scouts and scouts[-1].made < length:
+            ran.pop()  # it could not be made again
         best = min([run.cost for run in ran if run.schedule is SCOUTS])
         if best < ranked[0].cost:
             chosen = [SCOUTS, *(run.schedule for run in ranked if run.cost <= best + CLOSE)]
