@@ -9,9 +9,10 @@ from contractc.dtypes import is_floating, wide
 from contractc.lower.choose import choose, free_results, layout
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.passes import PASSES
+from contractc.lower.slices import in_slices
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
-from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Program, Reshape, Step, Value
+from contractc.programs import Broadcast, Call, Constant, Contract, Program, Reshape, Step, Value
 from contractc.providers import providers
 from contractc.serial import checked
 
@@ -50,8 +51,8 @@ def lower(
     return program
 
 
-def translate(plan: Plan, target: Target) -> Program:
-    """Return `plan` as a program, one Contract a step; sliced modes become one Loop around all of them.
+def translate(plan: Plan, target: Target, hoist: bool = True) -> Program:
+    """Return `plan` as a program, one Contract a step; sliced modes become loops around those that depend on them.
 
     Where a factorized operand splits modes, arrays are reshaped at both ends. Constants have no digest yet:
     their arrays are not known here.
@@ -63,7 +64,7 @@ def translate(plan: Plan, target: Target) -> Program:
     network, terms = plan.network, plan.terms()
     count = len(network.tensors)
     inner = wide(network.dtype) if target.backend == "numpy" else network.dtype
-    sliced = set(plan.sliced)
+    sliced = tuple(m for m in plan.sliced if network.extents[m] > 1)
     inputs = tuple(Value(k, t.given or t.modes, t.dtype) for k, t in enumerate(network.tensors))
     fresh = count + len(plan.path)
     split: list[Step] = []
@@ -78,21 +79,18 @@ def translate(plan: Plan, target: Target) -> Program:
     conjugated = {plan.results[o] for o in network.conjugated}
     final = set() if sliced else set(plan.results)
     for s, ids in enumerate(plan.path):
-        modes = tuple(m for m in terms[count + s] if m not in sliced)
+        term = distinct(terms[count + s]) if sliced else terms[count + s]
         flip = count + s in conjugated  # the conjugate of a product is that of its factors
         flags = tuple((i < count and network.tensors[i].conj) != flip for i in ids)
-        out = Value(count + s, modes, network.dtype if count + s in final else inner)
+        out = Value(count + s, term, network.dtype if count + s in final else inner)
         step = Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ())
         made = _with_broadcast(step, {m for i in ids for m in terms[i]}, fresh)
         fresh += len(made) - 1
         steps += made
     results = plan.results
     if sliced:
-        body_inputs = tuple(
-            Value(v.number, tuple(m for m in v.modes if m not in sliced), v.dtype) for v in leaves
-        )
-        body = Program(
-            body_inputs,
+        whole = Program(
+            tuple(leaves),
             tuple(steps),
             results,
             network.extents,
@@ -101,12 +99,10 @@ def translate(plan: Plan, target: Target) -> Program:
             (),
             network.labels,
         )
-        whole = tuple(Value(fresh + o, distinct(term), inner) for o, term in enumerate(network.outputs))
-        fresh += len(whole)
         finals = tuple(Value(fresh + o, term, network.dtype) for o, term in enumerate(network.outputs))
         fresh += len(finals)
-        steps = [Loop(whole, tuple(v.number for v in leaves), _with_distinct_results(body), plan.sliced)]
-        steps += [Contract(v, (w.number,)) for v, w in zip(finals, whole, strict=True)]
+        steps = list(in_slices(whole, sliced, hoist).steps)
+        steps += [Contract(v, (i,)) for v, i in zip(finals, results, strict=True)]
         results = tuple(v.number for v in finals)
     for o, term in enumerate(network.fused):
         steps.append(Reshape(Value(fresh + o, term, network.dtype), (results[o],)))
@@ -144,16 +140,6 @@ def _with_broadcast(step: Contract, present: set[int], fresh: int) -> list[Step]
 def distinct(term: tuple[int, ...]) -> tuple[int, ...]:
     """Return the modes of `term`, each once."""
     return tuple(dict.fromkeys(term))
-
-
-def _with_distinct_results(body: Program) -> Program:
-    """Return `body` with results that have each mode once; a repeated output is spread after the loop."""
-    steps = [
-        replace(s, out=replace(s.out, modes=distinct(s.out.modes)))
-        for s in body.steps
-        if isinstance(s, Contract | Broadcast)
-    ]
-    return replace(body, steps=tuple(steps))
 
 
 def split_exponents(program: Program) -> Program:

@@ -166,9 +166,13 @@ class Torch:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
+        modes = {m: program.extents[m] for m in step.modes}
+        if step.scaled:
+            function = self.use("scaled_slices", operations.scaled_slices)
+            outs = [v.modes for v in step.outs[::2]]
+            return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs})"
         function = self.use("sliced", operations.sliced)
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
-        modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]
         dtypes = [f"({self.dtype(v.dtype)}, {self.dtype(self.wide(wide(v.dtype)))})" for v in step.outs]
         listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}]"

@@ -1,0 +1,70 @@
+"""The operations that a step can call by name, and the arithmetic of numbers that carry a power of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from contractc.dtypes import is_complex
+from contractc.evaluation import Array
+from contractc.notation import Term
+
+if TYPE_CHECKING:
+    from contractc.programs import Value
+
+Scaled = tuple[Any, int]
+"""An array x and an exponent e: the numbers x * 2**e."""
+
+
+class Operation(NamedTuple):
+    """An operation a `Call` can name: what its outputs look like and what they are."""
+
+    outs: Callable[[Sequence[Value]], list[tuple[Term, str]]]
+    evaluate: Callable[[Sequence[Array]], list[Array]]
+
+
+def times_power(x: Array, exponent: int) -> Array:
+    """Return x * 2**exponent, exact where the result is a normal number."""
+    if not exponent:
+        return x
+    exponent = max(-40000, min(40000, exponent))  # beyond all floats, so 0 or infinity; a C int
+    if not is_complex(x.dtype.name):
+        return np.asarray(np.ldexp(x, exponent), x.dtype)
+    value = np.empty(np.shape(x), x.dtype)  # a sum with 1j times the imaginary part makes NaN of infinities
+    value.real, value.imag = np.ldexp(x.real, exponent), np.ldexp(x.imag, exponent)
+    return value
+
+
+def add_scaled(left: Scaled, right: Scaled) -> Scaled:
+    """Return the sum of two arrays that carry exponents; zeros have none."""
+    (x, a), (y, b) = left, right
+    if a != b and not np.any(x):
+        return y, b
+    if a != b and not np.any(y):
+        return x, a
+    e = max(a, b)
+    return np.add(times_power(x, a - e), times_power(y, b - e)), e
+
+
+def _split_exponent(arrays: Sequence[Array]) -> list[Array]:
+    (x,) = arrays
+    parts = [x.real, x.imag] if is_complex(x.dtype.name) else [x]
+    largest = max((float(np.max(np.abs(p), initial=0)) for p in parts), default=0.0)
+    exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
+    return [np.asarray(times_power(x, -exponent)), np.array(exponent)]
+
+
+OPERATIONS = {
+    "split_exponent": Operation(
+        lambda values: [(values[0].modes, values[0].dtype), ((), "int64")],
+        _split_exponent,
+    ),
+    "sum_exponents": Operation(
+        lambda values: [((), "int64")],
+        lambda arrays: [np.array(sum(int(x) for x in arrays))],
+    ),
+}
+"""`split_exponent`: x -> (x / 2**e, e), the largest part of x / 2**e in [0.5, 1); e = 0 for zeros and infinities.
+`sum_exponents`: any number of exponents -> their sum."""
