@@ -51,10 +51,7 @@ def network_of(
 
 def plan_of(network: TensorNetwork, options: Options) -> Plan:
     """Return the plan for `network` that the options ask for."""
-    plan = remembered(network, options.optimize, memory_allowed(network, options))
-    if options.exponent and plan.sliced:
-        raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
-    return plan
+    return remembered(network, options.optimize, memory_allowed(network, options))
 
 
 def memory_allowed(network: TensorNetwork, options: Options) -> int | None:

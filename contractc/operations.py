@@ -51,7 +51,7 @@ def add_scaled(left: Scaled, right: Scaled) -> Scaled:
 def _split_exponent(arrays: Sequence[Array]) -> list[Array]:
     (x,) = arrays
     parts = [x.real, x.imag] if is_complex(x.dtype.name) else [x]
-    largest = max((float(np.max(np.abs(p), initial=0)) for p in parts), default=0.0)
+    largest = max(float(max(np.max(p, initial=0), -np.min(p, initial=0))) for p in parts)
     exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
     return [np.asarray(times_power(x, -exponent)), np.array(exponent)]
 
@@ -65,6 +65,10 @@ OPERATIONS = {
         lambda values: [((), "int64")],
         lambda arrays: [np.array(sum(int(x) for x in arrays))],
     ),
+    "times_power": Operation(
+        lambda values: [(values[0].modes, values[0].dtype)],
+        lambda arrays: [times_power(arrays[0], int(arrays[1]))],
+    ),
 }
 """`split_exponent`: x -> (x / 2**e, e), the largest part of x / 2**e in [0.5, 1); e = 0 for zeros and infinities.
-`sum_exponents`: any number of exponents -> their sum."""
+`sum_exponents`: any number of exponents -> their sum. `times_power`: x, e -> x * 2**e."""

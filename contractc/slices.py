@@ -83,17 +83,18 @@ class Sums:
     def join(self, later: Sums) -> None:
         """Add what the slices that follow gave."""
         for out, sums in enumerate(later.nodes):
-            for place, nodes in sums.items():
-                while nodes:
-                    self._push(out, place, nodes.pop(0))
+            while sums:
+                position, nodes = sums.popitem()
+                for node in nodes:
+                    self._push(out, position, node)
 
-    def _push(self, out: int, place: tuple[int, ...], node: Node) -> None:
-        nodes = self.nodes[out].setdefault(place, [])
+    def _push(self, out: int, position: tuple[int, ...], node: Node) -> None:
+        nodes = self.nodes[out].setdefault(position, [])
         pushed(nodes, node, self.add)
         last = nodes[-1]
         if nodes[0].number == 0 and (last.number + 1) << last.level >= self.counts[out]:
-            del self.nodes[out][place]
-            self.done(out, dict(zip(self.kept[out], place, strict=True)), total(nodes, self.add))
+            del self.nodes[out][position]
+            self.done(out, dict(zip(self.kept[out], position, strict=True)), total(nodes, self.add))
 
 
 def positions(modes: Mapping[int, int], start: int = 0, stop: int | None = None) -> Iterator[dict[int, int]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contractc.dtypes import is_floating, wide
+from contractc.dtypes import wide
 from contractc.lower.choose import choose, free_results, layout
+from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.passes import PASSES
 from contractc.lower.slices import in_slices
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
-from contractc.programs import Broadcast, Call, Constant, Contract, Program, Reshape, Step, Value
+from contractc.programs import Broadcast, Constant, Contract, Program, Reshape, Step, Value
 from contractc.providers import providers
 from contractc.serial import checked
 
@@ -42,6 +43,8 @@ def lower(
     if exponents:
         program = split_exponents(program)
     else:
+        if target.backend in ("numpy", "torch"):
+            program = guard_range(program)
         program = fuse(program, kernels)
         if target.backend == "numpy" and program.semiring == "sum_product":
             names = providers()
@@ -140,70 +143,3 @@ def _with_broadcast(step: Contract, present: set[int], fresh: int) -> list[Step]
 def distinct(term: tuple[int, ...]) -> tuple[int, ...]:
     """Return the modes of `term`, each once."""
     return tuple(dict.fromkeys(term))
-
-
-def split_exponents(program: Program) -> Program:
-    """Return `program` with a power of two taken out of every input and of the result of every step.
-
-    A float16 input stays as it is: its products fit in float32, and scaling would flush its smallest values.
-    Narrow results are narrowed after their exponent is gone.
-
-    Before:  %2 = contract %0 %1,  return %2
-    After:   %3, %4 = split_exponent %0,  %5, %6 = split_exponent %1,  %2 = contract %3 %5,
-             %7, %8 = split_exponent %2,  %9 = sum_exponents %4 %6 %8,  return %7 %9
-    """
-    number = 1 + max(program.values())
-    renamed: dict[int, int] = {}
-    exponents: dict[int, int] = {}
-    made_of: dict[int, tuple[int, ...]] = {}
-    steps: list[Step] = []
-
-    def split(value: Value) -> None:
-        nonlocal number
-        scaled = Value(number, value.modes, value.dtype)
-        exponent = Value(number + 1, (), "int64")
-        steps.append(Call((scaled, exponent), (value.number,), "split_exponent"))
-        renamed[value.number] = scaled.number
-        exponents[value.number] = exponent.number
-        number += 2
-
-    for value in (*program.inputs, *(c.value for c in program.constants)):
-        if is_floating(value.dtype) and value.dtype != "float16":
-            split(value)
-    for step in program.steps:
-        made_of[step.outs[0].number] = step.inputs
-        if isinstance(step, Reshape):
-            (source,) = step.inputs
-            dtype = wide(step.out.dtype) if source in made_of and source in renamed else step.out.dtype
-            steps.append(Reshape(replace(step.out, dtype=dtype), (renamed.get(source, source),)))
-            continue
-        assert isinstance(step, Contract), step
-        out = replace(step.out, dtype=wide(step.out.dtype))
-        steps.append(Contract(out, tuple(renamed.get(i, i) for i in step.inputs), step.conj))
-        split(out)
-    known = program.values()
-    results: list[int] = []
-    for result in program.results:
-        total = Value(number, (), "int64")
-        found, todo = [], [result]
-        while todo:
-            i = todo.pop()
-            found += [exponents[i]] if i in exponents else []
-            todo += made_of.get(i, ())
-        steps.append(Call((total,), tuple(sorted(found)), "sum_exponents"))
-        mantissa, number = renamed.get(result, result), number + 1
-        if wide(known[result].dtype) != known[result].dtype:
-            narrow = replace(known[result], number=number)
-            steps.append(Contract(narrow, (mantissa,)))
-            mantissa, number = narrow.number, number + 1
-        results += [mantissa, total.number]
-    return Program(
-        program.inputs,
-        tuple(steps),
-        tuple(results),
-        program.extents,
-        program.semiring,
-        program.dynamic,
-        program.constants,
-        program.labels,
-    )

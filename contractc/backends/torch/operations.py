@@ -168,7 +168,7 @@ def scaled_slices(
     for k, out in enumerate(outs):
         largest = torch.stack([_exponent(*pair) for pair in found[k].values()]).amax()
         largest = torch.where(largest == _NONE, 0, largest)
-        scaled = {at: times_power(x, e - largest) for at, (x, e) in found[k].items()}
+        scaled = {at: scaled_by_power(x, e - largest) for at, (x, e) in found[k].items()}
         made += [_stacked(scaled, modes, out), largest]
     return tuple(made)
 
@@ -181,18 +181,24 @@ def _exponent(x: Tensor, exponent: Tensor) -> Tensor:
     return torch.where(x.detach().any(), exponent, _NONE)
 
 
-def times_power(x: Tensor, exponent: Tensor) -> Tensor:
-    """Return x * 2**exponent for exponents of at most 0: exact where the result is a normal number."""
-    exponent = exponent.clamp(-4000, 0)
+def scaled_by_power(x: Tensor, exponent: Tensor) -> Tensor:
+    """Return x * 2**exponent, exact where the result is a normal number."""
+    most = 500 if x.real.dtype in (torch.float32, torch.bfloat16) else 4000  # a quarter is a normal number
+    exponent = exponent.clamp(-most, most)
     quarter, rest = _power_of_two(exponent >> 2, x.real.dtype), _power_of_two(exponent & 3, x.real.dtype)
-    return x * rest * quarter * quarter * quarter * quarter  # 2**exponent itself may be no normal number
+    return x * rest * quarter * quarter * quarter * quarter
+
+
+def times_power(x: Tensor, exponent: Tensor) -> tuple[Tensor]:
+    """Return x * 2**exponent, as the one result of this operation."""
+    return (scaled_by_power(x, exponent),)
 
 
 def add_scaled(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the sum of two tensors that carry exponents; zeros have none."""
     e = torch.maximum(_exponent(*left), _exponent(*right))
     (x, a), (y, b) = left, right
-    return times_power(x, a - e) + times_power(y, b - e), torch.where(e == _NONE, 0, e)
+    return scaled_by_power(x, a - e) + scaled_by_power(y, b - e), torch.where(e == _NONE, 0, e)
 
 
 def _stacked(parts: dict[tuple[int, ...], Tensor], modes: dict[int, int], out: Term) -> Tensor:
