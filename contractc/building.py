@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from contractc.assembly import executable_of
 from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize, widens
-from contractc.errors import OperandError, UnsupportedError
+from contractc.errors import OperandError, ResourceLimitError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import fusers, lower
@@ -21,7 +21,7 @@ from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
-from contractc.plans import Plan
+from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program
 from contractc.remembering import remembered
 from contractc.search import check_allocation
@@ -74,7 +74,10 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
     kernels = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
+    memory = memory_allowed(plan.network, options)
+    program = lower(
+        plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels, memory=memory
+    )
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)
@@ -87,6 +90,56 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+
+
+def planned(
+    network: TensorNetwork, target: Target, options: Options, constants: Sequence[Any] = ()
+) -> Executable:
+    """Return `network` planned and compiled for `target`; see `kept_within`."""
+
+    def find(limit: int | None) -> Plan:
+        return remembered(network, options.optimize, limit)
+
+    return kept_within(find, memory_allowed(network, options), target, options, constants)
+
+
+def kept_within(
+    find: Callable[[int | None], Plan],
+    limit: int | None,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+) -> Executable:
+    """Return the plan that `find` makes for a memory limit in bytes compiled for `target`, within that limit.
+
+    Where the program needs more than its plan foresaw, for copies or sums of slices, another is made for so much less.
+
+    Raises:
+        ResourceLimitError: the limit cannot be kept, with the least that was found.
+    """
+    executable = build(find(limit), target, options, constants)
+    if limit is None:
+        return executable
+    least, allowed = executable.peak, limit
+    for _ in range(MOST_PLANS):
+        if executable.peak <= limit:
+            return executable
+        allowed -= executable.peak - limit
+        try:
+            executable = build(find(max(0, allowed)), target, options, constants)
+        except ResourceLimitError:
+            break
+        least = min(least, executable.peak)
+    if executable.peak <= limit:
+        return executable
+    raise ResourceLimitError(
+        f"the contraction needs {exact_bytes_text(least)} with its operands, "
+        f"memory_limit is {exact_bytes_text(limit)}"
+    )
+
+
+MOST_PLANS = 4
+"""Plans made anew for one memory limit."""
 
 
 def _saved(path: str | PathLike[str], *executables: Executable) -> str:

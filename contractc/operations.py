@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,17 +11,14 @@ from contractc.dtypes import is_complex
 from contractc.evaluation import Array
 from contractc.notation import Term
 
-if TYPE_CHECKING:
-    from contractc.programs import Value
-
 Scaled = tuple[Any, int]
 """An array x and an exponent e: the numbers x * 2**e."""
 
 
 class Operation(NamedTuple):
-    """An operation a `Call` can name: what its outputs look like and what they are."""
+    """An operation a `Call` can name: modes and dtype of what it makes of given values, and the arrays it makes."""
 
-    outs: Callable[[Sequence[Value]], list[tuple[Term, str]]]
+    outs: Callable[[Sequence[Any]], list[tuple[Term, str]]]
     evaluate: Callable[[Sequence[Array]], list[Array]]
 
 

@@ -66,7 +66,8 @@ class Loop:
     """The `body` run for every position of `modes`, the last the fastest, its inputs sliced there.
 
     A result whose value here has a loop mode gets the slices side by side along it; loop modes it lacks are
-    summed over, in the semiring's addition and in the order of a fixed tree (`slices`).
+    summed over, in the semiring's addition and in the order of a fixed tree (`slices`): in `pairs`, or one after the
+    other where that takes too much memory.
 
     With `scaled`, every second result of the body is the exponent of the one before: what is summed up and put
     side by side are the numbers value * 2**exponent, with one exponent for all of a result. As many slices as
@@ -78,6 +79,7 @@ class Loop:
     body: Program
     modes: Term
     scaled: bool = False
+    pairs: bool = True
     threads: int = 1
 
 
@@ -247,7 +249,8 @@ def _printed(program: Program, indent: str = "") -> str:
             lines.append(f"  {outs} = {type(step).__name__.lower()} {names}")
         elif isinstance(step, Loop):
             over = " ".join(f"{program.label(m)}={program.extents[m]}" for m in step.modes)
-            how = [*["scaled"] * step.scaled, *[f"at most {step.threads} at a time"] * (step.threads > 1)]
+            how = [*["scaled"] * step.scaled, *["one after the other"] * (not step.pairs)]
+            how += [f"at most {step.threads} at a time"] * (step.threads > 1)
             lines.append(f"  {outs} = loop {names} over {over}{'  # ' * bool(how)}{', '.join(how)}")
             lines += ["    " + line for line in _printed(step.body).splitlines()]
         else:
@@ -349,7 +352,9 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
         yield from (f"loops over mode {m}, which no input has" for m in step.modes if m not in present)
         if (step.body.extents, step.body.semiring) != (program.extents, program.semiring):
             yield "has a body with other extents or another semiring"
-        if len(set(step.modes)) != len(step.modes) or step.threads < 1:
+        if len(set(step.modes)) != len(step.modes) or not 1 <= step.threads <= (
+            step.threads if step.pairs else 1
+        ):
             yield f"loops over {step.modes}, {step.threads} slices at a time"
         exponents = step.outs[1::2] if step.scaled else ()
         if len(step.outs) % (1 + step.scaled) or any((v.modes, v.dtype) != ((), "int64") for v in exponents):
@@ -420,7 +425,7 @@ def _evaluate_loop(
         whole[k][here], exponents[k][tuple(at.values())] = total if step.scaled else (total, 0)
 
     modes = {m: program.extents[m] for m in step.modes}
-    sums = Sums(modes, [v.modes for v in outs], add, done)
+    sums = Sums(modes, [v.modes for v in outs], add, done, step.pairs)
     for at in positions(modes):
         given = [x[(*place(at, t), ...)] for x, t in zip(operands, terms, strict=True)]
         parts = _evaluate(step.body, given, ())

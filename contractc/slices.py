@@ -4,6 +4,8 @@ The parts of a sum are numbered in the order of the loop and added in pairs, and
 one level is the sum of nodes 2n and 2n + 1 of the level below. So the result has the same bits whoever computes
 which slice, at most log2 of the number of parts wait for their neighbour at a time, and rounding errors grow with
 the logarithm. (Pairwise summation: N. J. Higham, "The accuracy of floating point summation" (1993).)
+
+Where there is no memory for parts that wait, they are added up one after the other instead, which is a fixed order too.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Sums:
     Args:
         modes: the loop's, with their extents, the outermost first.
         outs: the modes of each result; those of the loop that it keeps have a sum for each position.
+        pairs: whether parts are added in pairs; else one after the other.
         done: takes the number of a result, the positions of its sum (by mode) and the sum.
     """
 
@@ -66,11 +69,12 @@ class Sums:
         outs: Sequence[Term],
         add: Add,
         done: Callable[[int, dict[int, int], Any], None],
+        pairs: bool = True,
     ) -> None:
         self.kept = [[m for m in modes if m in term] for term in outs]
         self.summed = [[(m, n) for m, n in modes.items() if m not in term] for term in outs]
         self.counts = [prod([n for _, n in summed]) for summed in self.summed]
-        self.add, self.done = add, done
+        self.add, self.done, self.pairs = add, done, pairs
         self.nodes: list[dict[tuple[int, ...], list[Node]]] = [{} for _ in outs]
 
     def put(self, out: int, at: Mapping[int, int], part: Any) -> None:
@@ -90,9 +94,14 @@ class Sums:
 
     def _push(self, out: int, position: tuple[int, ...], node: Node) -> None:
         nodes = self.nodes[out].setdefault(position, [])
-        pushed(nodes, node, self.add)
+        if self.pairs:
+            pushed(nodes, node, self.add)
+        elif nodes:
+            nodes[0] = Node(0, node.number, self.add(nodes[0].value, node.value))
+        else:
+            nodes.append(node)
         last = nodes[-1]
-        if nodes[0].number == 0 and (last.number + 1) << last.level >= self.counts[out]:
+        if (nodes[0].number == 0 or not self.pairs) and (last.number + 1) << last.level >= self.counts[out]:
             del self.nodes[out][position]
             self.done(out, dict(zip(self.kept[out], position, strict=True)), total(nodes, self.add))
 

@@ -124,7 +124,9 @@ def test_exponents_in_slices(backend: str, text: str, data: st.DataObject) -> No
     terms = text.partition("->")[0].split(",")
     arrays = [rng.integers(-2, 3, [3] * len(term)).astype("float64") for term in terms]
     plan = contractc.plan(text, *arrays)
-    modes = data.draw(st.lists(st.sampled_from(sorted(sliceable(plan.network))), min_size=1, max_size=3, unique=True))
+    modes = data.draw(
+        st.lists(st.sampled_from(sorted(sliceable(plan.network))), min_size=1, max_size=3, unique=True)
+    )
     plan = replace(plan, sliced=tuple(modes))
     program = lower(plan, Target(backend), exponents=True)
     powers = data.draw(st.lists(st.sampled_from([-900, 0, 900]), min_size=len(terms), max_size=len(terms)))

@@ -48,7 +48,11 @@ def test_parts_are_added_in_pairs_and_pairs_again(count: int, tree: str) -> None
 
 
 @given(
-    st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.lists(st.integers(0, 60), max_size=4), st.data()
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.data(),
 )
 @settings(max_examples=40, deadline=None)
 def test_the_tree_is_the_same_for_any_division_among_threads(
@@ -106,7 +110,9 @@ def arrays_for(text: str, extents: dict[str, int], dtype: str = "float64", seed:
 
 
 @st.composite
-def sliced_plans(draw: st.DrawFn, semiring: str = "sum_product", dtype: str = "float64") -> tuple[Plan, list[Any]]:
+def sliced_plans(
+    draw: st.DrawFn, semiring: str = "sum_product", dtype: str = "float64"
+) -> tuple[Plan, list[Any]]:
     """Draw a plan with sliced modes, small extents (1 among them), and operands of small integers."""
     text = draw(st.sampled_from(CASES))
     if SEMIRINGS[semiring].ordered and text.endswith("cc"):
@@ -126,17 +132,18 @@ def run(program: Program, arrays: list[Any], backend: str = "numpy") -> list[Any
     return list(found) if isinstance(found, tuple) else [found]
 
 
-@pytest.mark.parametrize("hoist", [False, True])
-@given(sliced_plans())
-@settings(max_examples=20, deadline=None)
-def test_sliced_programs_mean_what_their_plan_means(hoist: bool, drawn: tuple[Plan, list[Any]]) -> None:
+@given(sliced_plans(), st.booleans(), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_sliced_programs_mean_what_their_plan_means(
+    drawn: tuple[Plan, list[Any]], hoist: bool, pairs: bool
+) -> None:
     plan, arrays = drawn
     expected = plan.evaluate(*arrays)
-    program = translate(plan, NUMPY, hoist)
+    program = translate(plan, NUMPY, hoist, pairs)
     assert program.faults() == []
     for found, value in zip(program.evaluate(*arrays), expected, strict=True):
         np.testing.assert_array_equal(found, value)
-    lowered = lower(plan, NUMPY)
+    lowered = lower(plan, NUMPY, memory=None if pairs else 1)
     for found, value in zip(run(lowered, arrays), expected, strict=True):
         np.testing.assert_array_equal(found, value)
     assert Program.from_json(lowered.to_json()) == lowered
@@ -177,12 +184,16 @@ def inner_steps(program: Program) -> Iterator[tuple[int, Step]]:
             yield from ((times * n, s) for n, s in inner_steps(step.body))
 
 
-def test_what_depends_on_no_sliced_mode_runs_once_and_what_depends_on_some_as_often_as_they_have_positions() -> None:
+def test_what_depends_on_no_sliced_mode_runs_once_and_what_depends_on_some_as_often_as_they_have_positions() -> (
+    None
+):
     arrays = arrays_for("ab,bc,cd,de,ef->af", {"a": 2, "b": 3, "c": 4, "d": 2, "e": 5, "f": 2})
     found = contractc.plan("ab,bc,cd,de,ef->af", *arrays, optimize=[(3, 4), (0, 1), (0, 1), (0, 1)])
     for sliced, expected in (((1, 2), [1, 12, 4, 12]), ((1, 4), [5, 15, 5, 15])):  # b and c; b and e
         plan = replace(found, sliced=sliced)
-        counts = {s.outs[0].number: n for n, s in inner_steps(translate(plan, NUMPY)) if isinstance(s, Contract)}
+        counts = {
+            s.outs[0].number: n for n, s in inner_steps(translate(plan, NUMPY)) if isinstance(s, Contract)
+        }
         assert [counts[n] for n in (5, 6, 7, 8)] == expected  # de,ef  ab,bc  cd,df  ac,cf
         np.testing.assert_array_equal(run(lower(plan, NUMPY), arrays)[0], plan.evaluate(*arrays)[0])
 
@@ -255,7 +266,7 @@ def test_an_error_in_a_slice_is_raised_and_threads_are_given_back(monkeypatch: p
     outs = [((), np.dtype("float64"), False)]
     with forced(monkeypatch, 3), pytest.raises(ValueError, match="slice 5"):
         numpy_slices.sliced(
-            body, [np.arange(8.0)[:, None]], [(0, 1)], {0: 8}, outs, SEMIRINGS["sum_product"], 4
+            body, [np.arange(8.0)[:, None]], [(0, 1)], {0: 8}, outs, SEMIRINGS["sum_product"], True, 4
         )
     assert threads.allowed() == before
     with threads.lent(1) as given_:

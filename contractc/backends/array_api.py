@@ -198,7 +198,9 @@ class _ArrayAPI:
     ) -> str:
         modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]
-        return f"{self.use(_sliced)}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs})"
+        return (
+            f"{self.use(_sliced)}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {step.pairs})"
+        )
 
     def scalar(self, x: str, dtype: str) -> str:
         return x
@@ -333,7 +335,12 @@ def _spread(x: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _sliced(
-    body: Any, arrays: Sequence[Any], terms: Sequence[Term], modes: dict[int, int], outs: Sequence[Term]
+    body: Any,
+    arrays: Sequence[Any],
+    terms: Sequence[Term],
+    modes: dict[int, int],
+    outs: Sequence[Term],
+    pairs: bool,
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, stacked or added up."""
     xp = namespace(arrays[0])
@@ -345,7 +352,7 @@ def _sliced(
     def done(k: int, at: dict[int, int], total: Any) -> None:
         found[k][tuple(at.values())] = total
 
-    sums = Sums(modes, outs, add, done)
+    sums = Sums(modes, outs, add, done, pairs)
     for at in positions(modes):
         parts = body(*(x[place(at, t)] for x, t in zip(arrays, terms, strict=True)))
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):

@@ -192,7 +192,9 @@ class _Numpy:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
-        function = self.use("scaled_slices" if step.scaled else "sliced", scaled_slices if step.scaled else sliced)
+        function = self.use(
+            "scaled_slices" if step.scaled else "sliced", scaled_slices if step.scaled else sliced
+        )
         modes = {m: program.extents[m] for m in step.modes}
         borrowed = borrowed_results(step.body)
         outs = ", ".join(
@@ -201,9 +203,9 @@ class _Numpy:
         )
         operands = f"{body}, [{', '.join(names)}], {list(terms)}, {modes}, [{outs}]"
         if step.scaled:
-            return f"{function}({operands}, {step.threads})"
+            return f"{function}({operands}, {step.pairs}, {step.threads})"
         ring = self.use(program.semiring, SEMIRINGS[program.semiring])
-        return f"{function}({operands}, {ring}, {step.threads})"
+        return f"{function}({operands}, {ring}, {step.pairs}, {step.threads})"
 
     def scalar(self, x: str, dtype: str) -> str:
         return x if dtype == "object" else f"{x}[()]"

@@ -41,6 +41,7 @@ def sliced(
     modes: dict[int, int],
     outs: Sequence[Out],
     ring: Semiring,
+    pairs: bool,
     threads: int,
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, side by side or added up (see `slices`).
@@ -55,7 +56,8 @@ def sliced(
     if 0 in modes.values():
         shapes = [_shape(arrays, terms, modes, t) for t, _, _ in outs]
         found = [
-            np.full(shape, zero_of(ring.name, d.name), d) for shape, (_, d, _) in zip(shapes, outs, strict=True)
+            np.full(shape, zero_of(ring.name, d.name), d)
+            for shape, (_, d, _) in zip(shapes, outs, strict=True)
         ]
         return found[0] if len(outs) == 1 else tuple(found)
     whole: list[Any] = [
@@ -71,7 +73,7 @@ def sliced(
     def parts(found: Any) -> Sequence[Any]:
         return found if len(outs) > 1 else (found,)
 
-    _run(body, arrays, terms, modes, outs, add, done, parts, threads)
+    _run(body, arrays, terms, modes, outs, add, done, parts, pairs, threads)
     return whole[0] if len(outs) == 1 else tuple(whole)
 
 
@@ -81,6 +83,7 @@ def scaled_slices(
     terms: Sequence[Term],
     modes: dict[int, int],
     outs: Sequence[Out],
+    pairs: bool,
     threads: int,
 ) -> tuple[Any, ...]:
     """Return the same for a `body` that gives pairs of a value and its exponent; every second of `outs` is one."""
@@ -96,7 +99,7 @@ def scaled_slices(
     def parts(found: Any) -> Sequence[Scaled]:
         return [(x, int(e)) for x, e in zip(found[::2], found[1::2], strict=True)]
 
-    _run(body, arrays, terms, modes, values, add_scaled, done, parts, threads)
+    _run(body, arrays, terms, modes, values, add_scaled, done, parts, pairs, threads)
     made: list[Any] = []
     for k in range(len(values)):
         largest = max((e for _, e in exponents[k]), default=_NONE)
@@ -120,6 +123,7 @@ def _run(
     add: Add,
     done: Callable[[int, dict[int, int], Any], None],
     parts: Callable[[Any], Sequence[Any]],
+    pairs: bool,
     threads: int,
 ) -> None:
     """Run `body` over all slices, its results as `parts` of sums, and hand each sum to `done`."""
@@ -127,7 +131,7 @@ def _run(
     count = prod(modes.values())
 
     def run(start: int, stop: int) -> Sums:
-        sums = Sums(modes, listed, add, done)
+        sums = Sums(modes, listed, add, done, pairs)
         for at in positions(modes, start, stop):
             found = parts(body(*(x[(*place(at, t), ...)] for x, t in zip(arrays, terms, strict=True))))
             for k, part in enumerate(found):
@@ -144,7 +148,7 @@ def _run(
             futures = [
                 pool.submit(copy_context().run, run, a, b) for a, b in zip(edges, edges[1:], strict=False)
             ]
-            whole = Sums(modes, listed, add, done)
+            whole = Sums(modes, listed, add, done, pairs)
             for future in futures:
                 whole.join(future.result())
 

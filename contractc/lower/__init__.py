@@ -9,15 +9,16 @@ from contractc.dtypes import wide
 from contractc.lower.choose import choose, free_results, layout
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
+from contractc.lower.memory import peak_bytes, with_threads
 from contractc.lower.passes import PASSES
-from contractc.lower.slices import in_slices
+from contractc.lower.slices import in_slices, packed
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
 from contractc.programs import Broadcast, Constant, Contract, Program, Reshape, Step, Value
 from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["fusers", "loops_missed", "lower", "split_exponents", "translate"]
+__all__ = ["fusers", "loops_missed", "lower", "peak_bytes", "split_exponents", "translate"]
 
 
 def lower(
@@ -28,6 +29,7 @@ def lower(
     ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
+    memory: int | None = None,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
@@ -36,13 +38,15 @@ def lower(
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
         ordered: results are wanted in C order; else they may be views of arrays in an order that is cheaper to make.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
+        memory: bytes that slices keep to: steps leave a loop, and slices run side by side, as far as there is room.
     """
-    program = translate(plan, target)
-    for transform in PASSES:
-        program = transform(program)
-    if exponents:
-        program = split_exponents(program)
-    else:
+
+    def made(hoist: bool, pairs: bool) -> Program:
+        program = translate(plan, target, hoist, pairs)
+        for transform in PASSES:
+            program = transform(program)
+        if exponents:
+            return split_exponents(program)
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
         program = fuse(program, kernels)
@@ -50,11 +54,21 @@ def lower(
             names = providers()
             program = program if ordered else free_results(program)
             program = choose(layout(program, machine, names), machine, names)
+        return program
+
+    program = made(True, True)
+    if plan.sliced:
+        for hoist, pairs in ((True, False), (False, True), (False, False)):
+            if memory is None or peak_bytes(program, target) <= memory:
+                break
+            program = min((program, made(hoist, pairs)), key=lambda p: peak_bytes(p, target))
+        seconds = plan.seconds / plan.network.size(plan.sliced)
+        program = with_threads(program, target, seconds, memory)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 
 
-def translate(plan: Plan, target: Target, hoist: bool = True) -> Program:
+def translate(plan: Plan, target: Target, hoist: bool = True, pairs: bool = True) -> Program:
     """Return `plan` as a program, one Contract a step; sliced modes become loops around those that depend on them.
 
     Where a factorized operand splits modes, arrays are reshaped at both ends. Constants have no digest yet:
@@ -102,9 +116,12 @@ def translate(plan: Plan, target: Target, hoist: bool = True) -> Program:
             (),
             network.labels,
         )
+        if target.backend in ("numpy", "torch"):
+            whole = packed(whole, sliced)
+        fresh = max(fresh, 1 + max(whole.values()))
         finals = tuple(Value(fresh + o, term, network.dtype) for o, term in enumerate(network.outputs))
         fresh += len(finals)
-        steps = list(in_slices(whole, sliced, hoist).steps)
+        steps = list(in_slices(whole, sliced, hoist, pairs).steps)
         steps += [Contract(v, (i,)) for v, i in zip(finals, results, strict=True)]
         results = tuple(v.number for v in finals)
     for o, term in enumerate(network.fused):

@@ -198,7 +198,7 @@ class _Scaling:
             self.current[v.number], self.made_of[v.number] = value, _reached(step, result)
             self.exponents[v.number] = [exponent.number]
         body = replace(inner.program, steps=tuple(inner.steps), results=tuple(results))
-        self.steps.append(Loop(tuple(outs), inputs, body, step.modes, True, step.threads))
+        self.steps.append(replace(step, outs=tuple(outs), inputs=inputs, body=body, scaled=True))
         for value in outs[::2]:
             self.bits[value.number] = _summed(self.program, step.modes, value)
             self._split_if_large(value)
@@ -209,7 +209,8 @@ class _Scaling:
 
     def found(self, number: int) -> list[int]:
         """Return the values that hold the exponents taken out of value `number`, and of what it was made of."""
-        every, todo = [], [number]
+        every: list[int] = []
+        todo = [number]
         while todo:
             i = todo.pop()
             every += self.exponents.get(i, ())

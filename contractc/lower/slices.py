@@ -8,13 +8,13 @@ from math import prod
 
 from contractc.cost import flops
 from contractc.notation import Term
-from contractc.programs import Broadcast, Contract, Loop, Program, Step, Value
+from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step, Value
 
 DEEPEST = 4
 """Loops inside of each other at most; modes that would make more of them share one."""
 
 
-def in_slices(program: Program, modes: Term, hoist: bool = True) -> Program:
+def in_slices(program: Program, modes: Term, hoist: bool = True, pairs: bool = True) -> Program:
     """Return `program`, which has no loops, with its steps in loops over `modes`.
 
     A step is in the loop of a mode only if what it computes depends on that mode, unless an inner loop's mode
@@ -27,6 +27,7 @@ def in_slices(program: Program, modes: Term, hoist: bool = True) -> Program:
     Args:
         modes: extents above 1, none dynamic.
         hoist: whether steps leave loops.
+        pairs: whether slices are added in pairs, else one after the other.
     """
     if not modes:
         return program
@@ -35,11 +36,15 @@ def in_slices(program: Program, modes: Term, hoist: bool = True) -> Program:
         depends |= {v.number: frozenset(modes) for step in program.steps for v in step.outs}
     work = [(depends[s.outs[0].number], _flops(program, s)) for s in program.steps]
     levels = _levels(modes, work, program.extents)
-    depth = {n: max((k + 1 for k, g in enumerate(levels) if own & set(g)), default=0) for n, own in depends.items()}
-    return _Nest(program, levels, depth).level(0)
+    depth = {
+        n: max((k + 1 for k, g in enumerate(levels) if own & set(g)), default=0) for n, own in depends.items()
+    }
+    return _Nest(program, levels, depth, pairs).level(0)
 
 
-def repeats(depends: Sequence[frozenset[int]], work: Sequence[int], modes: Term, extents: Sequence[int]) -> list[int]:
+def repeats(
+    depends: Sequence[frozenset[int]], work: Sequence[int], modes: Term, extents: Sequence[int]
+) -> list[int]:
     """Return how often each step runs when steps are in the loops they depend on; `work` are their flops."""
     levels = _levels(modes, list(zip(depends, work, strict=True)), extents)
     counts = []
@@ -47,6 +52,34 @@ def repeats(depends: Sequence[frozenset[int]], work: Sequence[int], modes: Term,
         depth = max((k + 1 for k, g in enumerate(levels) if own & set(g)), default=0)
         counts.append(prod(extents[m] for g in levels[:depth] for m in g))
     return counts
+
+
+LARGE = 2**12
+"""Elements from which a slice is copied to be read in order."""
+
+
+def packed(program: Program, modes: Term) -> Program:
+    """Return `program`, which has no loops, with copies of the operands whose slices over `modes` lie scattered.
+
+    A matrix product would copy such a slice itself, or read it slowly, each time that it reads it.
+
+    Before:  %3 = contract %0: [i, j] %1
+    After:   %4: [i, j] = contract %0  # copy,  %3 = contract %4 %1      in a loop over j
+    """
+    readers = {i for step in program.steps if len(step.inputs) > 1 for i in step.inputs}
+    number = 1 + max(program.values(), default=0)
+    copies: dict[int, Value] = {}
+    for value in (*program.inputs, *(c.value for c in program.constants)):
+        rest = [m for m in value.modes if m not in modes and program.extents[m] > 1]
+        own = [k for k, m in enumerate(value.modes) if m in modes]
+        scattered = own and any(m in rest for m in value.modes[: max(own)])
+        large = prod([program.extents[m] for m in rest]) >= LARGE
+        if scattered and large and value.number in readers and len(set(value.modes)) == len(value.modes):
+            copies[value.number] = replace(value, number=number + len(copies))
+    steps: list[Step] = [Contract(v, (i,), how=COPY) for i, v in copies.items()]
+    for step in program.steps:
+        steps.append(replace(step, inputs=tuple(copies[i].number if i in copies else i for i in step.inputs)))
+    return replace(program, steps=tuple(steps))
 
 
 def _dependence(program: Program, modes: Iterable[int]) -> dict[int, frozenset[int]]:
@@ -82,9 +115,7 @@ def _levels(
         rest = [(own, f) for own, f in rest if inner not in own]
     starts = sorted(sorted(range(1, len(order)), key=lambda k: -saved[k])[: DEEPEST - 1])
     starts = [0, *(k for k in starts if saved[k])]
-    return tuple(
-        tuple(sorted(order[a:b])) for a, b in zip(starts, [*starts[1:], len(order)], strict=True)
-    )
+    return tuple(tuple(sorted(order[a:b])) for a, b in zip(starts, [*starts[1:], len(order)], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +125,7 @@ class _Nest:
     program: Program
     levels: tuple[Term, ...]
     depth: Mapping[int, int]
+    pairs: bool
 
     def level(self, at: int) -> Program:
         """Return the body of loop number `at`, in which its modes have one position; 0 is outside of all."""
@@ -108,7 +140,7 @@ class _Nest:
             given = dict.fromkeys(i for s in deeper for i in s.inputs if i not in inside)
             outs = tuple(self.value(known[i], at) for i in program.results)
             body = replace(body, inputs=tuple(self.value(known[i], at + 1) for i in given), constants=())
-            steps.append(Loop(outs, tuple(given), body, self.levels[at]))
+            steps.append(Loop(outs, tuple(given), body, self.levels[at], pairs=self.pairs))
         return replace(program, steps=tuple(steps))
 
     def value(self, value: Value, at: int) -> Value:

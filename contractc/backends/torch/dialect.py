@@ -170,12 +170,12 @@ class Torch:
         if step.scaled:
             function = self.use("scaled_slices", operations.scaled_slices)
             outs = [v.modes for v in step.outs[::2]]
-            return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs})"
+            return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {step.pairs})"
         function = self.use("sliced", operations.sliced)
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
         outs = [v.modes for v in step.outs]
         dtypes = [f"({self.dtype(v.dtype)}, {self.dtype(self.wide(wide(v.dtype)))})" for v in step.outs]
-        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}]"
+        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}], {step.pairs}"
         return f"{function}({body}, {listed}, {add})"
 
     def scalar(self, x: str, dtype: str) -> str:

@@ -126,6 +126,7 @@ def sliced(
     modes: dict[int, int],
     outs: Sequence[Term],
     dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
+    pairs: bool,
     add: Callable[[Tensor, Tensor], Tensor],
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`.
@@ -137,7 +138,7 @@ def sliced(
     def done(k: int, at: dict[int, int], total: Tensor) -> None:
         found[k][tuple(at.values())] = total
 
-    sums = Sums(modes, outs, add, done)
+    sums = Sums(modes, outs, add, done, pairs)
     for at in positions(modes):
         parts = body(*(x[place(at, term)] for x, term in zip(arrays, terms, strict=True)))
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
@@ -152,6 +153,7 @@ def scaled_slices(
     terms: Sequence[Term],
     modes: dict[int, int],
     outs: Sequence[Term],
+    pairs: bool,
 ) -> tuple[Tensor, ...]:
     """Return the same for a `body` that gives pairs of a value and its exponent, a pair for each of `outs`."""
     found: list[dict[tuple[int, ...], tuple[Tensor, Tensor]]] = [{} for _ in outs]
@@ -159,7 +161,7 @@ def scaled_slices(
     def done(k: int, at: dict[int, int], total: tuple[Tensor, Tensor]) -> None:
         found[k][tuple(at.values())] = total
 
-    sums = Sums(modes, outs, add_scaled, done)
+    sums = Sums(modes, outs, add_scaled, done, pairs)
     for at in positions(modes):
         parts = body(*(x[place(at, term)] for x, term in zip(arrays, terms, strict=True)))
         for k in range(len(outs)):
