@@ -14,7 +14,7 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, ResourceLimitError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, lower
+from contractc.lower import NEGLIGIBLE, fusers, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
@@ -122,7 +122,7 @@ def kept_within(
         return executable
     least, allowed = executable.peak, limit
     for _ in range(MOST_PLANS):
-        if executable.peak <= limit:
+        if executable.peak <= limit + NEGLIGIBLE:
             return executable
         allowed -= executable.peak - limit
         try:
@@ -130,7 +130,7 @@ def kept_within(
         except ResourceLimitError:
             break
         least = min(least, executable.peak)
-    if executable.peak <= limit:
+    if executable.peak <= limit + NEGLIGIBLE:
         return executable
     raise ResourceLimitError(
         f"the contraction needs {exact_bytes_text(least)} with its operands, "

@@ -29,10 +29,10 @@ class Executable:
     (a dynamic mode may have any extent). The result is fresh memory or a view of an operand, never of
     anything kept here; a Program without a workspace makes it safe to call from several threads.
 
-    `peak` is how many bytes are in memory at a time at most, operands and constants included, as far as they can be
-    told from the program (0 where they cannot). `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered` tells by the
-    number of a value which ways to compute it were compared, with their predicted seconds. `constants` are the
-    arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
+    `peak` is how many bytes are in memory at a time at most, operands and constants included (0 where that cannot be
+    told ahead). `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered`
+    tells by the number of a value which ways to compute it were compared, with their predicted seconds. `constants`
+    are the arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
     `remarks` are what else `explain` has to say, such as why a bundle is not run by a binary it holds.
     """
 

@@ -9,7 +9,7 @@ from contractc.dtypes import wide
 from contractc.lower.choose import choose, free_results, layout
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
-from contractc.lower.memory import peak_bytes, with_threads
+from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
 from contractc.lower.passes import PASSES
 from contractc.lower.slices import in_slices, packed
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
@@ -18,7 +18,7 @@ from contractc.programs import Broadcast, Constant, Contract, Program, Reshape, 
 from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["fusers", "loops_missed", "lower", "peak_bytes", "split_exponents", "translate"]
+__all__ = ["NEGLIGIBLE", "fusers", "loops_missed", "lower", "peak_bytes", "split_exponents", "translate"]
 
 
 def lower(
@@ -59,10 +59,10 @@ def lower(
     program = made(True, True)
     if plan.sliced:
         for hoist, pairs in ((True, False), (False, True), (False, False)):
-            if memory is None or peak_bytes(program, target) <= memory:
+            if memory is None or peak_bytes(program, target) <= memory + NEGLIGIBLE:
                 break
             program = min((program, made(hoist, pairs)), key=lambda p: peak_bytes(p, target))
-        seconds = plan.seconds / plan.network.size(plan.sliced)
+        seconds = plan.seconds / max(1, plan.network.size(plan.sliced))
         program = with_threads(program, target, seconds, memory)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program

@@ -1,4 +1,4 @@
-"""How many bytes a program has in memory at a time: its operands, what its steps make, and what they copy on the way."""
+"""How many bytes a program has in memory at a time: operands, what steps make, and what they copy on the way."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from contractc.programs import COPY, Broadcast, Call, Contract, Loop, Program, R
 from contractc.slices import waiting
 
 Bytes = int
+
+NEGLIGIBLE = 2**16
+"""Bytes by which a memory limit may be missed: Python's own objects take as much."""
 
 
 def peak_bytes(program: Program, target: Target, threads: int | None = None) -> Bytes:
