@@ -8,8 +8,8 @@ from math import prod
 
 from contractc.backends.steps import understood
 from contractc.backends.steps.forms import LEFT, RESULT, RIGHT, form_of
+from contractc.backends.steps.tasks import task_of
 from contractc.dtypes import is_complex, itemsize, wide
-from contractc.lower.tasks import task_of
 from contractc.machine import Target
 from contractc.notation import Term
 from contractc.programs import COPY, Broadcast, Call, Contract, Loop, Program, Reshape, Step, Value, groups

@@ -77,7 +77,8 @@ def _make_room(size: int) -> None:
 
     As many idle bytes go as come, so that there are never more than were in use at a time.
     """
-    idle = [k for k in range(len(_blocks)) if sys.getrefcount(_blocks[k]) == _IDLE - 1]
+    listed = 0 if _IDLE is None else _IDLE - 1  # references to a block that has no name here
+    idle = [k for k in range(len(_blocks)) if sys.getrefcount(_blocks[k]) == listed]
     dropped = 0
     for at, k in enumerate(idle):
         if dropped >= size:
