@@ -25,6 +25,7 @@ from contractc.plans import Plan
 from contractc.programs import Constant, Program, with_precision
 from contractc.remembering import remembered
 from contractc.search import check_allocation
+from contractc.several import Members, restricted
 
 
 def network_of(
@@ -33,11 +34,16 @@ def network_of(
     target: Target,
     options: Options,
     dynamic: Iterable[Hashable] = (),
+    members: Members = (),
 ) -> TensorNetwork:
-    """Return the network of `expression`: operands promoted as the target's library does it."""
+    """Return the network of `expression`: operands promoted as the target's library does it.
+
+    Args:
+        members: for each output the operands it contracts; all of them where that is empty.
+    """
     promote = backend_named(target.backend).promote
     dtype = options.dtype or (promote(operands) if operands else "float64")
-    network = expanded(bind(expression, operands, dtype, dynamic), operands)
+    network = restricted(expanded(bind(expression, operands, dtype, dynamic), operands), members)
     if options.element_type is not None:
         if not widens(network.dtype, options.element_type):
             raise OperandError(f"preferred_element_type={options.element_type} cannot hold {network.dtype}")

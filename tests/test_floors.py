@@ -31,7 +31,7 @@ FLOORS = """
     assembly, training, search, lower, backends, providers, store
     cost
     executable, plans, fused, programs, machine
-    expansion
+    expansion, several
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
     archive, serial, options, errors
