@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from time import monotonic
 from typing import Any
 
 from contractc.building import build, conj_and_constant, network_of, plan_of, trained
@@ -215,6 +216,7 @@ def compile(
       %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
       return %4
     """
+    started = monotonic()
     members: Members = ()
     if is_several(expression):
         expression, members = joined(expression, len(operands), semiring)
@@ -237,7 +239,7 @@ def compile(
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
     network = network_of(einsum_, tensors, chosen, options, dynamic, members)
-    return build(plan_of(network, options), chosen, options, flattened([given[k] for k in fixed]))
+    return build(plan_of(network, options, started), chosen, options, flattened([given[k] for k in fixed]))
 
 
 def plan(
@@ -264,6 +266,7 @@ def plan(
       %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
     120 flops, 376 bytes traffic, 376 bytes peak, 1.03 us predicted
     """
+    started = monotonic()
     members: Members = ()
     if is_several(expression):
         expression, members = joined(expression, len(operands), semiring)
@@ -271,4 +274,4 @@ def plan(
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
     tensors = trained(tensors, given, mode)
-    return plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options)
+    return plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started)

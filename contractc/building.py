@@ -55,9 +55,9 @@ def network_of(
     return network
 
 
-def plan_of(network: TensorNetwork, options: Options) -> Plan:
-    """Return the plan for `network` that the options ask for."""
-    plan = remembered(network, options.optimize, memory_allowed(network, options))
+def plan_of(network: TensorNetwork, options: Options, started: float | None = None) -> Plan:
+    """Return the plan for `network` that the options ask for; its time counts from `started` on."""
+    plan = remembered(network, options.optimize, memory_allowed(network, options), started)
     if options.exponent and plan.sliced:
         raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
     return plan
