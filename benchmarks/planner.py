@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
+import signal
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -186,6 +189,8 @@ def limited(run: Run, case: Case, seed: int) -> tuple[Steps | None, float]:
     mine, theirs = context.Pipe(duplex=False)
 
     def child() -> None:
+        os.setsid()  # with the processes that the peer may start, so that all of them are stopped
+        signal.alarm(int(MOST) + 1)  # if nobody is left to stop it
         began = time.monotonic()
         path = run(case, seed)
         theirs.send(([tuple(step) for step in path], time.monotonic() - began))
@@ -199,7 +204,9 @@ def limited(run: Run, case: Case, seed: int) -> tuple[Steps | None, float]:
             found = mine.recv()
         except EOFError:
             found = (None, 0.0)
-    process.kill()
+    assert process.pid
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.join()
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from time import monotonic
 from typing import Any
 
 from contractc.building import conj_and_constant, network_of, plan_of, planned, trained
@@ -14,6 +15,7 @@ from contractc.operands import flattened, is_shape, traced
 from contractc.options import Options, conjugated, frozen
 from contractc.plans import Plan
 from contractc.reading import NOTHING, described, dtype_named, read_ahead
+from contractc.several import Members, is_several, joined
 
 
 def contract(
@@ -194,7 +196,9 @@ def compile(
     """Return `expression` planned and compiled ahead of time.
 
     Args:
-        expression: as in `contract`.
+        expression: as in `contract`, or a list of expressions over the same operands, which are planned together and
+            give a tuple: `["ij,jk->ik", ("ij->i", [0])]`, with the numbers of the operands where some are left out.
+            All results have the dtype to which all operands promote.
         operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
         dtype: of the operands given by their shape.
         constants: numbers of the operands (given as arrays) that are the same at every call. They are copied,
@@ -212,6 +216,10 @@ def compile(
       %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
       return %4
     """
+    started = monotonic()
+    members: Members = ()
+    if is_several(expression):
+        expression, members = joined(expression, len(operands), semiring)
     einsum_, given, chosen = read_ahead(expression, operands, semiring, target)
     fixed = sorted(set(constants))
     options = Options(
@@ -230,8 +238,8 @@ def compile(
         if is_shape(given[k]):
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
-    network = network_of(einsum_, tensors, chosen, options, dynamic)
-    return planned(network, chosen, options, flattened([given[k] for k in fixed]))
+    network = network_of(einsum_, tensors, chosen, options, dynamic, members)
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]), started)
 
 
 def plan(
@@ -248,6 +256,7 @@ def plan(
     """Return the order in which `expression` would be contracted, with its predicted costs; runs nothing.
 
     Args:
+        expression: as in `compile`.
         operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
         dtype, dynamic, optimize, memory_limit, semiring, conj, mode: as in `compile`.
 
@@ -257,8 +266,12 @@ def plan(
       %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
     120 flops, 376 bytes traffic, 376 bytes peak, 1.03 us predicted
     """
+    started = monotonic()
+    members: Members = ()
+    if is_several(expression):
+        expression, members = joined(expression, len(operands), semiring)
     einsum_, given, chosen = read_ahead(expression, operands, semiring, None)
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
     tensors = trained(tensors, given, mode)
-    return plan_of(network_of(einsum_, tensors, chosen, options, dynamic), options)
+    return plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started)

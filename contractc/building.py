@@ -25,6 +25,7 @@ from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
 from contractc.remembering import remembered
 from contractc.search import check_allocation
+from contractc.several import Members, restricted
 
 
 def network_of(
@@ -33,11 +34,16 @@ def network_of(
     target: Target,
     options: Options,
     dynamic: Iterable[Hashable] = (),
+    members: Members = (),
 ) -> TensorNetwork:
-    """Return the network of `expression`: operands promoted as the target's library does it."""
+    """Return the network of `expression`: operands promoted as the target's library does it.
+
+    Args:
+        members: for each output the operands it contracts; all of them where that is empty.
+    """
     promote = backend_named(target.backend).promote
     dtype = options.dtype or (promote(operands) if operands else "float64")
-    network = expanded(bind(expression, operands, dtype, dynamic), operands)
+    network = restricted(expanded(bind(expression, operands, dtype, dynamic), operands), members)
     if options.element_type is not None:
         if not widens(network.dtype, options.element_type):
             raise OperandError(f"preferred_element_type={options.element_type} cannot hold {network.dtype}")
@@ -49,9 +55,9 @@ def network_of(
     return network
 
 
-def plan_of(network: TensorNetwork, options: Options) -> Plan:
-    """Return the plan for `network` that the options ask for."""
-    return remembered(network, options.optimize, memory_allowed(network, options))
+def plan_of(network: TensorNetwork, options: Options, started: float | None = None) -> Plan:
+    """Return the plan for `network` that the options ask for; its time counts from `started` on."""
+    return remembered(network, options.optimize, memory_allowed(network, options), started)
 
 
 def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
@@ -94,14 +100,22 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
 
 
 def planned(
-    network: TensorNetwork, target: Target, options: Options, constants: Sequence[Any] = ()
+    network: TensorNetwork,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+    started: float | None = None,
 ) -> Executable:
-    """Return `network` planned and compiled for `target`; see `kept_within`."""
+    """Return `network` planned and compiled for `target`; see `kept_within`.
+
+    The time that the search may take counts from `started` on; if it has to be searched again, each search has its own.
+    """
+    allowed = memory_allowed(network, options)
 
     def find(limit: int | None) -> Plan:
-        return remembered(network, options.optimize, limit)
+        return remembered(network, options.optimize, limit, started if limit == allowed else None)
 
-    return kept_within(find, memory_allowed(network, options), target, options, constants)
+    return kept_within(find, allowed, target, options, constants)
 
 
 def kept_within(

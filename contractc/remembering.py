@@ -27,7 +27,12 @@ UNFINISHED = ("interrupted", "cut short", "no time for more")
 """How the words for a search end that was not let finish: its plan is not kept."""
 
 
-def remembered(network: TensorNetwork, optimize: Any = None, memory_limit: int | None = None) -> Plan:
+def remembered(
+    network: TensorNetwork,
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    started: float | None = None,
+) -> Plan:
     """Return what `search` returns, from the store if it has been found before.
 
     A plan read from the store is checked like any other that comes from outside, and used only if it is for
@@ -36,13 +41,13 @@ def remembered(network: TensorNetwork, optimize: Any = None, memory_limit: int |
     worth = len(network.tensors) >= LEAST_TENSORS and _has_a_key(optimize)
     store = open_store() if worth else None
     if store is None:
-        return search(network, optimize, memory_limit)
+        return search(network, optimize, memory_limit, started)
     key = _key(network, optimize, memory_limit)
     stored = _read(store.read("plan", key), network)
     if stored is not None:
         return stored
     start = time.perf_counter()
-    plan = search(network, optimize, memory_limit)
+    plan = search(network, optimize, memory_limit, started)
     whole = not plan.search.endswith(UNFINISHED)
     if whole and time.perf_counter() - start >= WORTH_KEEPING:
         store.write("plan", key, plan.to_json().encode())

@@ -32,7 +32,7 @@ FLOORS = """
     cost
     executable, plans, fused, workspace, programs, machine
     operations, slices
-    expansion
+    expansion, several
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
     archive, serial, options, errors

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from contractc.notation import Einsum, parse
 from contractc.operands import Operand
 from contractc.options import Search
 from contractc.plans import Path, Plan
-from contractc.search import MOST_EXACT, SEARCHES, left_to_right, search
+from contractc.search import MOST_EXACT, SEARCHES, candidates, left_to_right, search
 from contractc.search.ask import Ask
 from contractc.search.auto import anneal
 from contractc.search.exact import optimal
@@ -355,3 +356,29 @@ def test_dynamic_modes_are_never_sliced() -> None:
 def test_an_unknown_search_is_refused_for_one_operand_too() -> None:
     with pytest.raises(ValueError, match="no search is called 'fastest'"):
         contractc.plan("ij->i", (2, 3), optimize="fastest")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ab,bcd,ce,dfe,fg->ag", "abc,ad,be,cf,dg,eh,fi,gj,hj,ik,k->", "ab,bc,cd,de,ef,fg,gh,hi,ij,jk,kl,la->"],
+)
+def test_other_orders_are_kept_beside_the_best(text: str) -> None:
+    terms = text.partition("->")[0].split(",")
+    network = bind(parse(text), [Operand((20,) * len(term), "float64") for term in terms], "float64")
+    options = Search("anneal", moves=40_000) if len(terms) == 12 else None
+    best, *others = candidates(network, options)
+    assert best == search(network, options)
+    assert len({plan.path for plan in (best, *others)}) == 1 + len(others) <= 4
+    assert all(plan.faults() == [] and plan.network == network for plan in others)
+    assert [plan.seconds for plan in others] == sorted(plan.seconds for plan in others)
+
+
+def test_planning_counts_from_when_it_started() -> None:
+    text = (
+        ",".join(f"{a}{b}{c}" for a, b, c in zip("abcdefghij", "bcdefghija", "defghijabc", strict=True))
+        + "->"
+    )
+    terms = text[:-2].split(",") * 2
+    network = bind(parse(",".join(terms) + "->"), [Operand((9, 9, 9), "float64")] * 20, "float64")
+    late = search(network, Search("anneal", time_limit=60.0), started=monotonic() - 100.0)
+    assert late.search == "greedy, no time for more"

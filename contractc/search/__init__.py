@@ -23,7 +23,7 @@ from contractc.search.slice import sliced_to_fit
 from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "check_allocation", "search", "search_gradients"]
+__all__ = ["MOST_EXACT", "SEARCHES", "candidates", "check_allocation", "search", "search_gradients"]
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
@@ -43,7 +43,12 @@ SEARCHES: dict[str, Callable[[TensorNetwork, Ask], Found]] = {
 """Every search by the name `optimize=` takes. Adding a search means adding it here, and nowhere else."""
 
 
-def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | None = None) -> Plan:
+def search(
+    network: TensorNetwork,
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    started: float | None = None,
+) -> Plan:
     """Return the plan that `optimize` asks for, within `memory_limit` bytes alive at once.
 
     Args:
@@ -53,13 +58,29 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
             of time and more; a path in linear form, with or without NumPy's "einsum_path" in front; an opt_einsum
             path optimizer.
         memory_limit: bytes of all tensors alive at once, inputs included; None for no limit.
+        started: when the planning began, in seconds of `monotonic`, if a limit of time counts from before this call.
 
     Raises:
         ValueError: no search has that name, or the path does not fit the network.
         ResourceLimitError: the limit cannot be kept; nothing was allocated.
     """
+    return candidates(network, optimize, memory_limit, started, most=1)[0]
+
+
+def candidates(
+    network: TensorNetwork,
+    optimize: Any = None,
+    memory_limit: int | None = None,
+    started: float | None = None,
+    most: int = 4,
+) -> tuple[Plan, ...]:
+    """Return the plan that `search` returns and then the next best of other orders it met: for being timed.
+
+    There are at most `most`, all different, those of less predicted seconds first. It is the one plan alone where
+    several outputs, slices or operands held as factors had to be decided on.
+    """
     options = optimize if isinstance(optimize, Search) else Search()
-    clock = clock_of(options)
+    clock = clock_of(options, started)
     checked(network)
     named = optimize is None or optimize is True or isinstance(optimize, str | Search)
     method = options.method if optimize is options else optimize
@@ -75,7 +96,15 @@ def search(network: TensorNetwork, optimize: Any = None, memory_limit: int | Non
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
         others = finds.found.others if joint and finds.found is not None else ()
         plan = within(plan, memory_limit, others, Ask(options, clock), joint)
-    return priced(plan)
+    best = priced(plan)
+    if most == 1 or not alone or best.sliced or network.groups or finds.found is None:
+        return (best,)
+    paths = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
+    others_ = [
+        priced(replace(best, path=other, search=f"another order of {name}", moves=())) for other in paths
+    ]
+    fitting = [p for p in others_ if memory_limit is None or p.peak <= memory_limit]
+    return (best, *sorted(fitting, key=lambda p: p.seconds)[: most - 1])
 
 
 def _unsliced(options: Search, clock: Clock) -> Ask:

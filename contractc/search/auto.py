@@ -64,7 +64,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
-            return Found(best, "optimal")
+            return Found(best, "optimal", others=(found[0],))
     moves = options.moves
     if options.time_limit is None and moves is None:
         path = found[0]
@@ -100,9 +100,10 @@ def _few(network: TensorNetwork, minimize: str) -> Found:
     graph = graph_of(network)
     if charge(graph, _pairs(path)) < log2(WORTH):
         return Found(path, name)
-    other = full(graph.leaves, graph.wanted, graph.extents, TRAFFIC)
-    best = min((path, other), key=lambda candidate: measured(network, candidate, minimize))
-    return Found(best, name if best == path else f"optimal in {minimize}")
+    heeding = full(graph.leaves, graph.wanted, graph.extents, TRAFFIC)
+    paths = tuple(dict.fromkeys((path, heeding, greedy_pairs(graph))))
+    best = min(paths, key=lambda candidate: measured(network, candidate, minimize))
+    return Found(best, name if best == path else f"optimal in {minimize}", others=paths)
 
 
 def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
@@ -138,7 +139,7 @@ def _annealed(
     """
     first = _pairs(start[0])
     graph = graph_of(network)
-    candidates = 1 if ask.options.minimize == "flops" else 4
+    candidates = 1 if ask.options.minimize == "flops" else 2 + KEPT
     pricing = candidates * PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
@@ -173,7 +174,7 @@ def _annealed(
     return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
 
 
-KEPT = 2
+KEPT = 4
 """Trees of other runs that take part in the choice by predicted seconds."""
 
 

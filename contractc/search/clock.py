@@ -52,9 +52,9 @@ class Clock:
         return now >= self.deadline
 
 
-def clock_of(options: Search) -> Clock:
-    """Return the clock of a search that starts now."""
-    now = monotonic()
+def clock_of(options: Search, started: float | None = None) -> Clock:
+    """Return the clock of a search that starts now, or has `started` before."""
+    now = monotonic() if started is None else started
     deadline = inf if options.time_limit is None else now + options.time_limit
     return Clock(deadline, reporter(options.progress), now)
 
