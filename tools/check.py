@@ -55,9 +55,19 @@ STAGES = (
     Stage("kernels", (*PYTEST, "tests/kernels"), ("tests/kernels",), {"TRITON_INTERPRET": "1"}),
     Stage(
         "triton36",
-        (*PYTEST, "-p", "no:cacheprovider", "tests/test_triton.py", "-k", "hopper or precision or offsets or version"),
+        (
+            *PYTEST,
+            "-p",
+            "no:cacheprovider",
+            "tests/test_triton.py",
+            "-k",
+            "hopper or precision or offsets or version",
+        ),
         (str(OLDER),),
-        {"PYTHONPATH": f"{OLDER}{os.pathsep}{ROOT}{os.pathsep}{ROOT / 'kernels'}", "EXPECTED_TRITON": "3.6.0"},
+        {
+            "PYTHONPATH": f"{OLDER}{os.pathsep}{ROOT}{os.pathsep}{ROOT / 'kernels'}",
+            "EXPECTED_TRITON": "3.6.0",
+        },
     ),
     Stage("wheel", (PYTHON, "tools/wheel.py")),
 )
