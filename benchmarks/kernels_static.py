@@ -30,7 +30,7 @@ from contractc.backends.triton.emit import GENERATOR, source_of
 from contractc.backends.triton.gpus import gpu_model
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts
-from contractc.backends.triton.tasks import Task, candidates, trials
+from contractc.backends.triton.tasks import Task, trials
 from contractc.backends.triton.tiles import TileConfig, is_dot, span
 from contractc.dtypes import itemsize
 
@@ -222,27 +222,27 @@ def examined(case: Case, arch: int) -> dict[str, Any]:
     return first
 
 
-def elsewhere() -> str:
-    """Return what becomes of a kernel compiled for sm_100 and gfx942: for the record, nothing is asserted."""
-    task = task_of_text("mk,kn->mn", [512, 512, 512], "bfloat16", "default")
-    problem, _ = task.problem(task.in_order())
-    config = candidates(problem)[0][0]
-    said = []
-    for name, target in (("sm_100", ("cuda", 100, 32)), ("gfx942", ("hip", "gfx942", 64))):
-        try:
-            toolchain.compiled_elsewhere(source_of(problem, config), config.warps, config.stages, target)
-            said.append(f"{name}: compiles")
-        except Exception as error:
-            said.append(
-                f"{name}: {type(error).__name__} {str(error).strip().splitlines()[-1][:80] if str(error) else ''}"
-            )
-    return "; ".join(said)
+def elsewhere(every: int) -> Iterator[dict[str, Any]]:
+    """Yield what becomes of the fused classes compiled for sm_100 and gfx942: for the record, nothing is asserted."""
+    targets = (("sm_100", ("cuda", 100, 32)), ("gfx942", ("hip", "gfx942", 64)))
+    for case in list(cases(["fused"], 0))[::every]:
+        problem, _ = case.task.problem(case.task.in_order())
+        config = trials(problem)[0][0]
+        once = parts(problem, config.split)[0] if config.split > 1 else problem
+        for name, target in targets:
+            row = {"group": "elsewhere", "case": case.name, "dtype": case.task.dtypes[-1], "arch": name}
+            try:
+                toolchain.compiled_elsewhere(source_of(once, config), config.warps, config.stages, target)
+                yield row | {"config": str(config), "failed": []}
+            except Exception as error:  # whatever a compiler raises is what there is to say
+                lines = str(error).strip().splitlines() or [""]
+                yield row | {"config": str(config), "failed": [f"{type(error).__name__}: {lines[-1][:160]}"]}
 
 
 def main() -> int:
     """Compile, print the table, append the lines, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", nargs="+", default=["fused", "tccg", "drawn"])
+    parser.add_argument("--groups", nargs="*", default=["fused", "tccg", "drawn"])
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -250,6 +250,7 @@ def main() -> int:
     given = parser.parse_args()
     stop = time.monotonic() + 60 * given.minutes
     rows, left = [], 0
+    versions = {"triton": triton.__version__, "generator": GENERATOR, "python": platform.python_version()}
     print(f"{'case':44} {'dtype':9} {'prec':8} sm  regs shared load dot tried compile us(model) config")
     for case in list(cases(given.groups, given.seed))[:: given.every]:
         for arch in given.arch:
@@ -257,11 +258,6 @@ def main() -> int:
                 left += 1
                 continue
             row = examined(case, arch)
-            versions = {
-                "triton": triton.__version__,
-                "generator": GENERATOR,
-                "python": platform.python_version(),
-            }
             rows.append(row | versions)
             values = [row.get(k, "-") for k in COLUMNS]
             said = [row.get("config", ""), *(f"FAILED {x}" for x in row["failed"])]
@@ -271,11 +267,16 @@ def main() -> int:
                 *said,
                 flush=True,
             )
+    others = [row | versions for row in elsewhere(given.every)]
+    for row in others:
+        print(
+            f"{row['case'][:44]:44} {row['dtype']:9} {row['arch']}: {'; '.join(row['failed']) or 'compiles'}"
+        )
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row) + "\n" for row in (*rows, *others))
     failed = [row for row in rows if row["failed"]]
-    print(elsewhere())
+    print(f"elsewhere {len(others) - sum(bool(r['failed']) for r in others)} of {len(others)} compile")
     print(
         f"{len(rows)} kernels compiled by triton {triton.__version__}, {len(rows) - len(failed)} hold all asserts, "
         f"{len(failed)} fail, {left} not reached; nothing was run"

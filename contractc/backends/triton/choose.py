@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 
 from contractc.backends.triton import toolchain
-from contractc.backends.triton.emit import source_of
+from contractc.backends.triton.emit import GENERATOR, Source, source_of
 from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import (
     LIBRARY,
@@ -25,6 +28,8 @@ from contractc.backends.triton.tasks import (
 from contractc.backends.triton.tiles import TileConfig
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Step, Value
+from contractc.serial import digest
+from contractc.store import open_store
 
 GAIN = 0.95
 """A fused step has to be predicted to take less than this share of its parts: predictions are not that exact."""
@@ -33,7 +38,8 @@ GAIN = 0.95
 def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     """Return `program` with its steps fused where that is predicted to be faster, each with how it is done.
 
-    With `checked`, kernels are compiled and those that spill are not used.
+    With `checked`, the kernels of what is fused by prediction are compiled, two at a time, and those that spill are
+    not used: what was fused for one is fused anew without it.
 
     Before:  %3 = contract %0 %1,  %4 = contract %3 %2
     After:   %4 = contract %0 %1 %2  # fused: 0 1, 3 2, tile o=16 s=16 ...
@@ -43,13 +49,23 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
         if isinstance(step, Loop):
             step = replace(step, body=prepared(step.body, device, checked=checked))
         steps.append(step)
-    program = _fused(replace(program, steps=tuple(steps)), device, checked)
+    whole, refused = replace(program, steps=tuple(steps)), set[Task]()
+    while True:
+        program = _fused(whole, device, refused)
+        tasks = {task_of(s, program) for s in program.steps if isinstance(s, Contract) and not s.how}
+        with ThreadPoolExecutor(2 if checked else 1) as pool:
+            found = dict(
+                zip(tasks, pool.map(lambda t: chosen(t, device, checked=checked), tasks), strict=True)
+            )
+        worse = {t for t, c in found.items() if len(t.terms) > 3 and c.how == LIBRARY} - refused
+        if not worse:
+            break
+        refused |= worse
     steps, number = [], 1 + max(program.values(), default=0)
     for step in program.steps:
         if isinstance(step, Contract) and not step.how:
-            found = chosen(task_of(step, program), device, checked=checked)
-            step = replace(step, how=found.how)
-            if found.how == LIBRARY and len(step.inputs) > 2 and step.path:
+            step = replace(step, how=found[task_of(step, program)].how)
+            if step.how == LIBRARY and len(step.inputs) > 2 and step.path:
                 expanded = unfused(step, program, number)
                 number += len(expanded) - 1
                 steps += expanded
@@ -75,11 +91,29 @@ def chosen(task: Task, device: Gpu, *, checked: bool) -> Choice:
 def fits(problem: Problem, config: TileConfig, device: Gpu) -> bool:
     """Return whether a kernel compiles for `device` without spills and within its shared memory."""
     once = parts(problem, config.split)[0] if config.split > 1 else problem
-    try:
-        binary = toolchain.compiled(source_of(once, config), config.warps, config.stages, device.arch)
-    except toolchain.FAILURES:
-        return False
-    return binary.spills == 0 and binary.shared <= device.shared
+    needs = _needs(source_of(once, config), config, device.arch)
+    return needs is not None and needs[0] == 0 and needs[1] <= device.shared
+
+
+def _needs(source: Source, config: TileConfig, arch: int) -> tuple[int, int] | None:
+    """Return the bytes that a kernel spills and those of its shared memory, or None if it does not compile.
+
+    They are looked up in the store: compiling takes half a second.
+    """
+    store = open_store()
+    key = digest([GENERATOR, toolchain.VERSION, arch, config.warps, config.stages, source.text])
+    stored = None if store is None else store.read("kernel", key)
+    if stored is not None:
+        with suppress(ValueError, TypeError):
+            found = json.loads(stored)
+            return None if found is None else (int(found[0]), int(found[1]))
+    needs = None
+    with suppress(*toolchain.FAILURES):
+        binary = toolchain.compiled(source, config.warps, config.stages, arch)
+        needs = binary.spills, binary.shared
+    if store is not None:
+        store.write("kernel", key, json.dumps(needs).encode())
+    return needs
 
 
 def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
@@ -102,21 +136,20 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def _fused(program: Program, device: Gpu, checked: bool) -> Program:
-    """Return `program` with the pairs of steps merged that gain most, one after the other."""
+def _fused(program: Program, device: Gpu, refused: Set[Task]) -> Program:
+    """Return `program` with the pairs of steps merged that gain most, one after the other; none becomes `refused`."""
     while True:
         best: tuple[float, Contract, Contract, Contract] | None = None
         for first, second in _mergeable(program):
             merged = _merged(first, second)
-            if merged is None or refusal(task_of(merged, program)) is not None:
+            task = None if merged is None else task_of(merged, program)
+            if merged is None or task is None or task in refused or refusal(task) is not None:
                 continue
             apart = sum(_seconds(s, program, device) for s in (first, second))
-            found = choice(task_of(merged, program), device)
+            found = choice(task, device)
             if found.how == LIBRARY or found.kernel is None or found.kernel > GAIN * apart:
                 continue
             if best is None or apart - found.kernel > best[0]:
-                if checked and chosen(task_of(merged, program), device, checked=True).how == LIBRARY:
-                    continue
                 best = (apart - found.kernel, first, second, merged)
         if best is None:
             return program
