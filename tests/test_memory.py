@@ -67,7 +67,9 @@ def in_child(text: str, shapes: list[list[int]], limit: int | None) -> tuple[int
     return said, taken, sliced
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to see the peak of a process")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux to see the peak of a process"
+)
 @pytest.mark.parametrize(
     ("text", "shapes", "limit"),
     [
