@@ -5,7 +5,7 @@ N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
 .PHONY: demo test test-peers test-triton36 fuzz lint clean
-.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-others
+.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory bench-others
 .PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-static
 
 demo: .venv/.ready
@@ -32,6 +32,9 @@ bench-overhead: .venv/.ready
 
 bench-import: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/import_time.py
+
+bench-memory: .venv/.ready
+	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/memory.py --out benchmarks/results/memory.jsonl $(ARGS)
 
 bench-fusion: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/fusion.py
