@@ -59,8 +59,8 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     count = len(network.tensors)
     if count <= FULL:
         return _few(network, ask.options.minimize)
-    found = greedy(network)
     options, clock = ask.options, ask.clock
+    found = greedy(network, clock)
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -117,7 +117,7 @@ def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     """Return the cheapest path met while annealing for the time or the moves asked for, or for `MOVES` moves."""
-    found = greedy(network)
+    found = greedy(network, ask.clock)
     if len(network.tensors) < 3:
         return Found(*found)
     options, clock = ask.options, ask.clock
@@ -143,7 +143,7 @@ def _annealed(
     pricing = candidates * PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
-        return Found(first, f"{start[1]}, no time for more")
+        return Found(first, start[1] if start[1].endswith("cut short") else f"{start[1]}, no time for more")
     seed, seconds = ask.options.seed, clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
     chosen = ask.engine or engine(seconds)
     goal = OBJECTIVES[ask.options.minimize]
