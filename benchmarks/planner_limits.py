@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import networkx
-from planner import Case, _of_graph, stored, versions, warmed
+from planner import Case, _of_graph, stored, versions, warmed  # type: ignore[import-not-found]
 
 import contractc
 from contractc.search import search
