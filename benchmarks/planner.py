@@ -144,6 +144,13 @@ def ours(case: Case, seed: int, seconds: float, kernel: str) -> Steps:
     return auto(case.network(), Ask(options, clock_of(options), chosen)).path
 
 
+def ours_in_moves(case: Case, seed: int, moves: int) -> Steps:
+    """Return what contractc finds in so many moves: the same on every machine, however busy it is."""
+    return auto(
+        case.network(), Ask(Search(moves=moves, seed=seed, minimize="flops"), engine=engine(1e9))
+    ).path
+
+
 def opt_einsum(case: Case, seed: int, name: str, seconds: float) -> Steps:
     """Return the path of an algorithm of opt_einsum; random greedy searches for `seconds`."""
     import random
@@ -215,6 +222,8 @@ OURS: dict[str, Run] = {
     "numba 1 s": partial(ours, seconds=1.0, kernel="numba"),
     "numba 0.1 s": partial(ours, seconds=0.1, kernel="numba"),
     "Python 1 s": partial(ours, seconds=1.0, kernel="python"),
+    "12 M moves": partial(ours_in_moves, moves=12_000_000),
+    "1.2 M moves": partial(ours_in_moves, moves=1_200_000),
 }
 
 PEERS: dict[str, tuple[str, Run]] = {

@@ -25,7 +25,7 @@ def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, st
     of tensors.
 
     Args:
-        clock: when its time is over, the tensors left are contracted smallest first, and the name says so.
+        clock: when its time is over, any neighbours are contracted, and the name says so.
     """
     if len(network.tensors) == 1:
         return ((0,),), "greedy"
@@ -33,7 +33,7 @@ def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, st
     state.merge_equal()
     whole = state.contract_neighbours(clock or Clock())
     state.join_parts()
-    return tuple(state.steps), "greedy" if whole else "greedy, then smallest first, cut short"
+    return tuple(state.steps), "greedy" if whole else "greedy, then any neighbours, cut short"
 
 
 def greedy_pairs(graph: Graph) -> Pairs:
@@ -138,6 +138,7 @@ class _State:
                 if i not in self.masks or j not in self.masks:
                     continue
                 if clock.late():
+                    self.hurry()
                     return False
                 made = self.contract(i, j)
                 for k in self.near[made]:
@@ -150,6 +151,16 @@ class _State:
                 pairs = zip(near, near[1:], strict=False)
                 heap += [(self._score(i, j), min(i, j), max(i, j)) for i, j in pairs]
             heapq.heapify(heap)
+
+    def hurry(self) -> None:
+        """Contract every tensor with its smallest neighbour, in rounds, without looking for the best pairs."""
+        met = True
+        while met:
+            met = False
+            for i in list(self.masks):
+                if i in self.masks and self.near[i]:
+                    self.contract(i, min(self.near[i], key=lambda j: (self.sizes[j], j)))
+                    met = True
 
     def join_parts(self) -> None:
         """Multiply what is left, smallest first: parts that share no mode."""
