@@ -77,6 +77,9 @@ PROMISING, CLOSE = 1.5, 0.5
 TREES = 8
 """Most trees that are kept beside the best."""
 
+TOGETHER = 4
+"""Times as many moves between two looks at the clock where threads wait for each other to take them."""
+
 FIRST = 30_000
 """Fewer moves than this are given to the local proposal alone."""
 
@@ -357,7 +360,8 @@ class _Crew:
         random = np.random.RandomState([self.seed % 2**32, number])
         sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
         attempt = tree.walk if schedule.proposal == "walk" else tree.local
-        found, cost, done, block = tree.get(), tree.cost(), 0, self.engine.BLOCK
+        found, cost, done = tree.get(), tree.cost(), 0
+        block = self.engine.BLOCK * (1 if self.threads == 1 else TOGETHER)
         for sweep in range(sweeps):
             beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
             tree.begin()
