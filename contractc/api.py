@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from time import monotonic
 from typing import Any
 
-from contractc.building import build, conj_and_constant, network_of, plan_of, trained
+from contractc.building import conj_and_constant, network_of, plan_of, planned, trained
 from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, moved_ahead, traced_call
 from contractc.errors import OperandError
 from contractc.executable import MISS, Executable
@@ -238,8 +238,13 @@ def compile(
         if is_shape(given[k]):
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
+<<<<<<< HEAD
     network = network_of(einsum_, tensors, chosen, options, dynamic, members)
     return build(plan_of(network, options, started), chosen, options, flattened([given[k] for k in fixed]))
+=======
+    network = network_of(einsum_, tensors, chosen, options, dynamic)
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]))
+>>>>>>> main
 
 
 def plan(

@@ -167,6 +167,14 @@ def test_a_search_on_two_threads_repeats_on_one() -> None:
     assert plan.moves and search(network, Search("anneal", moves=plan.moves)).path == plan.path
 
 
+def test_pilots_that_were_stopped_repeat() -> None:
+    graph, path = graph_of(NETWORKS["three words"]), start(NETWORKS["three words"])
+    moves = Shares(pilot=20_000, scouting=80_000, made=25_000)
+    found = annealed(graph, [path], moves, Clock())
+    assert found.moves == moves and annealed(graph, [path], moves, Clock()) == found
+    assert found.cost < charge(graph, path)
+
+
 def test_walks_and_sweeps_take_part() -> None:
     graph = graph_of(NETWORKS["three words"])
     swept, _, sweeps = best_sweep(graph, Clock())

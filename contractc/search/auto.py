@@ -268,5 +268,6 @@ def _total(moves: int | tuple[int, ...]) -> int:
         return moves
     parts = [moves[k : k + 7] for k in range(0, len(moves) - 1, 7)]
     return moves[-1] + sum(
-        (1 + (sweeps > 0)) * pilot + scouting + made for sweeps, pilot, scouting, _, _, _, made in parts
+        made + ((1 + (sweeps > 0)) * pilot + scouting) * (half > 0)
+        for sweeps, pilot, scouting, half, _, _, made in parts
     )
