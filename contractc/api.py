@@ -238,13 +238,8 @@ def compile(
         if is_shape(given[k]):
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
-<<<<<<< HEAD
     network = network_of(einsum_, tensors, chosen, options, dynamic, members)
-    return build(plan_of(network, options, started), chosen, options, flattened([given[k] for k in fixed]))
-=======
-    network = network_of(einsum_, tensors, chosen, options, dynamic)
-    return planned(network, chosen, options, flattened([given[k] for k in fixed]))
->>>>>>> main
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]), started)
 
 
 def plan(

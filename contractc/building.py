@@ -55,18 +55,9 @@ def network_of(
     return network
 
 
-<<<<<<< HEAD
 def plan_of(network: TensorNetwork, options: Options, started: float | None = None) -> Plan:
-    """Return the plan for `network` that the options ask for; its time counts from `started` on."""
-    plan = remembered(network, options.optimize, memory_allowed(network, options), started)
-    if options.exponent and plan.sliced:
-        raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
-    return plan
-=======
-def plan_of(network: TensorNetwork, options: Options) -> Plan:
-    """Return the plan for `network` that the options ask for."""
-    return remembered(network, options.optimize, memory_allowed(network, options))
->>>>>>> main
+    """Return the plan for `network` that the options ask for; a limit of time counts from `started` on."""
+    return remembered(network, options.optimize, memory_allowed(network, options), started)
 
 
 def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
@@ -109,14 +100,23 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
 
 
 def planned(
-    network: TensorNetwork, target: Target, options: Options, constants: Sequence[Any] = ()
+    network: TensorNetwork,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+    started: float | None = None,
 ) -> Executable:
-    """Return `network` planned and compiled for `target`; see `kept_within`."""
+    """Return `network` planned and compiled for `target`; see `kept_within`.
+
+    Args:
+        started: from when on a limit of time counts for the first plan; another one has that time for itself.
+    """
+    allowed = memory_allowed(network, options)
 
     def find(limit: int | None) -> Plan:
-        return remembered(network, options.optimize, limit)
+        return remembered(network, options.optimize, limit, started if limit == allowed else None)
 
-    return kept_within(find, memory_allowed(network, options), target, options, constants)
+    return kept_within(find, allowed, target, options, constants)
 
 
 def kept_within(
