@@ -60,7 +60,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     if count <= FULL:
         return _few(network, ask.options.minimize)
     options, clock = ask.options, ask.clock
-    found = greedy(network, clock)
+    found = greedy(network, Clock(clock.deadline))
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -117,7 +117,7 @@ def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     """Return the cheapest path met while annealing for the time or the moves asked for, or for `MOVES` moves."""
-    found = greedy(network, ask.clock)
+    found = greedy(network, Clock(ask.clock.deadline))
     if len(network.tensors) < 3:
         return Found(*found)
     options, clock = ask.options, ask.clock
