@@ -85,7 +85,7 @@ def interleaved_form(found: Model, only: set[str] | None = None, log: bool = Fal
             continue
         cut = values[tuple(found.evidence.get(m, slice(None)) for m in modes)]
         with np.errstate(divide="ignore"):
-            operands.append(np.ascontiguousarray(np.log(cut) if log else cut))
+            operands.append(np.array(np.log(cut) if log else cut, order="C"))
         operands.append([m for m in modes if m not in found.evidence])
     return operands
 

@@ -56,7 +56,7 @@ def network_of(
 
 
 def plan_of(network: TensorNetwork, options: Options, started: float | None = None) -> Plan:
-    """Return the plan for `network` that the options ask for; its time counts from `started` on."""
+    """Return the plan for `network` that the options ask for; a limit of time counts from `started` on."""
     return remembered(network, options.optimize, memory_allowed(network, options), started)
 
 
@@ -108,7 +108,8 @@ def planned(
 ) -> Executable:
     """Return `network` planned and compiled for `target`; see `kept_within`.
 
-    The time that the search may take counts from `started` on; if it has to be searched again, each search has its own.
+    Args:
+        started: from when on a limit of time counts for the first plan; another one has that time for itself.
     """
     allowed = memory_allowed(network, options)
 

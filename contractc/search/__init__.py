@@ -36,7 +36,7 @@ def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
 SEARCHES: dict[str, Callable[[TensorNetwork, Ask], Found]] = {
     "auto": auto,
     "optimal": lambda network, ask: Found(*optimal(network)),
-    "greedy": lambda network, ask: Found(*greedy(network)),
+    "greedy": lambda network, ask: Found(*greedy(network, ask.clock)),
     "anneal": anneal,
     "left-to-right": lambda network, ask: Found(*left_to_right(network)),
 }

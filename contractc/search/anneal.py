@@ -77,6 +77,9 @@ PROMISING, CLOSE = 1.5, 0.5
 TREES = 8
 """Most trees that are kept beside the best."""
 
+TOGETHER = 4
+"""Times as many moves between two looks at the clock where threads wait for each other to take them."""
+
 FIRST = 30_000
 """Fewer moves than this are given to the local proposal alone."""
 
@@ -115,7 +118,7 @@ class Engine(Protocol):
 class Annealed:
     """What annealing found: the tree, log2 of its charge, who won, the engine, and the moves that make it again.
 
-    `moves` are `Shares`, those made before the deadline at last; nothing if the deadline cut a pilot short. `others`
+    `moves` are `Shares`, those made before the deadline at last; nothing if the user interrupted. `others`
     are the best trees of other runs.
     """
 
@@ -166,8 +169,11 @@ def annealed(
         shares = Shares(pilot, int(total * SCOUTING))
     ran = [_Ran(LOCAL, -1, 0, charge(graph, starts[0], objective), starts[0], 0.0)]
     chosen = _pilots(crew, starts, shares, ran, moves is None)
-    if chosen is None:
+    if chosen is None and clock.deadline == -inf:  # interrupted, perhaps within a move
         return crew.answer(ran, ())
+    if chosen is None:
+        made = sum(run.made for run in ran)
+        return crew.answer(ran, Shares(shares.pilot, shares.scouting, made=made))
     if not isinstance(moves, tuple):
         spent = sum(run.made for run in ran)
         if moves is not None:
@@ -185,7 +191,10 @@ def annealed(
 
 
 class Shares(NamedTuple):
-    """Moves of each pilot and of all scouts; the runs of both halves, the moves planned for these and made by them."""
+    """Moves of each pilot and of all scouts; the runs of both halves, the moves planned for these and made by them.
+
+    Without runs, `made` is where the deadline has stopped the pilots.
+    """
 
     pilot: int
     scouting: int
@@ -207,7 +216,8 @@ def _pilots(
     scout = Job(SCOUTS, starts[0], length, length)
     first = pilot // length
     jobs = [Job(schedule, starts[schedule.start], pilot, pilot) for schedule in local] + [scout] * first
-    pilots = crew.run(jobs, ran)
+    stopped = not shares.half and shares.made > 0  # an earlier search has come no further than this
+    pilots = crew.run(_first(jobs, shares.made) if stopped else jobs, ran)
     if sum(run.made for run in pilots) < sum(job.moves for job in jobs):
         return None
     ranked = sorted(pilots, key=lambda run: (run.cost, run.number))
@@ -224,6 +234,16 @@ def _pilots(
         if best < ranked[0].cost:
             chosen = [SCOUTS, *(run.schedule for run in ranked if run.cost <= best + CLOSE)]
     return [WALKS if schedule is SCOUTS else schedule for schedule in dict.fromkeys(chosen)]
+
+
+def _first(jobs: Sequence[Job], moves: int) -> list[Job]:
+    """Return `jobs` as far as they get in so many moves."""
+    found = []
+    for job in jobs:
+        if moves > 0:
+            found.append(job._replace(stop=min(job.moves, moves)))
+        moves -= job.moves
+    return found
 
 
 def _runs(
@@ -357,7 +377,8 @@ class _Crew:
         random = np.random.RandomState([self.seed % 2**32, number])
         sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
         attempt = tree.walk if schedule.proposal == "walk" else tree.local
-        found, cost, done, block = tree.get(), tree.cost(), 0, self.engine.BLOCK
+        found, cost, done = tree.get(), tree.cost(), 0
+        block = self.engine.BLOCK * (1 if self.threads == 1 else TOGETHER)
         for sweep in range(sweeps):
             beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
             tree.begin()

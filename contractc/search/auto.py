@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import log2
+from math import inf, log2
 from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
 from contractc.search.front import FIRSTS, best_sweep
-from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of, masks
+from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of
 from contractc.search.greedy import greedy, greedy_pairs
 from contractc.search.reduce import Reduced, reduced, whole_path
 
@@ -37,8 +37,8 @@ LONGEST = 1.0
 PATIENCE = 15_000
 """Pairs of subsets looked at for the optimum of 9 to 16 tensors: a few milliseconds."""
 
-PRICING = 4e-6
-"""Seconds for each axis of each intermediate that are left for pricing the plan."""
+PRICING = 1.2
+"""Times as long as pricing the greedy path takes are left for each path that is priced in the end."""
 
 SWEEPING = 0.1
 """The share of the time left that looking for a sweep to start from may take.
@@ -59,8 +59,8 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     count = len(network.tensors)
     if count <= FULL:
         return _few(network, ask.options.minimize)
-    found = greedy(network)
     options, clock = ask.options, ask.clock
+    found = greedy(network, Clock(clock.deadline))
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -117,7 +117,7 @@ def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     """Return the cheapest path met while annealing for the time or the moves asked for, or for `MOVES` moves."""
-    found = greedy(network)
+    found = greedy(network, Clock(ask.clock.deadline))
     if len(network.tensors) < 3:
         return Found(*found)
     options, clock = ask.options, ask.clock
@@ -139,11 +139,14 @@ def _annealed(
     """
     first = _pairs(start[0])
     graph = graph_of(network)
-    candidates = 1 if ask.options.minimize == "flops" else 2 + KEPT
-    pricing = candidates * PRICING * sum([mask.bit_count() for mask in masks(graph, first)])
+    began = monotonic()
+    if clock.deadline < inf:
+        measured(network, first, "seconds")
+    candidates = 1 if ask.options.minimize == "flops" else 3 + KEPT
+    pricing = candidates * PRICING * (monotonic() - began)
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
-        return Found(first, f"{start[1]}, no time for more")
+        return Found(first, start[1] if start[1].endswith("cut short") else f"{start[1]}, no time for more")
     seed, seconds = ask.options.seed, clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
     chosen = ask.engine or engine(seconds)
     goal = OBJECTIVES[ask.options.minimize]
@@ -174,7 +177,7 @@ def _annealed(
     return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
 
 
-KEPT = 4
+KEPT = 2
 """Trees of other runs that take part in the choice by predicted seconds."""
 
 
@@ -265,5 +268,6 @@ def _total(moves: int | tuple[int, ...]) -> int:
         return moves
     parts = [moves[k : k + 7] for k in range(0, len(moves) - 1, 7)]
     return moves[-1] + sum(
-        (1 + (sweeps > 0)) * pilot + scouting + made for sweeps, pilot, scouting, _, _, _, made in parts
+        made + ((1 + (sweeps > 0)) * pilot + scouting) * (half > 0)
+        for sweeps, pilot, scouting, half, _, _, made in parts
     )

@@ -9,28 +9,38 @@ from math import exp2
 
 from contractc.network import TensorNetwork
 from contractc.plans import Path
+from contractc.search.clock import Clock
 from contractc.search.graph import Graph, Pairs, bits, graph_of, weigher
 
 WIDEST = 32
 """Of a mode shared by more tensors than this, only neighbours in size are tried as pairs, when all else is done."""
 
 
-def greedy(network: TensorNetwork) -> tuple[Path, str]:
+def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, str]:
     """Return the path that keeps contracting the pair which shrinks memory most.
 
     The score of a pair is size(result) - size(left) - size(right), in elements; tensors with equal modes are
     merged first, what is left in separate parts last, smallest first. Ties go to the lower ids, so the path
     depends on nothing but the network. Source: opt_einsum's greedy path, extended to hyperedges of thousands
     of tensors.
+
+    Args:
+        clock: when its time is over, any neighbours are contracted, and the name says so.
     """
-    return (greedy_pairs(graph_of(network)) if len(network.tensors) > 1 else ((0,),)), "greedy"
+    if len(network.tensors) == 1:
+        return ((0,),), "greedy"
+    state = _State(graph_of(network))
+    state.merge_equal()
+    whole = state.contract_neighbours(clock or Clock())
+    state.join_parts()
+    return tuple(state.steps), "greedy" if whole else "greedy, then any neighbours, cut short"
 
 
 def greedy_pairs(graph: Graph) -> Pairs:
     """Return the greedy path of a graph of two tensors or more."""
     state = _State(graph)
     state.merge_equal()
-    state.contract_neighbours()
+    state.contract_neighbours(Clock())
     state.join_parts()
     return tuple(state.steps)
 
@@ -118,8 +128,8 @@ class _State:
         a, b = self.masks[one], self.masks[two]
         return self._size((a | b) ^ (a & b & self.pairs)) - self.sizes[one] - self.sizes[two]
 
-    def contract_neighbours(self) -> None:
-        """Contract pairs that share a mode, best score first, until none is left."""
+    def contract_neighbours(self, clock: Clock) -> bool:
+        """Contract pairs that share a mode, best score first, until none or no time is left; return which."""
         heap = [(self._score(i, j), i, j) for i, near in self.near.items() for j in near if i < j]
         heapq.heapify(heap)
         while True:
@@ -127,17 +137,30 @@ class _State:
                 _, i, j = heapq.heappop(heap)
                 if i not in self.masks or j not in self.masks:
                     continue
+                if clock.late():
+                    self.hurry()
+                    return False
                 made = self.contract(i, j)
                 for k in self.near[made]:
                     heapq.heappush(heap, (self._score(k, made), k, made))
             again = [held for held in self._holders().values() if len(held) > 1]
             if not again:
-                return
+                return True
             for held in again:
                 near = sorted(held, key=lambda j: (self.sizes[j], j))
                 pairs = zip(near, near[1:], strict=False)
                 heap += [(self._score(i, j), min(i, j), max(i, j)) for i, j in pairs]
             heapq.heapify(heap)
+
+    def hurry(self) -> None:
+        """Contract every tensor with its smallest neighbour, in rounds, without looking for the best pairs."""
+        met = True
+        while met:
+            met = False
+            for i in list(self.masks):
+                if i in self.masks and self.near[i]:
+                    self.contract(i, min(self.near[i], key=lambda j: (self.sizes[j], j)))
+                    met = True
 
     def join_parts(self) -> None:
         """Multiply what is left, smallest first: parts that share no mode."""
