@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from contractc.building import build, conj_and_constant, network_of, plan_of, trained
-from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, traced_call
+from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, moved_ahead, traced_call
 from contractc.errors import OperandError
 from contractc.executable import MISS, Executable
 from contractc.machine import Target
@@ -101,6 +101,7 @@ def contract(
             for run in entry[2]:
                 result = run(*operands)
                 if result is not MISS:
+                    latest[expression] = moved_ahead(entry, run)
                     return result
     given = (
         optimize,
@@ -158,6 +159,7 @@ def einsum(
             for run in entry[2]:
                 result = run(*operands)
                 if result is not MISS:
+                    latest_einsum[subscripts] = moved_ahead(entry, run)
                     return result
     if tracing:
         return traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)

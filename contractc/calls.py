@@ -238,6 +238,11 @@ def _remember(
     recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
 
 
+def moved_ahead(codes: Codes, run: Callable[..., Any]) -> Codes:
+    """Return `codes` with `run`, which is one of the older ones, as the code met last."""
+    return codes[0], run, (codes[1], *(other for other in codes[2] if other is not run))
+
+
 def _forget(recent: dict[Hashable, Codes], executable: Executable) -> None:
     """Drop the texts whose code is that of `executable`, so that nothing keeps it alive."""
     for text, (_, first, older) in list(recent.items()):

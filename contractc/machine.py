@@ -47,7 +47,7 @@ class Products:
 class Machine:
     """Rates of one core: operations a second in a large matrix product, bytes a second, seconds a call.
 
-    `bandwidth` is for reading and writing memory in order, `permuting` for copies that change the order of axes.
+    `permuting` is the rate of copies that change the order of axes.
     `products` has times of matrix products by shape, `copying` pairs of (bytes of both arrays, bytes a second)
     of copies in order, and `fresh` the extra seconds a byte of writing to memory the system has just given.
 
@@ -58,7 +58,6 @@ class Machine:
     flops_float32: float = 1.2e11
     flops_float64: float = 6.0e10
     flops_other: float = 1.0e9
-    bandwidth: float = 1.5e10
     permuting: float = 6.0e9
     call: float = 1.0e-6
     products: tuple[Products, ...] = tuple(Products(*row) for row in NANOSECONDS)
@@ -76,7 +75,7 @@ class Machine:
 
     def faults(self) -> list[str]:
         """Return each rule this machine breaks, as a sentence; nothing means it is well formed."""
-        rates = (self.flops_float32, self.flops_float64, self.flops_other, self.bandwidth, self.permuting)
+        rates = (self.flops_float32, self.flops_float64, self.flops_other, self.permuting)
         found = [f"a rate is {rate}" for rate in rates if not 0 < rate < inf]
         for table in self.products:
             if len(table.nanoseconds) != len(GRID) ** 3:
