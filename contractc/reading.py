@@ -52,7 +52,7 @@ def split_call(
         return labelled(expression), list(operands)
     if isinstance(expression, str):
         found = _parsed(expression, semiring) if len(expression) < 4096 else parse(expression, semiring)
-        packed = operands[0] if len(operands) == 1 else None
+        packed: Any = operands[0] if len(operands) == 1 else None
         listed = isinstance(packed, list | tuple) and not (shapes and is_shape(packed))
         if listed and (len(found.inputs) != 1 or (len(packed) == 1 and is_torch(packed[0]))):
             return found, list(packed)
