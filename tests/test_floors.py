@@ -30,7 +30,8 @@ FLOORS = """
     bundle, tune
     assembly, training, search, lower, backends, providers, store
     cost
-    executable, plans, fused, programs, machine
+    executable, plans, fused, workspace, programs, machine
+    operations, slices
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
