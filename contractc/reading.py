@@ -39,18 +39,23 @@ def _parsed(text: str, semiring: str) -> Einsum:
     return parse(text, semiring)
 
 
-def split_call(expression: Any, operands: Sequence[Any], semiring: str) -> tuple[Einsum, list[Any]]:
-    """Return the expression and the operands of a call in any of its forms."""
+def split_call(
+    expression: Any, operands: Sequence[Any], semiring: str, *, shapes: bool = False
+) -> tuple[Einsum, list[Any]]:
+    """Return the expression and the operands of a call in any of its forms.
+
+    One list of all operands may stand for them; with `shapes` a tuple of ints is the shape of one operand.
+    """
     if isinstance(expression, Einsum):
         if semiring != "sum_product":
             expression = replace(expression, semiring=semiring_named(semiring).name)
         return labelled(expression), list(operands)
     if isinstance(expression, str):
         found = _parsed(expression, semiring) if len(expression) < 4096 else parse(expression, semiring)
-        if len(operands) == 1 and isinstance(operands[0], list | tuple):
-            packed = operands[0]
-            if len(found.inputs) != 1 or (len(packed) == 1 and is_torch(packed[0])):
-                return found, list(packed)
+        packed: Any = operands[0] if len(operands) == 1 else None
+        listed = isinstance(packed, list | tuple) and not (shapes and is_shape(packed))
+        if listed and (len(found.inputs) != 1 or (len(packed) == 1 and is_torch(packed[0]))):
+            return found, list(packed)
         return found, list(operands)
     items = (expression, *operands)
     if len(items) < 2 or expression is NOTHING:
@@ -81,7 +86,7 @@ def read_ahead(
     expression: Any, operands: Sequence[Any], semiring: str, target: str | Target | None
 ) -> tuple[Einsum, list[Any], Target]:
     """Return the same for operands some of which are shapes."""
-    found, given = split_call(expression, operands, semiring)
+    found, given = split_call(expression, operands, semiring, shapes=True)
     check_count(len(given))
     library = library_of([x for x in given if not is_shape(x)])
     if isinstance(target, Target):

@@ -133,8 +133,10 @@ def replace_file(path: Path, data: bytes) -> None:
         with part.open("xb") as file:
             file.write(data)
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the caller knows no other file
         raise
 
 

@@ -844,3 +844,11 @@ def test_a_numpy_executable_refuses_a_torch_tensor() -> None:
     assert message_of(OperandError, double, torch.ones(2, dtype=torch.float64), 2.0) == (
         "operand 0 is a tensor of torch, but this was compiled for NumPy"
     )
+
+
+@pytest.mark.parametrize("function", [contractc.compile, contractc.plan])
+def test_a_shape_alone_is_one_operand(function: Any) -> None:
+    with pytest.raises(OperandError) as caught:
+        function("ij,jk->ik", (3, 4))
+    assert str(caught.value) == "the expression has 2 terms but 1 operand was given\n  ij,jk->ik"
+    assert str(function("ij,jk->ik", ((3, 4), (4, 5)))) == str(function("ij,jk->ik", (3, 4), (4, 5)))

@@ -20,6 +20,7 @@ from contractc import BundleError, Executable, archive, backends, bundle, format
 from contractc.backends import numpy as numpy_backend
 from contractc.errors import UnsupportedError
 from contractc.machine import Target
+from contractc.providers import loops
 from expressions import EXPRESSIONS, Expression, random_operands
 from messages import message_of
 
@@ -514,3 +515,19 @@ def test_kernels_for_a_gpu_that_is_not_here_are_in_the_bundle(tmp_path: Path) ->
     said, found = in_a_clean_place(path, x, tmp_path)
     assert said.splitlines()[2] == "not for triton:cuda:90: No module named 'torch'"
     assert bits(found) == bits(numbers(x))
+
+
+def test_fused_steps_with_constants_run_without_llvmlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not loops.installed():
+        pytest.skip("llvmlite is not installed (contractc[fast])")
+    x, *given = (rng.normal(size=s).astype("float32") for s in ((512, 16), (512, 16), (16, 16, 16)))
+    made = contractc.compile("bi,bj,ijk->bk", x.shape, *given, dtype="float32", constants=[1, 2])
+    path = tmp_path / "net.ccb"
+    made.save(path)
+    assert "loops" in str(made.program)
+    monkeypatch.setattr(loops, "installed", lambda: False)
+    again = contractc.load(path)
+    assert all(c.dtype is np.dtype("float32") for c in again.constants)
+    np.testing.assert_allclose(again(x), made(x), rtol=1e-3, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from contractc.backends.compiled import numpy_library
 from contractc.dtypes import wide
 from contractc.programs import Contract, Program, Value
 from contractc.providers import loops
-from contractc.providers.loops import problem, schedule, text
+from contractc.providers.loops import native, problem, schedule, text
+from contractc.store import opened
 from tolerances import tolerance
 
 pytestmark = pytest.mark.skipif(not loops.installed(), reason="llvmlite is not installed (contractc[fast])")
@@ -227,3 +229,22 @@ def test_all_schedules_of_a_gradient_add_up_their_tiles(result: str) -> None:
 
 def _this(made: schedule.Schedule, asked: problem.Problem, widest: int) -> schedule.Schedule:
     return made
+
+
+def test_machine_code_is_in_the_store_for_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path / "store"))
+    program, step = step_of([(0, 1), (1, 2)], (0, 2), [5, 7, 16], ["float64"] * 2, "float64")
+    text = loops.text_of(program, step, native.vector_bytes())
+    made = native._machine_code(text, native._machine())
+    (entry,) = opened(tmp_path / "store").ls()
+    assert entry.kind == "loops"
+    monkeypatch.setattr(native, "_compile", lambda text, machine: b"compiled again")
+    assert native._machine_code(text, native._machine()) == made
+    x, y = np.arange(35.0).reshape(5, 7), np.arange(112.0).reshape(7, 16)
+    run = loops.compiled(program, step, numpy_library(program, step))
+    np.testing.assert_allclose(run(x, y), x @ y)
+    (path,) = (tmp_path / "store").glob("*/loops-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert native._machine_code(text, native._machine()) == b"compiled again"

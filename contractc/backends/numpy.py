@@ -282,8 +282,13 @@ def to_portable(x: np.ndarray) -> np.ndarray:
 
 
 def from_portable(x: np.ndarray, device: str) -> np.ndarray:
-    """Return the constant that `to_portable` gave, from a file: in fresh memory, as `constant` made it."""
-    return constant(np.array(x, to_numpy(x.dtype.name)), 0)
+    """Return the constant that `to_portable` gave, from a file: in fresh memory, as `constant` made it.
+
+    Generated code compares dtypes by identity; np.array would keep an equal dtype that the file's reader made.
+    """
+    found = np.empty(x.shape, to_numpy(x.dtype.name))
+    found[...] = x
+    return constant(found, 0)
 
 
 def to_bytes(x: np.ndarray) -> bytes:

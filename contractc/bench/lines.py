@@ -23,10 +23,19 @@ def _rounded(data: object) -> object:
 
 
 def read_results(path: Path) -> list[Result]:
-    """Return the results in a file of JSON lines; a later one of the same case replaces an earlier one."""
+    """Return the results in a file of JSON lines; a later one of the same case replaces an earlier one.
+
+    Raises:
+        ValueError: it holds something else.
+    """
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        result = Result.from_json(json.loads(line))
+    try:
+        results = [
+            Result.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} holds no results of contractc bench: {error}") from None
+    for result in results:
         case = result.case
         found[case.name, case.text, case.dtype, case.seed, bool(result.conditions.get("control"))] = result
     return list(found.values())

@@ -6,8 +6,10 @@ make no sense.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from contractc.cli.commands import COMMANDS, Failure
 from contractc.cli.parser import parser
@@ -26,19 +28,16 @@ TypeError is what NumPy's rules give for an array of texts in a file, or for a d
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (those of the process by default) and return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] == ["bench"]:
-        from contractc.bench.command import main as bench
-
-        return bench(given[1:])
+    command = given[0] if given else ""
     try:
-        options = parser().parse_args(given)
+        if command == "bench":
+            from contractc.bench.command import main as bench
+
+            return bench(given[1:])
+        options = _parsed(given)
+        return COMMANDS[options.command](options)
     except SystemExit as end:  # argparse has printed the usage, or the help
         return end.code if isinstance(end.code, int) else 2
-    if options.command is None:
-        parser().print_help(sys.stderr)
-        return 2
-    try:
-        return COMMANDS[options.command](options)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has seen enough; without this Python complains at its end
         return 0
@@ -46,11 +45,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("contractc: interrupted", file=sys.stderr)
         return 1
     except Failure as error:
-        print(f"contractc {options.command}: {error}", file=sys.stderr)
+        print(f"contractc {command}: {error}", file=sys.stderr)
         return 2
     except EXPECTED as error:
         name = type(error).__name__
         if colors_wanted(sys.stderr):
             name = f"\x1b[1;31m{name}\x1b[0m"
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {_told(error)}", file=sys.stderr)
         return 1
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """Return the arguments of a subcommand; the files of `run` may stand behind its options too."""
+    made = parser()
+    options, rest = made.parse_known_args(given)
+    if options.command is None:
+        made.print_help(sys.stderr)
+        raise SystemExit(2)
+    if options.command == "run":
+        options.files += [Path(text) for text in rest if not text.startswith("-")]
+        rest = [text for text in rest if text.startswith("-")]
+    if rest:
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says; of one of the system, what it is about and why, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -79,13 +80,15 @@ def compile(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run a bundle or an expression on arrays from files, and write or print the results."""
     arrays: list[Any] = [x for path in options.files for x in _arrays(path).values()]
-    if options.what.endswith(".ccb"):
+    if options.what.endswith(".ccb") or Path(options.what).is_file():
         executable = bundle.load(options.what, options.target, trust=options.trust, sha256=options.sha256)
-        if executable.target.backend == "torch":
-            from contractc.backends.torch import from_portable
-
-            arrays = [from_portable(x, executable.target.device) for x in arrays]
+        target = executable.target
+        portable = backend_named(target.backend)
+        if target.backend != "numpy":
+            arrays = [portable.from_portable(x, target.device) for x in arrays]
         results = executable(*arrays)
+        results = results if isinstance(results, tuple) else (results,)
+        results = tuple(map(portable.to_portable, results))
     else:
         results = api.contract(options.what, *arrays)
     named = {str(k): x for k, x in enumerate(results if isinstance(results, tuple) else (results,))}
@@ -119,6 +122,8 @@ def cache(options: argparse.Namespace) -> int:
         raise StoreError("there is no store; CONTRACTC_STORE names its folder, and `off` none")
     if options.bytes is not None and options.action != "prune":
         raise Failure("--bytes goes with prune")
+    if options.bytes is not None and options.bytes < 0:
+        raise Failure(f"--bytes {options.bytes} is less than nothing")
     if options.action == "ls":
         entries, head = store.ls(), str(store)
     elif options.action == "prune":
@@ -161,16 +166,16 @@ def _problem_of(options: argparse.Namespace) -> Problem:
         raise Failure("give an expression with --shapes, or --network")
     dtype = SHORT.get(options.dtype, options.dtype)
     if options.expression is not None:
-        shapes = [shape_of(text) for text in options.shapes]
+        try:
+            shapes = [shape_of(text) for text in options.shapes]
+        except ValueError as error:
+            raise Failure(str(error)) from None
         terms = options.expression.partition("->")[0].count(",") + 1
         if len(shapes) != terms:
             raise Failure(f"the expression has {terms} term{'s' * (terms > 1)}, --shapes gives {len(shapes)}")
         return Problem(options.expression, shapes, dtype, options.dynamic, None)
-    text = sys.stdin.read() if str(options.network) == "-" else options.network.read_text(encoding="utf-8")
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{options.network} is nested too deep") from None
+    text = sys.stdin.read() if str(options.network) == "-" else _text(options.network)
+    data = _json(text, options.network)
     if not isinstance(data, dict):
         raise ValueError(f"{options.network} holds no network: it is no JSON object")
     if "noun" in data:
@@ -184,6 +189,24 @@ def _problem_of(options: argparse.Namespace) -> Problem:
     return Problem(data["expression"], [tuple(s) for s in given], SHORT.get(dtype, dtype), dynamic, None)
 
 
+def _text(path: Path) -> str:
+    """Return the text in a file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text") from None
+
+
+def _json(text: str, path: Path) -> Any:
+    """Return the JSON in `text`, which is that of a file."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+
+
 def _is_shapes(shapes: Any) -> bool:
     return isinstance(shapes, list) and all(
         isinstance(s, list) and all(type(n) is int for n in s) for s in shapes
@@ -194,7 +217,7 @@ def _optimize(options: argparse.Namespace) -> Any:
     """Return what `optimize=` is to be; progress is shown if somebody watches."""
     path = getattr(options, "path", None)
     if path is not None:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _json(_text(path), path)
         steps = data.get("opt_einsum_path") if isinstance(data, dict) else data
         if not isinstance(steps, list):
             raise ValueError(f"{path} holds no path")
@@ -256,6 +279,8 @@ def _compiled(
     for k, x in constants.items():
         if not 0 <= k < len(operands):
             raise Failure(f"--constant names operand {k}; there are {len(operands)} operands")
+        if x.shape != operands[k]:
+            raise Failure(f"the constant for operand {k} has shape {x.shape}, --shapes says {operands[k]}")
         operands[k] = backend.from_portable(x, chosen.device) if hasattr(backend, "from_portable") else x
     return api.compile(
         problem.expression,
@@ -284,7 +309,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return tensorfiles.load(path)[0]
     if path.suffix not in (".npy", ".npz"):
         raise Failure(f"{path} is no .npy, .npz or .safetensors file")
-    found = np.load(path, allow_pickle=False)
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile):  # NumPy's own message says how to run code from the file
+        raise ValueError(f"{path} is damaged, or holds Python objects, which are not read") from None
     if path.suffix == ".npy":
         return {"0": found}
     with found:

@@ -12,6 +12,11 @@ from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
+from contractc.store import open_store
+
+GENERATOR = 1
+"""Raised when the same text is compiled in another way, so that what is in the store is not taken."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Native:
@@ -71,11 +76,34 @@ def native(text: str, function: str) -> Native:
 def _built(text: str, function: str, digest: str) -> Native:
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
-    )
+    machine = _machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(_machine_code(text, machine)))
+    engine.finalize_object()
+    count = text[text.index(f"@{function}(") :].partition(") #0")[0].count("%")
+    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)
+    return Native(digest, prototype(engine.get_function_address(function)), engine)
+
+
+def _machine_code(text: str, machine: Any) -> bytes:
+    """Return the object file of the module `text`: from the store, if this processor had it compiled before."""
+    import llvmlite.binding as llvm
+
+    processor = f"{machine.triple} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    made_by = f"{GENERATOR} {llvm.llvm_version_info} {processor}"
+    key = hashlib.sha256(f"{made_by}\n{text}".encode()).hexdigest()
+    store = open_store()
+    found = None if store is None else store.read("loops", key)
+    if found is None:
+        found = _compile(text, machine)
+        if store is not None:
+            store.write("loops", key, found)
+    return found
+
+
+def _compile(text: str, machine: Any) -> bytes:
+    import llvmlite.binding as llvm
+
     module = llvm.parse_assembly(text)
     module.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -83,22 +111,25 @@ def _built(text: str, function: str, digest: str) -> Native:
     tuning.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    count = text[text.index(f"@{function}(") :].partition(") #0")[0].count("%")
-    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)
-    return Native(digest, prototype(engine.get_function_address(function)), engine)
+    return bytes(machine.emit_object(module))
+
+
+def _machine() -> Any:
+    """Return what compiles for this processor."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
 
 
 def assembly(text: str) -> str:
     """Return the assembly of the module `text` for this processor: to look at."""
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
-    )
+    machine = _machine()
     module = llvm.parse_assembly(text)
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(module, builder)
