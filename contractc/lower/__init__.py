@@ -15,7 +15,7 @@ from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Progra
 from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["fusers", "loops_missed", "lower", "split_exponents", "translate"]
+__all__ = ["finished", "fusers", "loops_missed", "lower", "split_exponents", "translate"]
 
 
 def lower(
@@ -41,12 +41,25 @@ def lower(
     if exponents:
         program = split_exponents(program)
     else:
-        program = fuse(program, kernels)
-        if target.backend == "numpy" and program.semiring == "sum_product":
-            names = providers()
-            program = program if ordered else free_results(program)
-            program = choose(layout(program, machine, names), machine, names)
+        program = finished(program, target, ordered=ordered, machine=machine, kernels=kernels)
     assert not program.faults(), f"{program.faults()}\n{program}"
+    return program
+
+
+def finished(
+    program: Program,
+    target: Target,
+    *,
+    ordered: bool = False,
+    machine: Machine = DEFAULT_MACHINE,
+    kernels: Sequence[Fuser] = (),
+) -> Program:
+    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
+    program = fuse(program, kernels)
+    if target.backend == "numpy" and program.semiring == "sum_product":
+        names = providers()
+        program = program if ordered else free_results(program)
+        program = choose(layout(program, machine, names), machine, names)
     return program
 
 
