@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from contractc.cost import costs
+from contractc.backends.steps import BLAS
+from contractc.cost import Costs, costs
+from contractc.lower import finished, fusers, translate
+from contractc.lower.backward import with_kept
+from contractc.lower.pack import pack
+from contractc.lower.passes import PASSES
+from contractc.lower.seconds import program_seconds
+from contractc.machine import Target
 from contractc.network import Tensor, TensorNetwork
-from contractc.plans import Alternative, Path, kept_terms
+from contractc.plans import Alternative, Path, Plan, kept_terms
+from contractc.programs import Program
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
@@ -31,7 +39,6 @@ def cheapest_layout(
     dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
     free = [g for g, choice in enumerate(forced) if not choice]
     apart = [network.groups[g] for g, choice in enumerate(forced) if choice == "factored"]
-    price = training_costs if any(t.trained for t in network.tensors) else costs
     best: dict[tuple[str, ...], tuple[Alternative, Path, str]] = {}
 
     def weigh(parts: dict[int, int | None]) -> None:
@@ -39,7 +46,7 @@ def cheapest_layout(
         groups = [(network.groups[g], most) for g, most in parts.items()]
         path, name = _with_dense(network, groups, apart, find)
         words = layout_choices(network, path)
-        found = Alternative(words, *price(network, path, (count + len(path) - 1,)))
+        found = Alternative(words, *_price(network, path))
         if words not in best or found.seconds < best[words][0].seconds:
             best[words] = found, path, name
 
@@ -50,6 +57,43 @@ def cheapest_layout(
             weigh({**dict.fromkeys(dense), g: most})
     _, path, name = min(best.values(), key=lambda item: item[0].seconds)
     return path, name, tuple(found for found, _, _ in best.values())
+
+
+def _price(network: TensorNetwork, path: Path) -> Costs:
+    """Return what a path costs, with the gradients by trained tensors; seconds are those of the steps that would run.
+
+    Every operand of the steps has its place in memory there, so copies and short products are paid for: what decides
+    between factors and a dense operand.
+    """
+    last = (len(network.tensors) + len(path) - 1,)
+    trained = [k for k, t in enumerate(network.tensors) if t.trained]
+    found = training_costs(network, path, last) if trained else costs(network, path, last)
+    if network.dtype not in BLAS or network.semiring != "sum_product":
+        return found
+    program = translate(Plan(network, path, last), Target())
+    for transform in PASSES:
+        program = transform(program)
+    seconds = _seconds(program)
+    if trained:
+        both = [_training_seconds(p, trained) for p in (program, pack(program))]
+        seconds = min([s for s in both if s is not None], default=found.seconds)
+    return found._replace(seconds=seconds)
+
+
+def _training_seconds(program: Program, trained: Sequence[int]) -> float | None:
+    """Return the predicted seconds of a program and its gradients, None where there is no rule for them."""
+    found = with_kept(program, trained)
+    if found is None:
+        return None
+    forward, back = found
+    for transform in PASSES:
+        back = transform(back)
+    return _seconds(forward) + min(_seconds(back), _seconds(pack(back)))
+
+
+def _seconds(program: Program) -> float:
+    """Return the predicted seconds of a pairwise program on the CPU."""
+    return program_seconds(finished(program, Target(), kernels=fusers(Target(), ahead=True)))
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
