@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -343,3 +344,14 @@ def test_near_equal_factors() -> None:
     assert balanced(25088, 3) == (32, 28, 28)
     assert balanced(1, 2) == (1, 1)
     assert balanced(97, 3) == (97, 1, 1)
+
+
+def test_a_layer_runs_what_was_planned_for_its_mode() -> None:
+    layer = FactorizedLinear(16, 16, format="monarch", rank=1)
+    trained = [t.trained for t in layer.planned.training.plan.network.tensors]
+    assert all(trained) and not any(t.trained for t in layer.planned.inferring.plan.network.tensors)
+    words = replace(layer.planned, training=lambda *_: "train", inferring=lambda *_: "infer")  # type: ignore[arg-type]
+    assert words.run(layer) == "train"
+    with torch.no_grad():
+        assert words.run(layer) == "infer"
+    assert words.run(layer.eval()) == "infer"
