@@ -78,7 +78,7 @@ def executable_of(
         lambda: _considered(program, target),
         tuple(constants),
         exponent,
-        remarks,
+        (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
         saver,
     )
 
@@ -87,7 +87,7 @@ def _considered(program: Program, target: Target) -> dict[int, str]:
     """Return the ways to compute each step that were compared, by the number of what it makes."""
     if target.backend != "numpy":
         return {}
-    from contractc.lower.choose import considered
+    from contractc.backends.steps.choose import considered
     from contractc.providers import providers
 
     return considered(program, DEFAULT_MACHINE, providers())

@@ -57,10 +57,11 @@ def contract_anew(
     preferred_element_type: Any,
     strip_exponent: bool,
     backend: str | None,
+    precision: str = "default",
 ) -> Any:
     """Return what `contract` does, for operands that the code met last does not fit."""
     asked = (optimize, memory_limit, dtype, casting, semiring, conj, preferred_element_type, strip_exponent)
-    key = _key(out, expression, operands, (*asked, backend, order))
+    key = _key(out, expression, operands, (*asked, backend, order, precision))
     result, factors = _recalled(key, operands)
     if result is not MISS:
         return _delivered(result, factors, out, order_named(order), casting)
@@ -75,6 +76,7 @@ def contract_anew(
         dtype_named(dtype),
         dtype_named(preferred_element_type),
         ordered=order == "C",
+        precision=precision,
     )
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = cached(einsum_, arrays, target, options)
@@ -234,6 +236,11 @@ def _remember(
     before = recent.get(text)
     older = () if before is None or before[0] != len(arrays) else (before[1], *before[2])[:MOST_CODES]
     recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
+
+
+def moved_ahead(codes: Codes, run: Callable[..., Any]) -> Codes:
+    """Return `codes` with `run`, which is one of the older ones, as the code met last."""
+    return codes[0], run, (codes[1], *(other for other in codes[2] if other is not run))
 
 
 def _forget(recent: dict[Hashable, Codes], executable: Executable) -> None:

@@ -118,7 +118,7 @@ def test_interleaved_repeats_short_calls_and_keeps_to_the_budget() -> None:
         clock.spend(0.125)
 
     assert len(interleaved({"short": short}, 4, round_seconds=1.0, clock=clock)["short"]) == 4
-    assert calls[0] == 2 + 4 * 8
+    assert calls[0] == 2 + 8 + 4 * 8
     assert len(interleaved({"short": short}, 100, round_seconds=1.0, budget=7.5, clock=clock)["short"]) == 7
     assert len(interleaved({"short": short}, 100, round_seconds=1.0, budget=0.0, clock=clock)["short"]) == 5
 

@@ -12,16 +12,31 @@ from contractc.providers.reductions import exact_matmul, total
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.data())
-def test_total_is_the_sum_over_the_axes(shape: list[int], data: st.DataObject) -> None:
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from("dD"), st.data())
+def test_total_is_the_sum_over_the_axes(shape: list[int], kind: str, data: st.DataObject) -> None:
     axes = tuple(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
-    x = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    x = np.arange(np.prod(shape)).astype(kind).reshape(shape)
+    x = x * (1 - 2j) if kind == "D" else x
     small, reductions.SMALL = reductions.SMALL, 0
     try:
         found = total(x, axes if len(axes) > 1 else axes[0], x.dtype)
     finally:
         reductions.SMALL = small
     np.testing.assert_array_equal(found, x.sum(axes))
+
+
+@pytest.mark.parametrize("axes", [0, 1, (0, 1)])
+def test_total_of_infinity_is_infinite(axes: int | tuple[int, ...]) -> None:
+    x = np.full((300, 300), 1, complex)
+    x[0, 0] = np.inf
+    found = np.ravel(total(x, axes, x.dtype))
+    assert np.isinf(found[0].real)
+    assert found[0].imag == 0
+
+
+def test_total_of_a_long_row_keeps_its_digits() -> None:
+    x = np.full((2, 2**22), 0.1, np.float32)
+    np.testing.assert_allclose(total(x, 1, x.dtype), 2**22 * np.float64(x[0, 0]), rtol=1e-5)
 
 
 def test_total_of_nothing_is_zero() -> None:

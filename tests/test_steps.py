@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from contractc.api import compile as compile_expression
 from contractc.backends import numpy as numpy_backend
-from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, understood, ways, words
+from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, tasks, understood, ways, words
+from contractc.backends.steps.choose import choose, free_results, layout
 from contractc.backends.steps.forms import COPIES, LEFT, form_of, fused, natural_orders
-from contractc.lower import tasks
-from contractc.lower.choose import choose, free_results, layout
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.programs import Contract, Program, Value
 from contractc.providers import NUMPY, TORCH, memory

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
+from contractc.backends.steps.choose import choose, layout
 from contractc.dtypes import to_numpy
 from contractc.fused import unfused
+from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Program
-from contractc.providers import loops
+from contractc.providers import loops, providers
 from contractc.providers.loops import COPIED, HOW, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
 
 
@@ -51,7 +53,10 @@ def numpy_library(program: Program, step: Contract) -> Library:
 def _pairwise(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
-    return compile_(unfused(program, step)).run
+    """Return the function that does `step` by the best ways of the libraries, one pair after the other."""
+    names = providers()
+    pairs = layout(unfused(program, step), DEFAULT_MACHINE, names)
+    return compile_(choose(pairs, DEFAULT_MACHINE, names)).run
 
 
 def _form(x: np.ndarray) -> int:

@@ -172,7 +172,8 @@ def measure_case(
     started, entries = _started(case, arrays, expected, names, peers, clock)
     compiled = compile(case.text, *arrays)
     about |= {"program": digest(compiled.program)[:16], "ways": compiled.notes}
-    about["predicted"] = predicted_seconds(compiled) or planned.seconds
+    predicted = predicted_seconds(compiled)
+    about["predicted"] = planned.seconds if predicted is None else predicted
     calls = {(name, kind): call for name, ways in started.items() for kind, call in ways.items()}
     found = interleaved(
         {f"{name}|{kind}": call for (name, kind), call in calls.items()},

@@ -14,7 +14,7 @@ What looks best is decomposed, its error measured and its contraction planned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations
 from math import prod, sqrt
@@ -178,14 +178,7 @@ def compress(
         raise ResourceLimitError(f"no layout within {tolerance:g} fits into {bytes_text(memory or 0)}")
     best = min(fits, key=lambda k: (_rounded(tried[k].seconds), tried[k].bytes, k))
     trials = [
-        Trial(
-            t.layout,
-            t.error,
-            t.parameters,
-            t.bytes,
-            t.seconds,
-            "taken" if k == best else t.verdict or _miss(t, tolerance),
-        )
+        replace(t, verdict="taken" if k == best else t.verdict or _miss(t, tolerance))
         for k, t in enumerate(tried)
     ]
     return Compressed(made[best], tolerance, tuple(trials))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from contractc.backends.steps.choose import choose, free_results, layout
 from contractc.dtypes import is_floating, wide
-from contractc.lower.choose import choose, free_results, layout
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.passes import PASSES
 from contractc.machine import DEFAULT_MACHINE, Machine, Target

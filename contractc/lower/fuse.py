@@ -8,9 +8,9 @@ from math import inf
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
+from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import stream_seconds, written_seconds
 from contractc.dtypes import itemsize, wide
-from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -83,11 +83,9 @@ def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MA
 def library_seconds(program: Program, step: Contract, machine: Machine, libraries: Sequence[str]) -> float:
     """Return the predicted seconds of a step that one of `libraries` does, its result in the order that suits it."""
     known = program.values()
-    if len(step.inputs) == 1 and set(known[step.inputs[0]].modes) <= set(step.out.modes):
-        return 0.0  # a view
-    task = task_of(program, step, known)
     if is_view(program, step):
         return machine.call
+    task = task_of(program, step, known)
     if task is None:
         return stream_seconds(
             [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine

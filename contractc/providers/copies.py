@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,14 @@ from contractc.providers.memory import fresh
 SMALL = 2**15
 """Bytes up to which one call of NumPy copies an array in whatever order."""
 
-_TILE = 2**15
-"""Bytes of a tile: it is read against the order of memory, so both its copies have to stay in the nearest cache."""
+_TILE = 2**19
+"""Bytes of a tile, which is read against the order of memory: so much of the second-level cache both copies may use."""
 
-_SIDE = 64
+_SIDE = 128
 """Elements that a tile keeps along the axis that is fast in the source and along the one fast in the copy."""
+
+_LOCAL = 2**20
+"""Bytes of an array's part that is copied within itself up to which one call copies all of it well."""
 
 
 def packed(x: np.ndarray) -> np.ndarray:
@@ -46,11 +51,12 @@ def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def copy_to(out: np.ndarray, x: np.ndarray) -> None:
     """Write `x` to `out`, tile by tile where one is fast along another axis than the other."""
-    tile = _tile(x.shape, x.strides, out.strides, x.itemsize)
+    shape, tile = _tile(x.shape, x.strides, out.strides, x.itemsize)
     if tile is None:
         np.copyto(out, x)
         return
-    steps = [range(0, n, t) for n, t in zip(x.shape, tile, strict=True)]
+    out, x = out.reshape(shape), x.reshape(shape)  # views, since axes are fused only where both can be
+    steps = [range(0, n, t) for n, t in zip(shape, tile, strict=True)]
     for at in product(*steps):
         block: Any = tuple(slice(i, i + t) for i, t in zip(at, tile, strict=True))
         np.copyto(out[block], x[block])
@@ -59,20 +65,28 @@ def copy_to(out: np.ndarray, x: np.ndarray) -> None:
 @lru_cache(maxsize=1024)
 def _tile(
     shape: tuple[int, ...], strides: tuple[int, ...], out_strides: tuple[int, ...], item: int
-) -> tuple[int, ...] | None:
-    """Return the shape of the tiles to copy by, or None where one copy of everything is as good."""
-    axes = [k for k, n in enumerate(shape) if n > 1]
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Return the shape with axes fused that are one in both arrays, and the shape of the tiles to copy by.
+
+    That is None where one copy of everything is as good.
+    """
+    axes = _fused_axes(shape, strides, out_strides)
+    fused = tuple(n for n, _, _ in axes)
     if not axes:
-        return None
-    source = min(axes, key=lambda k: abs(strides[k]))
-    target = min(axes, key=lambda k: abs(out_strides[k]))
-    if source == target:
-        return None
-    tile = list(shape)
-    size = item
-    for n in shape:
-        size *= n
-    for k in sorted(axes, key=lambda k: -abs(strides[k])):
+        return fused, None
+    source = min(range(len(axes)), key=lambda k: abs(axes[k][1]))
+    target = min(range(len(axes)), key=lambda k: abs(axes[k][2]))
+    by_source = sorted(range(len(axes)), key=lambda k: -abs(axes[k][1]))
+    inside = item * prod(fused)
+    for k, n in enumerate(fused):  # outer axes that are outermost in both
+        if by_source[k] != k:
+            break
+        inside //= max(1, n)
+    if source == target or inside <= _LOCAL:
+        return fused, None
+    tile = list(fused)
+    size = item * prod(fused)
+    for k in by_source:
         if k in (source, target):
             continue
         keep = max(1, min(tile[k], _TILE * tile[k] // size))
@@ -87,4 +101,19 @@ def _tile(
         keep = max(_SIDE, (tile[k] + 1) // 2)
         size = size // tile[k] * keep
         tile[k] = keep
-    return tuple(tile)
+    return fused, tuple(tile)
+
+
+def _fused_axes(
+    shape: Sequence[int], strides: Sequence[int], out_strides: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """Return (extent, stride, stride in the copy) of the axes, neighbours that are one axis in both arrays fused."""
+    axes: list[tuple[int, int, int]] = []
+    for n, a, b in zip(shape, strides, out_strides, strict=True):
+        if n == 1:
+            continue
+        if axes and axes[-1][1] == a * n and axes[-1][2] == b * n:
+            axes[-1] = (axes[-1][0] * n, a, b)
+        else:
+            axes.append((n, a, b))
+    return axes

@@ -14,31 +14,61 @@ SMALL = 2**15
 _SHORT = 8
 """Elements in a row from which a product with ones is faster than NumPy's sum."""
 
+_LONGEST = 2**10
+"""Elements that a product with ones adds up along the fastest axis; longer sums are made of such pieces."""
+
+_VECTOR = 2**12
+"""Elements that one dot product adds up."""
+
 
 def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return `x` summed over `axes` in `dtype`: large arrays as products of vectors of ones with matrices.
 
-    Along the fastest axis NumPy adds up in pairs, which loses fewer digits than a product; there it stays.
+    Such a product reads at the speed of memory, in any dtype that BLAS has. The slowest axis goes first if rows are
+    long: adding whole rows up is the pass that memory is best at. Along the fastest axis, sums longer than
+    `_LONGEST` are taken in pieces, whose sums NumPy adds up in pairs, so that no more digits are lost than by NumPy.
     """
-    if x.size < SMALL or x.dtype is not dtype or dtype.kind not in "fc" or dtype.itemsize == 2:
+    if dtype.char not in "fdFD" or x.dtype is not dtype:
+        return np.asarray(x.sum(axes, dtype))
+    if x.ndim == 1 and x.size <= _VECTOR and x.strides[0] > 0 and dtype.kind == "f":
+        return np.asarray(x.dot(_ones(x.size, dtype)))
+    if x.size < SMALL or not x.flags.c_contiguous:
         return np.asarray(x.sum(axes, dtype))
     summed = {axes} if isinstance(axes, int) else set(axes)
-    if not x.flags.c_contiguous or dtype.char not in "fdFD":
-        return np.asarray(x.sum(axes, dtype))
+    if dtype.kind == "c":  # parts apart: infinity times a complex one is no number
+        real = np.dtype(dtype.char.lower())
+        return total(x.view(real).reshape(*x.shape, 2), tuple(summed), real).view(dtype)[..., 0]
     shape = [n for k, n in enumerate(x.shape) if k not in summed]
     runs = [
         (gone, prod(x.shape[k] for k in ks)) for gone, ks in groupby(range(x.ndim), lambda k: k in summed)
     ]
+    if runs[0][0] and x.size >= _SHORT * runs[0][1]:
+        x = _ones(runs[0][1], dtype).dot(x.reshape(runs[0][1], -1))
+        del runs[0]
     tail = 1
     while runs:
         gone, n = runs.pop()
         if not gone:
             tail *= n
+        elif tail == 1:
+            x = _row_sums(x.reshape(-1, n))
         elif tail < _SHORT:
             x = x.reshape(-1, n, tail).sum(1)
         else:
             x = np.matmul(_ones(n, dtype), x.reshape(-1, n, tail))
     return x.reshape(shape)
+
+
+def _row_sums(x: np.ndarray) -> np.ndarray:
+    """Return the sums of the rows of a matrix in C order."""
+    rows, n = x.shape
+    if n < _SHORT:
+        return np.asarray(x.sum(1))
+    count = -(-n // _LONGEST)
+    if n % count:
+        return np.asarray(x.sum(1))
+    parts = x.reshape(-1, n // count).dot(_ones(n // count, x.dtype))
+    return parts if count == 1 else np.asarray(parts.reshape(rows, count).sum(1))
 
 
 @lru_cache(maxsize=64)

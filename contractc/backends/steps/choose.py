@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from contractc.backends.steps import Task, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
-from contractc.lower.tasks import task_of
+from contractc.backends.steps.tasks import task_of
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.plans import seconds_text
