@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contractc.backends.steps import copy_seconds, flat, ways
+from contractc.backends.steps.tasks import is_view, task_of
 from contractc.dtypes import itemsize
 from contractc.lower.fuse import library_seconds
-from contractc.lower.tasks import is_view, task_of
 from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Reshape, Step
 from contractc.providers import loops, providers
