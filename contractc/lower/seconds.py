@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from contractc.backends.steps import copy_seconds, flat, ways
 from contractc.backends.steps.tasks import is_view, task_of
+from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
@@ -51,7 +52,7 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
         return slices * program_seconds(step.body, machine)
     if isinstance(step, Broadcast):
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
-        return machine.call + size / machine.bandwidth
+        return machine.call + size / bandwidth(machine, size)
     if not isinstance(step, Contract):
         return machine.call
     if step.how in (loops.HOW, loops.HOW_LATER, loops.HOW_FIRST):
