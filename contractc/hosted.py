@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from contractc.backends import backend_named
-from contractc.backends.steps import BLAS
+from contractc.cost import BLAS
 from contractc.fused import all_unfused
 from contractc.machine import Target
 from contractc.programs import Broadcast, Contract, Program, Reshape

@@ -62,7 +62,7 @@ def _joint(
     forward = found[0]
     places = {n: k for k, n in enumerate((*numbers, *forward.results))}
     arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
-    codes = []
+    codes: list[Any] = []
     for number in forward.results:
         back = backward(program, number, wanted)
         assert back is not None

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from contractc.backends.steps import BLAS
-from contractc.cost import Costs, costs
+from contractc.cost import BLAS, Costs, costs
 from contractc.lower import finished, fusers, translate
 from contractc.lower.backward import with_kept
 from contractc.lower.pack import pack
