@@ -5,7 +5,12 @@
 Forward (inference: weights are constants, nothing requires a gradient) and forward with backward (gradients of the
 input and of every factor; of the dense layer: of the input and the dense weight). Times are medians of interleaved
 rounds in one process; a ratio is the other's time over contractc's, as the median of the paired ratios with its 95 %
-interval. Results are checked against the dense layer in float64. Lines go to benchmarks/results/factorized.jsonl.
+interval. Results are checked against the dense layer in float64. The peak is that of a call in a process of its own:
+inputs and what memory grew by (its first call, code made before), beside what the plan printed. Lines go to
+benchmarks/results/factorized.jsonl as they are measured.
+
+Of the factorized workloads whose sizes are the systems' own, those that gather rows by numbers (DAIN, Strivec) or hold
+a sparse data matrix (moments of documents) are no contractions of the operands here.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +33,13 @@ import contractc
 from contractc import formats
 from contractc.bench.measure import interleaved
 from contractc.bench.stats import Ratio, geometric_mean, paired
+from contractc.executable import Executable
 from contractc.formats import Factorized
+from contractc.hosted import REMARK, for_numpy
 from contractc.machine import Target
 from contractc.operands import flattened
+from contractc.programs import Contract
+from contractc.providers import loops
 
 RESULTS = Path(__file__).parent / "results" / "factorized.jsonl"
 LARGE = 2**28
@@ -77,6 +88,12 @@ def through(rows: Sequence[int], columns: Sequence[int], rank: int) -> Factorize
     return formats.tt(cores, split=(tuple(rows), tuple(columns)))
 
 
+def network(text: str, *factors: torch.Tensor) -> Factorized:
+    """Return the operand that an expression makes of its factors."""
+    terms, _, out = text.partition("->")
+    return formats.network(factors, terms.split(","), tuple(out))
+
+
 def linear(name: str, weight: Factorized, batch: int, origin: str, **more: Any) -> Case:
     return Case(f"{name}, batch {batch}", "bi,oi->bo", ((batch, weight.shape[1]), weight), origin, **more)
 
@@ -123,6 +140,23 @@ def cases() -> list[Case]:
         torch.complex(drawn(32, 32, 24, 12), drawn(32, 32, 24, 12)),
         [torch.complex(drawn(n, r), drawn(n, r)) for n, r in ((64, 32), (64, 32), (64, 24), (33, 12))],
     )
+    masked = network(
+        "rstu,r,s,t,u,cr,hs,wt,ou->chwo",
+        drawn(200, 6, 6, 200),
+        *(torch.bernoulli(torch.full((r,), 0.9)) for r in (200, 6, 6, 200)),
+        *(drawn(n, r) for n, r in ((2048, 200), (7, 6), (7, 6), (1000, 200))),
+    )
+    little = formats.tucker(drawn(3, 3, 3), [drawn(5, 3) for _ in range(3)])
+    ten = (10,) * 10
+    form = formats.tt_matrix(
+        [drawn(*s).double() for s in ((1, 10, 10, 10), *[(10, 10, 10, 10)] * 8, (10, 10, 10, 1))]
+    )
+
+    def side() -> Factorized:
+        cores = [drawn(*s).double() for s in ((1, 10, 10), *[(10, 10, 10)] * 8, (10, 10, 1))]
+        return formats.tt(cores, split=(ten,))
+
+    irreps = network("ija,jkb,ikd->abd", drawn(25, 25, 25), drawn(25, 25, 25), drawn(25, 25, 81))
     aflora = formats.low_rank(drawn(1024, 4), drawn(4, 1024), drawn(4), drawn(1024))
     table = formats.cp([drawn(25, 153), drawn(25, 153), drawn(81, 153)], drawn(153))
     return [
@@ -141,7 +175,12 @@ def cases() -> list[Case]:
         linear(
             "block TT 512 rank 4", formats.monarch(drawn(4, 16, 32, 16), drawn(4, 16, 32, 16)), 64, "issue"
         ),
-        linear("LoRETTA 4096 rank 5", through((16, 16, 4, 4), (4, 4, 16, 16), 5), 4096, "system"),
+        Case(
+            "LoRETTA 4096 rank 5, batch 4096",
+            "bi,io->bo",
+            ((4096, 4096), through((4, 4, 16, 16), (16, 16, 4, 4), 5)),
+            "system",
+        ),
         Case("AdaZeta 768 rank 5, 8 cores, batch 512", "bi,qio->qbo", ((512, 768), adazeta), "ours"),
         linear("AFLoRA 1024 rank 4", aflora, 8192, "ours"),
         Case(
@@ -187,6 +226,20 @@ def cases() -> list[Case]:
                 )
                 for _ in range(2)
             ),
+            "system",
+        ),
+        Case(
+            "TRL with rank masks, batch 32",
+            "bchw,chwo->bo",
+            ((32, 2048, 7, 7), masked),
+            "system",
+        ),
+        Case("Tucker 5x5x5 rank 3", "xyz->xyz", (little,), "system"),
+        Case("bilinear form of TT, 10^10 by 10^10 rank 10", "i,ij,j->", (side(), form, side()), "system"),
+        Case(
+            "Matrix product of irreps, batch 10000",
+            "za,zb,abd->zd",
+            ((10000, 25), (10000, 25), irreps),
             "system",
         ),
         Case(
@@ -320,6 +373,57 @@ def saved_bytes(way: Way, tensors: Tensors) -> int:
     return sum(kept.values())
 
 
+def gain(compiled: Executable, training: bool, seconds: float) -> str:
+    """Return what contractc does beyond evaluating pairs: choice, fusion, layout, joint backward, call overhead."""
+    words = [*dict.fromkeys(c for c in compiled.plan.choices if c != "factored")]
+    if REMARK in compiled.remarks:
+        program = for_numpy(compiled.program)
+        fused = [s for s in program.steps if isinstance(s, Contract) and s.how == loops.HOW]
+        words += ["fusion"] if any(s.path for s in fused) else ["compiled loops"] if fused else []
+        words += ["joint backward, layout"] if training else ["layout"]
+    return ", ".join([*words, "call overhead"] if seconds < 1e-4 else words)
+
+
+def peak(case: Case, training: bool) -> tuple[int, int]:
+    """Return the bytes at the peak of the first call, in this process, and those that the plan has printed."""
+    tensors = inputs(case)
+    values = grouped(case, tensors if training else [t.detach() for t in tensors])
+    constants = () if training else tuple(case.weights)
+    compiled = contractc.compile(case.expression, *values, constants=constants)
+    given = tensors if training else [x for x in values if not isinstance(x, Factorized)]
+    cotangent = torch.ones(
+        compiled.plan.network.shape(compiled.plan.network.results()[0]), dtype=tensors[0].dtype
+    )
+    least = compiled.plan
+    chosen = [a for a in least.alternatives if a.choices == least.choices]
+    printed = chosen[0].peak if training and chosen else least.peak
+    call = _call(compiled, given, cotangent, training)
+    torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # the library's own buffers
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    result = call()
+    grown = _resident("VmHWM") - before
+    del result
+    return grown + least.network.bytes_of_inputs(), printed
+
+
+def _resident(name: str) -> int:
+    """Return a line of what Linux tells of this process's memory, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def peak_of_child(case: Case, training: bool) -> list[int]:
+    """Return what `peak` gives in a new process; nothing where the system does not tell."""
+    if not Path("/proc/self/clear_refs").exists():
+        return []
+    kind = "train" if training else "infer"
+    command = [sys.executable, __file__, "--peak", kind, "--only", case.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def run(case: Case, rounds: int, budget: float) -> list[dict[str, Any]]:
     """Return the measurements of one case, and print them."""
     checked(case)
@@ -328,6 +432,7 @@ def run(case: Case, rounds: int, budget: float) -> list[dict[str, Any]]:
     for training in (False, True):
         found = ways(case, training)
         compiled = found["contractc"][0]
+        assert isinstance(compiled, Executable)
         cotangent = torch.randn_like(compiled(*found["contractc"][1]).detach())
         calls = {name: _call(way, tensors, cotangent, training) for name, (way, tensors) in found.items()}
         seconds = interleaved(calls, rounds, budget=budget)
@@ -336,10 +441,15 @@ def run(case: Case, rounds: int, budget: float) -> list[dict[str, Any]]:
             "case": case.name,
             "sizes": case.origin,
             "kind": "forward+backward" if training else "forward",
-            "choice": list(compiled.plan.choices),  # type: ignore[attr-defined]
+            "choice": list(compiled.plan.choices),
+            "gain": gain(compiled, training, median(seconds["contractc"])),
+            "predicted": {
+                ", ".join(a.choices): round(a.seconds * 1e3, 4) for a in compiled.plan.alternatives
+            },
             "ms": {name: round(median(s) * 1e3, 4) for name, s in seconds.items()},
             "ratio": {name: [round(v, 3) for v in r] for name, r in ratios.items()},
             "rounds": len(seconds["contractc"]),
+            "peak": peak_of_child(case, training),
         }
         if training:
             line["saved"] = {name: saved_bytes(*found[name]) for name in ("contractc", "opt_einsum")}
@@ -368,9 +478,13 @@ def _shown(line: dict[str, Any], ratios: dict[str, Ratio]) -> str:
     if "saved" in line:
         ours, other = (line["saved"][name] / 1e6 for name in ("contractc", "opt_einsum"))
         saved = f"; saved {ours:.2f} MB, pairwise {other:.2f} MB"
+    if line["peak"]:
+        measured, printed = (n / 1e6 for n in line["peak"])
+        saved += f"; peak {measured:.1f} MB, printed {printed:.1f} MB"
     choice = ", ".join(line["choice"])
     return (
         f"  {line['kind']:17} {', '.join(parts)}\n    best other: {best} at {ratios[best]}; {choice}{saved}"
+        f"\n    gain: {line['gain']}; predicted ms: {line['predicted']}"
     )
 
 
@@ -403,25 +517,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of the rounds of one line")
     parser.add_argument("--only", default="", help="measure the cases whose name has this text")
+    parser.add_argument(
+        "--peak", choices=("infer", "train"), help="print the peak of one call of the case, and end"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if options.peak:
+        (case,) = selected(options.only)
+        print(json.dumps(peak(case, options.peak == "train")))
+        return
     machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1}
-    lines = [
-        line | machine
-        for case in selected(options.only)
-        for line in run(case, options.rounds, options.budget)
-    ]
+    if not options.only:
+        RESULTS.unlink(missing_ok=True)
+    lines = []
+    for case in selected(options.only):
+        made = [line | machine for line in run(case, options.rounds, options.budget)]
+        lines += made
+        kept(made)
+    print(summary(lines))
+
+
+def kept(lines: Sequence[dict[str, Any]]) -> None:
+    """Write lines to the results, in place of older ones of the same case."""
     RESULTS.parent.mkdir(exist_ok=True)
     known = {(line["case"], line["kind"]) for line in lines}
-    before = (
-        [json.loads(text) for text in RESULTS.read_text().splitlines()]
-        if options.only and RESULTS.exists()
-        else []
-    )
-    merged = [line for line in before if (line["case"], line["kind"]) not in known] + lines
-    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in merged))
-    print(summary(lines))
+    texts = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    before = [line for line in map(json.loads, texts) if (line["case"], line.get("kind")) not in known]
+    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in (*before, *lines)))
 
 
 def cpu_name() -> str:

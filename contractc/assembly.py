@@ -11,6 +11,7 @@ from typing import Any
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
 from contractc.executable import MISS, Executable
+from contractc.hosted import REMARK, hostable, hosted
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.plans import Plan
 from contractc.programs import Program
@@ -51,7 +52,10 @@ def executable_of(
     if hasattr(backend, "joint"):
         from contractc.training import with_joint_backward
 
-        run = with_joint_backward(run, program, plan.seconds, constants, backend)
+        if hostable(program, target, plan.seconds):
+            run = hosted(run, program, constants, backend, ahead)
+            remarks = (*remarks, REMARK)
+        run = with_joint_backward(run, program, plan.seconds, constants, backend, target)
     run = run if program.inputs else _with_fresh_results(run)
     notes = compiled.notes
     if ahead:

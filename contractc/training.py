@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from contractc.dtypes import is_floating
 from contractc.fused import all_unfused
-from contractc.lower.backward import backward
+from contractc.hosted import for_numpy, hostable, hosted
+from contractc.lower.backward import backward, with_kept
 from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES, natural_layout
+from contractc.lower.seconds import program_seconds
+from contractc.machine import Target
 from contractc.programs import COPY, Contract, Program, groups
 
 LEAST_SECONDS = 1e-4
@@ -18,57 +20,89 @@ LEAST_SECONDS = 1e-4
 
 
 def with_joint_backward(
-    run: Callable[..., Any], program: Program, seconds: float, constants: Sequence[Any], backend: Any
+    run: Callable[..., Any],
+    program: Program,
+    seconds: float,
+    constants: Sequence[Any],
+    backend: Any,
+    target: Target,
 ) -> Callable[..., Any]:
     """Return the code `run` of `program` that differentiates as a whole, where that is predicted to be faster.
 
-    It is where batched matrix products read copies: torch makes them anew on the way back, for each factor of a
-    product its own, where one backward program shares them. Everything else torch differentiates call by call, and
-    what takes less than `LEAST_SECONDS`.
+    On the CPU the value and the gradients then run as programs for NumPy, with orders and ways chosen for all their
+    steps together. Elsewhere it is where batched matrix products read copies: torch makes them anew on the way back,
+    for each factor of a product its own, where one backward program shares them. What takes less than
+    `LEAST_SECONDS` torch differentiates call by call, and all else.
     """
+    host = hostable(program, target, seconds)
     program = natural_layout(all_unfused(program))
     (result, *others) = program.results
-    if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS or not _copies_batches(program):
+    if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS:
         return run
     if program.semiring != "sum_product" or not is_floating(program.value(result).dtype):
         return run
+    if not (host or _copies_batches(program)):
+        return run
     differentiated: Callable[..., Any] = backend.joint.differentiated(
-        run, lambda needs: _joint(program, constants, backend, needs)
+        run, lambda needs: _joint(program, constants, backend, needs, host)
     )
     return differentiated
 
 
-def _joint(program: Program, constants: Sequence[Any], backend: Any, needs: Sequence[bool]) -> Any:
+def _joint(
+    program: Program, constants: Sequence[Any], backend: Any, needs: Sequence[bool], host: bool
+) -> Any:
     """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program."""
-    program = pack(program)
-    (result,) = program.results
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
-    first = backward(program, result, wanted)
-    if first is None or not first.results:
+    program, packing = _packed(program, wanted) if host else (pack(program), pack)
+    found = with_kept(program, wanted)
+    if found is None:
         return None
-    made = {step.outs[0].number for step in program.steps}
-    given = [v.number for v in first.inputs[:-1]]
-    kept = [n for n in given if n in made]
-    forward = replace(program, results=(result, *kept))
+    forward = found[0]
     places = {n: k for k, n in enumerate((*numbers, *forward.results))}
     arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
-    codes = []
+    codes: list[Any] = []
     for number in forward.results:
         back = backward(program, number, wanted)
         assert back is not None
         targets = [n for n in wanted if n in _reached(program, number)]
-        for transform in (*PASSES, pack):
+        for transform in (*PASSES, packing):
             back = transform(back)
         if backend.refuses(back) is not None or not _extents_known(back):
             return None
-        run = backend.compile(back, [arrays[c.value.number] for c in back.constants]).run
+        held = [arrays[c.value.number] for c in back.constants]
+        run = backend.compile(back, held).run
+        if host and not codes:  # the others come when gradients are differentiated, under torch's eyes
+            run = hosted(run, back, held, backend, ahead=True)
         reads = tuple(places[v.number] for v in back.inputs[:-1])
         codes.append(backend.joint.Backward(run, reads, tuple(numbers.index(n) for n in targets)))
     if any(k not in codes[0].reads for code in codes for k in code.reads):
         return None
-    compiled = backend.compile(forward, constants)
-    return backend.joint.Joint(compiled.run, tuple(codes), len(numbers))
+    run = backend.compile(forward, constants).run
+    if host:
+        run = hosted(run, forward, constants, backend, ahead=True)
+    return backend.joint.Joint(run, tuple(codes), len(numbers))
+
+
+def _packed(program: Program, wanted: Sequence[int]) -> tuple[Program, Callable[[Program], Program]]:
+    """Return `program` with the copies that products read as steps of their own if that pays for NumPy, and how."""
+    best = None
+    for packing in (_as_it_is, pack):
+        found = with_kept(packing(program), wanted)
+        if found is not None:
+            forward, back = found
+            for transform in (*PASSES, packing):
+                back = transform(back)
+            seconds = sum(program_seconds(for_numpy(part)) for part in (forward, back))
+            if best is None or seconds < best[0]:
+                best = seconds, packing
+    packing = _as_it_is if best is None else best[1]
+    return packing(program), packing
+
+
+def _as_it_is(program: Program) -> Program:
+    return program
 
 
 def _copies_batches(program: Program) -> bool:

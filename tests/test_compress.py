@@ -73,6 +73,25 @@ def test_noise_stays_dense() -> None:
     assert [t.verdict for t in found.trials if t.layout == "dense"] == ["taken"]
 
 
+def test_sum_of_few_products_is_found_as_cp() -> None:
+    draw = np.random.default_rng(4).standard_normal
+    factors = [draw((n, 4)) for n in (12, 10, 11)]
+    array = np.einsum("ir,jr,kr->ijk", *factors)
+    found = formats.compress(array, tolerance=1e-5, split=((12,), (10,), (11,)))
+    assert "CP" in found.operand.layout.format
+    assert found.operand.parameters == 4 * (12 + 10 + 11 + 1)
+    assert formats.relative_error(found.operand, array) <= 1e-5
+
+
+def test_sum_of_kronecker_products_is_found() -> None:
+    draw = np.random.default_rng(5).standard_normal
+    one, two = draw((6, 6)), draw((5, 5))
+    matrix = np.kron(one, np.eye(5)) + np.kron(np.eye(6), two)
+    found = formats.compress(matrix, tolerance=1e-10, split=((6, 5), (6, 5)))
+    assert found.operand.parameters == 2 * (36 + 25)
+    assert formats.relative_error(found.operand, matrix) <= 1e-10
+
+
 def test_newton_kernel_has_small_ranks() -> None:
     n = 5
     points = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), -1).reshape(-1, 3)

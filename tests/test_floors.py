@@ -28,7 +28,7 @@ FLOORS = """
     formats
     api, derivatives, graphical, calls, reading, building, remembering
     bundle, tune
-    assembly, training, search, lower, backends, providers, store
+    assembly, training, hosted, search, lower, backends, providers, store
     cost
     executable, plans, fused, workspace, programs, machine
     operations, slices

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -269,13 +270,13 @@ def test_mlp_works_under_autocast_and_checkpoint() -> None:
         torch.testing.assert_close(one, two)
 
 
-def test_layers_pass_gradcheck() -> None:
-    for format in ("tt_matrix", "monarch", "cp"):
-        layer = FactorizedLinear(4, 4, format=format, rank=2, split=((2, 2), (2, 2)), dtype=DOUBLE)
-        x = torch.randn(3, 4, dtype=DOUBLE, requires_grad=True)
-        factors = [f.detach().requires_grad_() for f in layer.weight.factors]
-        assert torch.autograd.gradcheck(lambda x, *fs, run=layer.planned: run(x, *fs), (x, *factors))
-        assert torch.autograd.gradgradcheck(lambda x, *fs, run=layer.planned: run(x, *fs), (x, *factors))
+@pytest.mark.parametrize("format", FORMATS)
+def test_layers_pass_gradcheck(format: str) -> None:
+    layer = FactorizedLinear(4, 4, format=format, rank=2, split=((2, 2), (2, 2)), dtype=DOUBLE)
+    x = torch.randn(3, 4, dtype=DOUBLE, requires_grad=True)
+    factors = [f.detach().requires_grad_() for f in layer.weight.factors]
+    assert torch.autograd.gradcheck(layer.planned.training, (x, *factors))
+    assert torch.autograd.gradgradcheck(layer.planned.training, (x, *factors))
 
 
 def test_dropout_leaves_ranks_out_and_keeps_the_mean() -> None:
@@ -343,3 +344,14 @@ def test_near_equal_factors() -> None:
     assert balanced(25088, 3) == (32, 28, 28)
     assert balanced(1, 2) == (1, 1)
     assert balanced(97, 3) == (97, 1, 1)
+
+
+def test_a_layer_runs_what_was_planned_for_its_mode() -> None:
+    layer = FactorizedLinear(16, 16, format="monarch", rank=1)
+    trained = [t.trained for t in layer.planned.training.plan.network.tensors]
+    assert all(trained) and not any(t.trained for t in layer.planned.inferring.plan.network.tensors)
+    words = replace(layer.planned, training=lambda *_: "train", inferring=lambda *_: "infer")  # type: ignore[arg-type]
+    assert words.run(layer) == "train"
+    with torch.no_grad():
+        assert words.run(layer) == "infer"
+    assert words.run(layer.eval()) == "infer"

@@ -6,7 +6,7 @@ The axes are split into modes. Three families are searched, in any order of the 
   matrices longer ones. The ranks follow from the singular spectra of the unfoldings, each computed once; the best
   groups and their order from a dynamic program over subsets of modes.
 - blocks of low rank: at fixed values of some modes the rest is a matrix of low rank. Monarch is one.
-- Tucker.
+- Tucker, and CP of arrays with three axes and more, at the few ranks that its unfoldings allow.
 
 What looks best is decomposed, its error measured and its contraction planned.
 """
@@ -14,7 +14,7 @@ What looks best is decomposed, its error measured and its contraction planned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations
 from math import prod, sqrt
@@ -29,6 +29,7 @@ from contractc.evaluation import Array
 from contractc.formats.arrays import host, kept, returned
 from contractc.formats.decompose import relative_error, tt_svd, tucker_from_dense
 from contractc.formats.factorized import Factorized, factorized, forced
+from contractc.formats.fitting import cp_from_dense
 from contractc.formats.kinds import Split, low_rank, shape_of_split, tt_matrix
 from contractc.machine import Target
 from contractc.operands import dtype_name
@@ -48,6 +49,9 @@ _SLICE = 4096
 
 _CANDIDATES = 4
 """Blocks of low rank that are decomposed, of those that look best."""
+
+_SWEEPS = 100
+"""The most sweeps of a CP fit over all factors, for each rank tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ def compress(
         _Candidate(
             "Tucker", lambda: tucker_from_dense(array, tolerance=tolerance, split=split, iterations=0), 0
         ),
+        *_canonical(array, values, tolerance),
     ]
 
     def predicted(operand: Any) -> float | None:
@@ -173,14 +178,7 @@ def compress(
         raise ResourceLimitError(f"no layout within {tolerance:g} fits into {bytes_text(memory or 0)}")
     best = min(fits, key=lambda k: (_rounded(tried[k].seconds), tried[k].bytes, k))
     trials = [
-        Trial(
-            t.layout,
-            t.error,
-            t.parameters,
-            t.bytes,
-            t.seconds,
-            "taken" if k == best else t.verdict or _miss(t, tolerance),
-        )
+        replace(t, verdict="taken" if k == best else t.verdict or _miss(t, tolerance))
         for k, t in enumerate(tried)
     ]
     return Compressed(made[best], tolerance, tuple(trials))
@@ -398,6 +396,29 @@ def _train(
 def _axes(split: Split) -> list[tuple[int, ...]]:
     modes = iter(range(sum(len(axis) for axis in split)))
     return [tuple(next(modes) for _ in axis) for axis in split]
+
+
+# CP: its rank is at least that of every unfolding.
+
+
+def _canonical(array: Any, values: Array, tolerance: float) -> Iterator[_Candidate]:
+    """Yield CP over the axes of an array, at the least rank that an unfolding along one axis allows and a few more."""
+    if values.ndim < 3 or values.size == 0:
+        return
+    rank = _spectra(values, tolerance)
+    least = max(rank(1 << axis, 1) for axis in range(values.ndim))
+    each = sum(values.shape) + 1
+    ranks = [r for r in dict.fromkeys((least, least + 1, -(-5 * least // 4))) if 2 * r * each <= values.size]
+
+    def made() -> Factorized:
+        for r in ranks:
+            found = cp_from_dense(array, rank=r, iterations=_SWEEPS)
+            if relative_error(found, array) <= tolerance:
+                break
+        return found
+
+    if ranks:
+        yield _Candidate(f"CP of rank {ranks[0]} to {ranks[-1]}", made, least * each)
 
 
 # Blocks of low rank: Monarch and its like, in any order of the modes.

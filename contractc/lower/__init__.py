@@ -18,7 +18,16 @@ from contractc.programs import Broadcast, Constant, Contract, Program, Reshape, 
 from contractc.providers import providers
 from contractc.serial import checked
 
-__all__ = ["NEGLIGIBLE", "fusers", "loops_missed", "lower", "peak_bytes", "split_exponents", "translate"]
+__all__ = [
+    "NEGLIGIBLE",
+    "finished",
+    "fusers",
+    "loops_missed",
+    "lower",
+    "peak_bytes",
+    "split_exponents",
+    "translate",
+]
 
 
 def lower(
@@ -49,12 +58,7 @@ def lower(
             return split_exponents(program)
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
-        program = fuse(program, kernels)
-        if target.backend == "numpy" and program.semiring == "sum_product":
-            names = providers()
-            program = program if ordered else free_results(program)
-            program = choose(layout(program, machine, names), machine, names)
-        return program
+        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels)
 
     program = made(True, True)
     if plan.sliced:
@@ -65,6 +69,23 @@ def lower(
         seconds = plan.seconds / max(1, plan.network.size(plan.sliced))
         program = with_threads(program, target, seconds, memory)
     assert not program.faults(), f"{program.faults()}\n{program}"
+    return program
+
+
+def finished(
+    program: Program,
+    target: Target,
+    *,
+    ordered: bool = False,
+    machine: Machine = DEFAULT_MACHINE,
+    kernels: Sequence[Fuser] = (),
+) -> Program:
+    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
+    program = fuse(program, kernels)
+    if target.backend == "numpy" and program.semiring == "sum_product":
+        names = providers()
+        program = program if ordered else free_results(program)
+        program = choose(layout(program, machine, names), machine, names)
     return program
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from contractc.lower.seconds import program_size
 from contractc.notation import Term
 from contractc.programs import COPY, Contract, Program, Step, Value, groups
 
@@ -38,14 +39,6 @@ def pack(program: Program) -> Program:
             step = replace(step, inputs=tuple(inputs))
         steps.append(step)
     return replace(program, steps=tuple(steps))
-
-
-def program_size(program: Program, modes: Term) -> int:
-    """Return the elements of a value with these modes."""
-    size = 1
-    for m in modes:
-        size *= program.extents[m]
-    return size
 
 
 def _orders(terms: list[Term], out: Term, program: Program) -> tuple[Term, Term]:

@@ -18,7 +18,8 @@ class Planned:
     """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
 
     `operands` has a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
-    What is cheapest with gradients need not be so without: `training` runs where torch records, `inferring` elsewhere.
+    What is cheapest with gradients need not be so without: `training` is planned with mode="train", `inferring` with
+    mode="infer".
     """
 
     expression: str
@@ -29,9 +30,10 @@ class Planned:
     training: Executable = field(repr=False)
     inferring: Executable = field(repr=False)
 
-    def __call__(self, *tensors: torch.Tensor) -> Any:
-        """Return the contraction of `tensors`."""
-        return (self.training if torch.is_grad_enabled() else self.inferring)(*tensors)
+    def run(self, module: torch.nn.Module, *tensors: torch.Tensor) -> Any:
+        """Return the contraction of `tensors`, as planned for training while `module` trains and torch records."""
+        chosen = self.training if module.training and torch.is_grad_enabled() else self.inferring
+        return chosen(*tensors)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return planned, (self.expression, self.operands, self.dynamic, self.dtype, self.device)
@@ -51,7 +53,8 @@ def planned(
     made = []
     for recorded in (True, False):
         given = [_stand_in(x, dtype, recorded) for x in operands]
-        made.append(compile(expression, *given, dynamic=tuple(dynamic), target=f"torch:{device}"))
+        mode = "train" if recorded else "infer"
+        made.append(compile(expression, *given, dynamic=tuple(dynamic), target=f"torch:{device}", mode=mode))
     return Planned(expression, operands, dynamic, dtype, device, *made)
 
 

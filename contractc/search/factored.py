@@ -6,13 +6,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from contractc.cost import costs
+from contractc.cost import BLAS, Costs, costs
+from contractc.lower import finished, fusers, translate
+from contractc.lower.backward import with_kept
+from contractc.lower.pack import pack
+from contractc.lower.passes import PASSES
+from contractc.lower.seconds import program_seconds
+from contractc.machine import Target
 from contractc.network import Tensor, TensorNetwork
-from contractc.plans import Alternative, Path, kept_terms
+from contractc.plans import Alternative, Path, Plan, kept_terms
+from contractc.programs import Program
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
 """With more factorized operands than this, all of them stay factored or all are materialised."""
+
+WORTH_LOWERING = 3e-5
+"""Seconds by flops and bytes of the cheapest choice from which on choices are priced step by step."""
+
+HOPELESS = 20.0
+"""How many times dearer than the cheapest by flops and bytes a choice is not looked at any closer."""
 
 
 def cheapest_layout(
@@ -26,30 +39,76 @@ def cheapest_layout(
     in part. For constant operands that costs nothing per call. What the user forced is not up for choice. Where
     tensors are trained, gradients count too.
     """
-    count = len(network.tensors)
     forced = network.forced or ("",) * len(network.groups)
     dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
     free = [g for g, choice in enumerate(forced) if not choice]
     apart = [network.groups[g] for g, choice in enumerate(forced) if choice == "factored"]
-    price = training_costs if any(t.trained for t in network.tensors) else costs
-    best: dict[tuple[str, ...], tuple[Alternative, Path, str]] = {}
+    found: dict[Path, tuple[Costs, str]] = {}
 
     def weigh(parts: dict[int, int | None]) -> None:
-        """Note the cheapest path that first takes so many steps (None: all) towards making groups dense."""
+        """Note the path that first takes so many steps (None: all) towards making groups dense, and its costs."""
         groups = [(network.groups[g], most) for g, most in parts.items()]
         path, name = _with_dense(network, groups, apart, find)
-        words = layout_choices(network, path)
-        found = Alternative(words, *price(network, path, (count + len(path) - 1,)))
-        if words not in best or found.seconds < best[words][0].seconds:
-            best[words] = found, path, name
+        if path not in found:
+            found[path] = _roofline(network, path), name
 
     for chosen in _choices(free):
         weigh(dict.fromkeys((*dense, *chosen)))
     for g in free if len(free) <= MOST_GROUPS else ():
         for most in range(1, len(network.groups[g]) - 1):
             weigh({**dict.fromkeys(dense), g: most})
+    least = min(cost.seconds for cost, _ in found.values())
+    close = least > WORTH_LOWERING and len(found) > 1
+    best: dict[tuple[str, ...], tuple[Alternative, Path, str]] = {}
+    for path, (cost, name) in found.items():
+        if close and cost.seconds <= HOPELESS * least:
+            cost = cost._replace(seconds=_lowered_seconds(network, path, cost.seconds))
+        words = layout_choices(network, path)
+        if words not in best or cost.seconds < best[words][0].seconds:
+            best[words] = Alternative(words, *cost), path, name
     _, path, name = min(best.values(), key=lambda item: item[0].seconds)
-    return path, name, tuple(found for found, _, _ in best.values())
+    return path, name, tuple(alternative for alternative, _, _ in best.values())
+
+
+def _roofline(network: TensorNetwork, path: Path) -> Costs:
+    """Return what a path costs by flops and bytes, with the gradients by trained tensors."""
+    last = (len(network.tensors) + len(path) - 1,)
+    trained = any(t.trained for t in network.tensors)
+    return (training_costs if trained else costs)(network, path, last)
+
+
+def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> float:
+    """Return the predicted seconds of the steps that would run for a path, gradients by trained tensors included.
+
+    Every operand of these steps has its place in memory, so copies and short products are paid for: what decides
+    between factors and a dense operand. For dtypes and semirings without such prices it is `otherwise`.
+    """
+    if network.dtype not in BLAS or network.semiring != "sum_product":
+        return otherwise
+    program = translate(Plan(network, path, (len(network.tensors) + len(path) - 1,)), Target())
+    for transform in PASSES:
+        program = transform(program)
+    trained = [k for k, t in enumerate(network.tensors) if t.trained]
+    if not trained:
+        return _seconds(program)
+    both = [_training_seconds(p, trained) for p in (program, pack(program))]
+    return min([s for s in both if s is not None], default=otherwise)
+
+
+def _training_seconds(program: Program, trained: Sequence[int]) -> float | None:
+    """Return the predicted seconds of a program and its gradients, None where there is no rule for them."""
+    found = with_kept(program, trained)
+    if found is None:
+        return None
+    forward, back = found
+    for transform in PASSES:
+        back = transform(back)
+    return _seconds(forward) + min(_seconds(back), _seconds(pack(back)))
+
+
+def _seconds(program: Program) -> float:
+    """Return the predicted seconds of a pairwise program on the CPU."""
+    return program_seconds(finished(program, Target(), kernels=fusers(Target(), ahead=True)))
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from drawn import INTERPRETED
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import contractc
+from contractc import formats
 from contractc.backends import triton as backend
 from contractc.backends.triton.launch import Step
 from contractc.lower import lower
@@ -259,3 +260,32 @@ def test_slices_have_a_workspace_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     sliced = contractc.compile(text, *ys, target="triton", memory_limit=3_300)
     assert "loop" in str(sliced.program) and sliced.source.count("block_for(") == 1
     torch.testing.assert_close(sliced(*ys), torch.einsum(text, *ys))
+
+
+def drawn_weight(format: str) -> formats.Factorized:
+    """Return an 8x6 matrix in a format of the first tier, its factors drawn."""
+    if format == "kronecker sum":
+        return formats.kronecker(*tensors([(3, 4, 2), (3, 2, 3)]))
+    if format == "cp":
+        *factors, weights = tensors([(4, 3), (2, 3), (3, 3), (2, 3), (3,)])
+        return formats.cp(factors, weights, split=((4, 2), (3, 2)))
+    if format == "tucker":
+        core, *factors = tensors([(2, 2, 2, 2), (4, 2), (2, 2), (3, 2), (2, 2)])
+        return formats.tucker(core, factors, split=((4, 2), (3, 2)))
+    if format == "tt":
+        return formats.tt(tensors([(1, 4, 2), (2, 2, 3), (3, 3, 2), (2, 2, 1)]), split=((4, 2), (3, 2)))
+    if format == "tt matrix":
+        return formats.tt_matrix(tensors([(1, 4, 3, 3), (3, 2, 2, 1)]))
+    if format == "block tt":
+        return formats.monarch(*tensors([(2, 4, 3, 2), (2, 4, 2, 2)]))
+    return formats.low_rank(*tensors([(8, 3), (3, 6), (3,), (8,)]))
+
+
+@pytest.mark.parametrize(
+    "format", ["cp", "tucker", "tt", "tt matrix", "block tt", "low rank", "kronecker sum"]
+)
+def test_operands_held_as_factors_run_in_kernels(format: str) -> None:
+    weight = formats.forced(drawn_weight(format), "factored")
+    (x,) = tensors([(5, 6)])
+    found = compiled("bi,oi->bo", [x, weight])(x, *weight.factors)  # type: ignore[list-item]
+    torch.testing.assert_close(found, x @ weight.to_dense().T)

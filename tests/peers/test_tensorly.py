@@ -117,6 +117,7 @@ def test_convolutions_agree(theirs: str, ours: str) -> None:
     layer = tltorch.FactorizedConv(
         4, 5, (3, 2), factorization=theirs, rank=3, implementation="reconstructed", dtype=torch.float64
     )
+    layer.weight.normal_(0, 0.5)  # without, it is memory as it was found
     x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
     dense = torch.nn.Conv2d(4, 5, (3, 2), bias=False, dtype=torch.float64)
     with torch.no_grad():

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from contractc.backends import Compiled
 from contractc.backends.emit import emit
-from contractc.backends.torch import joint
+from contractc.backends.torch import hosted, joint
 from contractc.backends.torch.dialect import DTYPES, Torch
 from contractc.dtypes import is_complex, to_numpy
 from contractc.errors import OperandError, UnsupportedError
 from contractc.operands import Operand
 from contractc.programs import Loop, Program
 
-__all__ = ["as_array", "compile", "constant", "joint", "promote", "refuses", "to_bytes"]
+__all__ = ["as_array", "compile", "constant", "hosted", "joint", "promote", "refuses", "to_bytes"]
 
 _MOST_AXES = 64
 """The rank up to which torch sums."""

@@ -52,7 +52,7 @@ def torch_loops(
         fast = loops.at_first_call(make) if step.how == HOW_FIRST else make()
 
     def run(*tensors: Any) -> Any:
-        if torch.compiler.is_compiling() or _watched() or not all(map(_plain, tensors)):
+        if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
             return pairwise(*tensors)
         return fast(*tensors)
 
@@ -63,7 +63,7 @@ def _refused(program: Program, step: Contract) -> bool:
     return not loops.installed() or loops.refuses(program, step) is not None
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Return whether a mode wants to see the calls that are made."""
     return (
         _python_dispatch.is_in_torch_dispatch_mode()
@@ -72,7 +72,7 @@ def _watched() -> bool:
     )
 
 
-def _plain(x: Tensor) -> bool:
+def plain(x: Tensor) -> bool:
     """Return whether `x` is memory of the CPU and no derivative of it is asked for."""
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
         return False

@@ -1,0 +1,48 @@
+"""Tensors of the CPU given to a program on NumPy arrays: the same memory, where nobody watches the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contractc.backends.torch.compiled import plain, watched
+from contractc.executable import MISS
+
+
+def hosted(run: Callable[..., Any], make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Return `run` that lets the code of `make`, for arrays of NumPy, do what nobody watches.
+
+    Autograd, torch.func, torch.compile, autocast and other modes have to see aten calls, and tensors of other
+    devices have no memory here: for these `run` is called. `make` is called when it is first needed.
+    """
+    made: list[Callable[..., Any]] = []
+
+    def run_hosted(*tensors: Any) -> Any:
+        if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
+            return run(*tensors)
+        if not made:
+            made.append(make())
+        with np.errstate(all="ignore"):  # torch does not warn of overflow either
+            result = made[0](*[_array(x) for x in tensors])
+        if result is MISS:
+            return MISS
+        return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
+
+    return run_hosted
+
+
+def arrays(constants: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return constants as arrays on the same memory."""
+    return [_array(x) for x in constants]
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().resolve_conj().resolve_neg().numpy()
+
+
+def _tensor(x: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(x))

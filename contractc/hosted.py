@@ -1,0 +1,64 @@
+"""Torch programs that run as the NumPy program where they can: its steps are chosen, laid out and fused by price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from contractc.backends import backend_named
+from contractc.cost import BLAS
+from contractc.fused import all_unfused
+from contractc.machine import Target
+from contractc.programs import Broadcast, Contract, Program, Reshape
+
+NUMPY = Target()
+
+LEAST_SECONDS = 3e-5
+"""Predicted seconds from which on looking at the tensors as arrays, some microseconds, is made up for."""
+
+REMARK = "tensors of the CPU that neither autograd nor a tracer watches run as the numpy program"
+
+
+def hostable(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` for `target` may run as a NumPy program, and takes long enough for that."""
+    known = program.values().values()
+    return (
+        target.backend == "torch"
+        and target.device == "cpu"
+        and seconds >= LEAST_SECONDS
+        and program.semiring == "sum_product"
+        and bool(program.inputs)
+        and all(v.dtype in BLAS for v in known)
+        and all(isinstance(step, Contract | Reshape | Broadcast) for step in program.steps)
+    )
+
+
+def hosted(
+    run: Callable[..., Any], program: Program, constants: Sequence[Any], backend: Any, ahead: bool
+) -> Callable[..., Any]:
+    """Return the code `run` of a hostable `program` that runs as the NumPy program for tensors nobody watches.
+
+    Args:
+        ahead: that program is made now, not when it is first needed.
+    """
+
+    def make() -> Callable[..., Any]:
+        return compiled(for_numpy(program, ahead), backend.hosted.arrays(constants))
+
+    if ahead:
+        made = make()
+        return backend.hosted.hosted(run, lambda: made)  # type: ignore[no-any-return]
+    return backend.hosted.hosted(run, make)  # type: ignore[no-any-return]
+
+
+def for_numpy(program: Program, ahead: bool = True) -> Program:
+    """Return `program` fused, laid out and with a way for each step, for NumPy."""
+    from contractc.lower import finished, fusers  # loading a bundle needs no lowering before its first call
+
+    return finished(all_unfused(program), NUMPY, kernels=fusers(NUMPY, ahead))
+
+
+def compiled(program: Program, constants: Sequence[Any]) -> Callable[..., Any]:
+    """Return the code of a program for NumPy."""
+    run: Callable[..., Any] = backend_named("numpy").compile(program, constants).run
+    return run

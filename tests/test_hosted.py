@@ -1,0 +1,128 @@
+"""Torch tensors of the CPU given to the NumPy program: the same results and gradients, only where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import contractc
+from contractc import calls, formats
+from contractc.lower import lower
+from contractc.lower.seconds import program_seconds
+from contractc.machine import Target
+from contractc.search import search
+
+torch = pytest.importorskip("torch")
+
+import contractc.hosted as hosting  # noqa: E402
+import contractc.training as training  # noqa: E402
+from contractc.backends.torch import hosted  # noqa: E402
+
+TEXTS = (
+    "ij,jk,kl->il",
+    "bnq,rmnq,rmsq->bms",
+    "ab,abc,cd->dd",
+    "iij,jk,kl->li",
+    "i,j->ij",
+    "ij->ji",
+    "ij,ij->",
+)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have every contraction run as a NumPy program where it may, and count the tensors that come out."""
+    count: list[int] = []
+    plain = hosted._tensor
+
+    def tensor(x: Any) -> Any:
+        count.append(1)
+        return plain(x)
+
+    def forget() -> None:
+        for kept in (calls.latest, calls.latest_einsum, calls._latest_asked, calls._executables):
+            kept.clear()
+
+    forget()
+    monkeypatch.setattr(hosted, "_tensor", tensor)
+    monkeypatch.setattr(hosting, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "LEAST_SECONDS", 0.0)
+    yield count
+    forget()
+
+
+def drawn(text: str, dtype: Any = torch.float64, extent: int = 3) -> list[Any]:
+    generator = torch.Generator().manual_seed(7)
+    return [
+        torch.randn((extent,) * len(t), dtype=dtype, generator=generator)
+        for t in text[: text.index("->")].split(",")
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("text", TEXTS)
+def test_results_are_those_of_aten_calls(text: str, dtype: Any, counted: list[int]) -> None:
+    operands = drawn(text, dtype)
+    expected = contractc.contract(text, *(x.numpy() for x in operands))
+    found = contractc.contract(text, *operands)
+    assert counted and isinstance(found, torch.Tensor) and found.dtype == dtype
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("text", ["ij,jk,kl->il", "bnq,rmnq,rmsq->bms", "iij,jk,kl->li"])
+def test_value_and_gradients_run_there_and_are_differentiable_again(
+    text: str, dtype: Any, counted: list[int]
+) -> None:
+    operands = [x.requires_grad_() for x in drawn(text, dtype, 2)]
+    assert torch.autograd.gradcheck(lambda *xs: contractc.contract(text, *xs), operands)
+    assert len(counted) > len(operands)
+    assert torch.autograd.gradgradcheck(lambda *xs: contractc.contract(text, *xs), operands)
+
+
+def test_views_and_conjugate_bits_are_read_as_they_are(counted: list[int]) -> None:
+    x, y = drawn("ij,jk->ik", torch.complex128, 4)
+    left, right = x.t()[::2], y.conj()
+    found = contractc.contract("ij,jk->ik", left, right)
+    assert counted
+    torch.testing.assert_close(found, left @ right)
+
+
+def test_modes_of_torch_see_aten_calls(counted: list[int]) -> None:
+    x, y = drawn("ij,jk->ik", torch.float32)
+    compiled = contractc.compile("ij,jk->ik", x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert compiled(x, y).dtype == torch.bfloat16
+    batched = torch.func.vmap(lambda a: contractc.contract("ij,jk->ik", a, y))(torch.stack([x, x]))
+    meta = compiled(x.to("meta"), y.to("meta"))
+    assert not counted and batched.shape == (2, 3, 3) and meta.device.type == "meta"
+    assert compiled(x, y).dtype == torch.float32 and counted
+
+
+def test_explain_says_that_tensors_may_run_as_the_numpy_program(counted: list[int]) -> None:
+    x, y = drawn("ij,jk->ik")
+    assert hosting.REMARK in str(contractc.compile("ij,jk->ik", x, y))
+    integers = contractc.compile("ij,jk->ik", x.to(torch.int64), y.to(torch.int64))
+    assert hosting.REMARK not in str(integers)
+
+
+def test_seconds_of_a_program_count_the_copies_between_products() -> None:
+    shapes = ((19200, 158, 4), (158, 158, 4), (158, 4, 4))
+    network = contractc.plan("biq,oiq,osq->bos", *shapes, dtype="float32").network
+    program = lower(search(network, [(0, 1), (0, 1)]), Target())
+    ordered = contractc.plan("ib,oi->ob", (632, 19200), (632, 632), dtype="float32").network
+    product = lower(search(ordered), Target())
+    flops = (2 * 19200 * 158 * 158 * 4, 2 * 19200 * 632 * 632)
+    assert program_seconds(program) / flops[0] > 2 * program_seconds(product) / flops[1]
+
+
+def test_choices_are_priced_by_the_steps_that_would_run() -> None:
+    weight = formats.monarch(np.ones((1, 158, 158, 4), np.float32), np.ones((1, 158, 4, 4), np.float32))
+    found = contractc.plan("bi,oi->bo", (19200, 632), weight, dtype="float32", mode="train")
+    assert {a.choices for a in found.alternatives} == {("factored",), ("materialised",)}
+    least = min(found.alternatives, key=lambda a: a.seconds)
+    assert least.choices == found.choices
