@@ -30,6 +30,10 @@ BLAS = ("float32", "float64", "complex64", "complex128")
 MATMUL, MULTIPLY, EINSUM, KRON = "matmul", "multiply", "einsum", "kron"
 
 
+NARROW = f"{EINSUM}, by {TORCH}"
+"""How a step runs whose operands and result are float16, or bfloat16: torch multiplies them without widening them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A pairwise step: its operands and its result in memory order, modes of extent 1 left out.

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from contractc.backends.steps import Task, least_seconds, ways
+from contractc.backends.steps import NARROW, Task, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import task_of
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
+from contractc.providers import TORCH
+
+MOST_LETTERS = 52
+"""Modes that an equation of torch.einsum can name."""
 
 NEGLIGIBLE = 2e-6
 """Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
@@ -150,7 +154,7 @@ def considered(program: Program, machine: Machine, providers: Sequence[str]) -> 
     for step in program.steps:
         if isinstance(step, Contract) and step.how:
             task = task_of(program, replace(step, how=""), known)
-            if task is not None:
+            if task is not None and step.how != NARROW:
                 compared = ways(task, machine, providers)
                 found[step.out.number] = "; ".join(f"{w.how} {seconds_text(w.seconds)}" for w in compared)
     return found
@@ -169,7 +173,17 @@ def choose(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
             step = replace(step, body=choose(step.body, machine, providers))
         elif isinstance(step, Contract) and not step.how:
             task = task_of(program, step, known)
-            if task is not None:
+            if task is not None and TORCH in providers and _is_narrow(step, known):
+                step = replace(step, how=NARROW)
+            elif task is not None:
                 step = replace(step, how=ways(task, machine, providers)[0].how)
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _is_narrow(step: Contract, known: Mapping[int, Value]) -> bool:
+    """Return whether `step` sums products of two arrays of one narrow dtype that torch can multiply as they are."""
+    terms = [known[i].modes for i in step.inputs]
+    distinct = all(len(set(t)) == len(t) for t in (*terms, step.out.modes))
+    dtypes = {step.out.dtype, *(known[i].dtype for i in step.inputs)}
+    return distinct and len({*terms[0], *terms[1]}) <= MOST_LETTERS and dtypes in ({"float16"}, {"bfloat16"})
