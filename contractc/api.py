@@ -1,19 +1,19 @@
-"""The calls: contract, einsum, einsum_path, compile, plan. Each is a few lines over the stages."""
+"""The calls: contract, einsum, einsum_path, compile, plan. Each is a few lines over the stages.
+
+The stages are loaded when one of them is needed first, which keeps the import as quick as NumPy's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contractc.building import build, conj_and_constant, network_of, plan_of, trained
-from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, moved_ahead, traced_call
-from contractc.errors import OperandError
-from contractc.executable import MISS, Executable
-from contractc.machine import Target
-from contractc.operands import flattened, is_shape, traced
-from contractc.options import Options, conjugated, frozen
-from contractc.plans import Plan
-from contractc.reading import NOTHING, described, dtype_named, read_ahead
+from contractc.recent import MISS, NOTHING, latest, latest_einsum, moved_ahead, traced
+
+if TYPE_CHECKING:
+    from contractc.executable import Executable
+    from contractc.machine import Target
+    from contractc.plans import Plan
 
 
 def contract(
@@ -111,6 +111,8 @@ def contract(
         strip_exponent,
         backend,
     )
+    from contractc.calls import contract_anew, traced_call
+
     if tracing:
         return traced_call("contract", out, casting, expression, operands, *given)
     return contract_anew(out, expression, operands, *given)
@@ -156,6 +158,8 @@ def einsum(
                 if result is not MISS:
                     latest_einsum[subscripts] = moved_ahead(entry, run)
                     return result
+    from contractc.calls import einsum_anew, traced_call
+
     if tracing:
         return traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)
     return einsum_anew(out, subscripts, operands, optimize, dtype, order, casting)
@@ -206,6 +210,12 @@ def compile(
       %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
       return %4
     """
+    from contractc.building import build, conj_and_constant, network_of, plan_of, trained
+    from contractc.errors import OperandError
+    from contractc.operands import flattened, is_shape
+    from contractc.options import Options, conjugated, frozen
+    from contractc.reading import described, dtype_named, read_ahead
+
     einsum_, given, chosen = read_ahead(expression, operands, semiring, target)
     fixed = sorted(set(constants))
     options = Options(
@@ -250,6 +260,10 @@ def plan(
       %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
     120 flops, 376 bytes traffic, 376 bytes peak, 1.03 us predicted
     """
+    from contractc.building import conj_and_constant, network_of, plan_of, trained
+    from contractc.options import Options, conjugated, frozen
+    from contractc.reading import described, dtype_named, read_ahead
+
     einsum_, given, chosen = read_ahead(expression, operands, semiring, None)
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())

@@ -10,10 +10,11 @@ from typing import Any
 
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
-from contractc.executable import MISS, Executable
+from contractc.executable import Executable
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.plans import Plan
 from contractc.programs import Program
+from contractc.recent import MISS
 
 
 def executable_of(

@@ -107,12 +107,6 @@ def recorded(x: Any) -> bool:
     return is_torch(x) and x.requires_grad and sys.modules["torch"].is_grad_enabled()
 
 
-def traced() -> bool:
-    """Return whether this call is being traced by torch.compile or torch.export rather than run."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling()
-
-
 def library_of(operands: Sequence[object]) -> Library:
     """Return the array library that all `operands` belong to; lists and Python numbers go with any.
 

@@ -640,8 +640,8 @@ def test_a_text_keeps_code_for_several_shapes(monkeypatch: pytest.MonkeyPatch) -
     for x, y in pairs:
         contractc.contract(text, x, y)
         contractc.einsum(text, x, y)
-    monkeypatch.setattr("contractc.api.contract_anew", None)
-    monkeypatch.setattr("contractc.api.einsum_anew", None)
+    monkeypatch.setattr("contractc.calls.contract_anew", None)
+    monkeypatch.setattr("contractc.calls.einsum_anew", None)
     for x, y in pairs * 2:
         np.testing.assert_array_equal(contractc.contract(text, x, y), x @ y)
         np.testing.assert_array_equal(contractc.einsum(text, x, y), x @ y)

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from contractc.backends import Compiled
 from contractc.dtypes import is_complex
-from contractc.executable import MISS
 from contractc.notation import Term
 from contractc.programs import (
     COPY,
@@ -27,6 +26,7 @@ from contractc.programs import (
     kind,
 )
 from contractc.providers import loops
+from contractc.recent import MISS
 
 
 class Dialect(Protocol):

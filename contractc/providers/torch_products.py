@@ -86,7 +86,7 @@ def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
 
 
 def torch_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return torch.einsum of two arrays of float16 or bfloat16, which torch multiplies as they are and sums in float32."""
+    """Return torch.einsum of two arrays of float16 or bfloat16, multiplied as they are, summed in float32."""
     result = torch.einsum(equation, _narrow(x), _narrow(y)).contiguous()
     return result.view(torch.int16).numpy().view(x.dtype)
 

@@ -64,6 +64,9 @@ _SHORT = 512.0
 
 _CACHE = 2**21
 
+_SLOW_READING = 1.25
+"""How much longer np.einsum reads large arrays than a dot product does."""
+
 _TALL = 1.08
 """How much longer a product takes whose result has long columns rather than long rows (in C order)."""
 
@@ -248,5 +251,5 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
     rate = 2.0e9 if task.dtype == "float32" else 1.0e9
-    seconds = max(count / rate, moved / bandwidth(machine, moved))
+    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, moved))
     return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)

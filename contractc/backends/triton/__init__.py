@@ -27,10 +27,10 @@ from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
 from contractc.backends.triton.tuning import timed, tuned
 from contractc.errors import OperandError
-from contractc.executable import MISS
 from contractc.machine import Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
+from contractc.recent import MISS
 
 __all__ = [
     "Artifact", "Step", "artifacts", "as_array", "binaries", "compile", "constant", "from_portable", "is_available",
