@@ -78,7 +78,7 @@ clean:
 	@echo "installing the versions in constraints-dev.txt into .venv (torch is the large one)"
 	@$(PIP) torch
 	@$(PIP) hatchling editables
-	@$(PIP) --no-build-isolation -e ".[dev,torch,triton,arrays]"
+	@$(PIP) --no-build-isolation -e ".[dev,torch,triton,cuda,arrays]"
 	@touch $@
 
 .venv/.triton36: .venv/.ready

@@ -27,16 +27,15 @@ import triton
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import GENERATOR, source_of
-from contractc.backends.triton.launch import device_model
+from contractc.backends.triton.gpus import gpu_model
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts
-from contractc.backends.triton.tasks import Task, candidates
+from contractc.backends.triton.tasks import Task, candidates, trials
 from contractc.backends.triton.tiles import TileConfig, is_dot, span
 from contractc.dtypes import itemsize
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "kernels_static.jsonl"
-TRIED = 6
 COLUMNS = ("registers", "shared", "load", "dot", "tried", "compile_seconds", "predicted_us")
 PRECISIONS = (("bfloat16", "default"), ("float32", "fast"), ("float32", "default"), ("float64", "default"))
 
@@ -165,9 +164,9 @@ def predicted_load(problem: Problem, config: TileConfig) -> int:
 
 def examined(case: Case, arch: int) -> dict[str, Any]:
     """Return what a case needs on an architecture, and which asserts fail."""
-    device = device_model(f"cuda:{arch}")
+    device = gpu_model(f"cuda:{arch}")
     problem, _ = case.task.problem(case.task.in_order())
-    ranking = candidates(problem, device)
+    ranking = trials(problem, device)
     row: dict[str, Any] = {
         "group": case.group,
         "case": case.name,
@@ -179,7 +178,7 @@ def examined(case: Case, arch: int) -> dict[str, Any]:
     if not ranking:
         return row | {"failed": ["no tile fits"]}
     first: dict[str, Any] | None = None
-    for tried, (config, prediction) in enumerate(ranking[:TRIED], 1):
+    for tried, (config, prediction) in enumerate(ranking, 1):
         start = time.perf_counter()
         once = parts(problem, config.split)[0] if config.split > 1 else problem
         try:

@@ -30,6 +30,7 @@ def contract(
     preferred_element_type: Any = None,
     strip_exponent: bool = False,
     backend: str | None = None,
+    precision: str = "default",
 ) -> Any:
     """Return the contraction of `operands` that `expression` denotes.
 
@@ -58,6 +59,8 @@ def contract(
         strip_exponent: return (mantissa, exponent), value = mantissa * 2**exponent with a Python int, however
             large or small the value is.
         backend: the library that must run this; None or "auto" for that of the operands.
+        precision: how generated kernels multiply float32 on a GPU: "strict" (in float32), "default" (three products
+            of tf32 parts, nearly float32) or "fast" (one tf32 product). On a CPU it is strict in any case.
 
     Returns:
         An array of the operands' library. Without axes it is a NumPy scalar, or a 0-d tensor.
@@ -88,6 +91,7 @@ def contract(
         and preferred_element_type is None
         and not strip_exponent
         and backend is None
+        and precision == "default"
     ):
         entry = latest.get(expression)
         if entry is not None and entry[0] == len(operands):
@@ -110,6 +114,7 @@ def contract(
         preferred_element_type,
         strip_exponent,
         backend,
+        precision,
     )
     from contractc.calls import contract_anew, traced_call
 
@@ -188,6 +193,7 @@ def compile(
     preferred_element_type: Any = None,
     strip_exponent: bool = False,
     mode: str | None = None,
+    precision: str = "default",
 ) -> Executable:
     """Return `expression` planned and compiled ahead of time.
 
@@ -199,7 +205,7 @@ def compile(
             steps that need nothing else run now, and the executable is called without them.
         dynamic: labels of the modes whose extent varies from call to call; the one given here is for planning.
         target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
-        optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent: as in `contract`.
+        optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent, precision: as in `contract`.
         mode: "train" to choose the order, and what is done with operands held as factors, by what value and
             gradients cost together; "infer" by the value alone; None: "train" if torch records an operand.
 
@@ -227,6 +233,7 @@ def compile(
         None,
         dtype_named(preferred_element_type),
         ahead=True,
+        precision=precision,
     )
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, fixed)
     for k in fixed:

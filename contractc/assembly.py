@@ -75,7 +75,7 @@ def executable_of(
         lambda: _considered(program, target),
         tuple(constants),
         exponent,
-        remarks,
+        (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
         saver,
     )
 

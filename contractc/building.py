@@ -22,7 +22,7 @@ from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
-from contractc.programs import Constant, Program
+from contractc.programs import Constant, Program, with_precision
 from contractc.remembering import remembered
 from contractc.search import check_allocation
 
@@ -78,6 +78,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     backend = backend_named(target.backend)
     kernels = fusers(target, options.ahead)
     program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
+    program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
         prologue, program = hoist_constants(program)
@@ -104,7 +105,7 @@ def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> 
     if not prologue.steps:
         numbers = [v.number for v in prologue.inputs]
         return [copies[numbers.index(i)] for i in prologue.results]
-    made = backend.compile(prologue, ()).run(*copies)
+    made = getattr(backend, "compile_once", backend.compile)(prologue, ()).run(*copies)
     results = made if len(prologue.results) > 1 else (made,) if prologue.results else ()
     return [backend.constant(x, number) for x, number in zip(results, prologue.results, strict=True)]
 

@@ -8,8 +8,9 @@ from the program, and has to be the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def load(
             continue
         except ValueError as error:
             raise BundleError(f"{name} is damaged: {error}") from None
-        return replace(made, remarks=(head, *refusals, *remarks))
+        return replace(made, remarks=(head, *refusals, *remarks, *made.remarks))
     raise BundleError("\n  ".join([f"{name} cannot run here", *refusals]))
 
 
@@ -269,25 +270,42 @@ def _loaded(
     program = Program.from_json(_text(members, part.program))
     plan = Plan.from_json(_text(members, part.plan))
     constants = _constants(program, members, backend, part.device)
-    given = (_at_first_call(program), plan, part.target, constants, part.exponent, save)
+    assembled = partial(
+        executable_of, _at_first_call(program), plan, part.target, constants, part.exponent, save
+    )
     remarks: list[str] = []
-    if part.binaries and not hasattr(backend, "from_binaries"):
-        remarks.append(f"its binaries are not used: '{part.backend}' compiles its source instead")
-    elif part.binaries and trusted:
-        held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
+    made = _from_binaries(part, members, trusted, assembled, remarks)
+    if made is None:
         try:
-            made = executable_of(*given, tuple(remarks), held)
-            return replace(made, program=program), remarks
+            made = assembled()
         except (UnsupportedError, ImportError) as error:
-            remarks.append(f"its binaries are not used: {error}")
-    elif part.binaries:
-        remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
-    made = replace(executable_of(*given), program=program)
+            raise UnsupportedError("; ".join([*remarks, str(error)])) from None
     if made.source != _text(members, part.source):
         if manifest.generator == _generator():
             raise ValueError(f"{part.source} is not what its program generates")
         remarks.append(f"its source was generated anew: contractc {manifest.contractc} generated another one")
-    return made, remarks
+    return replace(made, program=program), remarks
+
+
+def _from_binaries(
+    part: Part,
+    members: Mapping[str, memoryview],
+    trusted: bool,
+    assembled: Callable[..., Executable],
+    remarks: list[str],
+) -> Executable | None:
+    """Return the executable made of the binaries of a part; None, and a remark, if they are not used."""
+    if not part.binaries:
+        return None
+    if not trusted:
+        remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
+        return None
+    held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
+    try:
+        return assembled(binaries=held)
+    except (UnsupportedError, ImportError) as error:
+        remarks.append(f"its binaries are not used: {error}")
+        return None
 
 
 def _at_first_call(program: Program) -> Program:

@@ -51,10 +51,11 @@ def contract_anew(
     preferred_element_type: Any,
     strip_exponent: bool,
     backend: str | None,
+    precision: str = "default",
 ) -> Any:
     """Return what `contract` does, for operands that the code met last does not fit."""
     asked = (optimize, memory_limit, dtype, casting, semiring, conj, preferred_element_type, strip_exponent)
-    key = _key(out, expression, operands, (*asked, backend, order))
+    key = _key(out, expression, operands, (*asked, backend, order, precision))
     result, factors = _recalled(key, operands)
     if result is not MISS:
         return _delivered(result, factors, out, order_named(order), casting)
@@ -69,6 +70,7 @@ def contract_anew(
         dtype_named(dtype),
         dtype_named(preferred_element_type),
         ordered=order == "C",
+        precision=precision,
     )
     options = cast_checked(arrays, options, einsum_.semiring, target, out, casting)
     executable = cached(einsum_, arrays, target, options)

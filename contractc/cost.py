@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import exp2, log2
+from itertools import pairwise
+from math import exp2, log2, prod
 from typing import NamedTuple
 
 from contractc.dtypes import is_floating, itemsize, wide
@@ -12,6 +13,12 @@ from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
+
+ALWAYS = ("numpy",)
+"""The libraries of matrix products that every installation has."""
+
+BLAS = ("float32", "float64", "complex64", "complex128")
+"""The dtypes of which BLAS has a matrix product."""
 
 _GRID_STEP = 2
 """The binary logarithm of the ratio of neighbours in `GRID`."""
@@ -43,17 +50,6 @@ def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[
     return size * (max(1, len(terms) - 1) + (not inner <= set(out)))
 
 
-def seconds(
-    flop_count: int, traffic: int, dtype: str, matmul: bool, machine: Machine = DEFAULT_MACHINE
-) -> float:
-    """Return the predicted seconds of one step: the slower of arithmetic and memory, plus one call.
-
-    A step that is no matrix product (nothing summed over two operands) runs at memory speed.
-    """
-    arithmetic = min(flop_count, 10**300) / machine.rate(dtype) if matmul else 0.0
-    return max(arithmetic, min(traffic, 10**300) / machine.bandwidth) + machine.call
-
-
 def stream_seconds(
     terms: Sequence[Term], out: Term, extents: Sequence[int], dtype: str, machine: Machine = DEFAULT_MACHINE
 ) -> float:
@@ -61,14 +57,13 @@ def stream_seconds(
 
     Those are small steps, permutations, reductions, and sums of products in dtypes that BLAS does not have.
     """
-    traffic = sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype)
+    traffic = min(10**300, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
     rate = bandwidth(machine, traffic)
     if len(terms) == 1 and tuple(m for m in terms[0] if m in out) != out:
         rate = min(rate, machine.permuting)
     summed = not {m for t in terms for m in t} <= set(out)
-    arithmetic = flops(terms, out, extents) / machine.flops_other if len(terms) > 1 and summed else 0.0
-    if is_floating(dtype):
-        arithmetic /= 16
+    products = min(10**300, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
+    arithmetic = products / machine.flops_other / (16 if is_floating(dtype) else 1)
     return max(arithmetic, traffic / rate) + machine.call
 
 
@@ -84,7 +79,7 @@ def _size(term: Iterable[int], extents: Sequence[int]) -> int:
     return size
 
 
-def product_seconds(machine: Machine, provider: str, dtype: str, m: int, n: int, k: int) -> float:
+def product_seconds(machine: Machine, provider: str, dtype: str, m: float, n: float, k: float) -> float:
     """Return the predicted seconds of one matrix product [m, k] x [k, n] whose operands are in cache.
 
     Between the extents of `machine.GRID` the logarithm of the time is interpolated, above them the time grows
@@ -98,24 +93,30 @@ def product_seconds(machine: Machine, provider: str, dtype: str, m: int, n: int,
     return 2.0 * m * n * k / machine.rate(dtype) + 1e-7
 
 
-def _interpolated(nanoseconds: Sequence[float], m: int, n: int, k: int) -> float:
-    corners = [(0, 1.0)]
+def _interpolated(nanoseconds: Sequence[float], m: float, n: float, k: float) -> float:
+    """Return the seconds at (m, n, k) in a table over `GRID` cubed."""
     scale = 1e-9
+    stride = len(GRID) ** 3
+    corners = [0]
+    parts: list[float] = []
     for extent in (m, n, k):
+        stride //= len(GRID)
         if extent >= GRID[-1]:
             scale *= extent / GRID[-1]
-            corners = [(at * len(GRID) + len(GRID) - 1, weight) for at, weight in corners]
-            continue
-        place = log2(max(1, extent)) / _GRID_STEP
-        low = int(place)
-        part = place - low
-        corners = [
-            (at * len(GRID) + low + up, weight * share)
-            for at, weight in corners
-            for up, share in ((0, 1 - part), (1, part))
-            if share
-        ]
-    return scale * exp2(sum(weight * log2(max(nanoseconds[at], 1e-3)) for at, weight in corners))
+            low = len(GRID) - 1
+        else:
+            place = log2(max(1, extent)) / _GRID_STEP
+            low = int(place)
+            if place > low:
+                parts.append(place - low)
+                corners += [at + stride for at in corners]
+        if low:
+            corners = [at + low * stride for at in corners]
+    logs = [log2(nanoseconds[at] or 1e-3) for at in corners]
+    while parts:
+        part, half = parts.pop(), len(logs) // 2
+        logs = [logs[x] + part * (logs[x + half] - logs[x]) for x in range(half)]
+    return scale * exp2(logs[0])
 
 
 def bandwidth(machine: Machine, size: float) -> float:
@@ -134,6 +135,75 @@ def call_seconds(machine: Machine, provider: str) -> float:
 def fresh_seconds(machine: Machine, size: int) -> float:
     """Return the extra seconds of writing to `size` bytes that come from the system: smaller blocks are used again."""
     return size * machine.fresh if size >= FRESH else 0.0
+
+
+def pair_seconds(
+    left: Term,
+    right: Term,
+    out: Term,
+    extents: Sequence[int],
+    dtype: str,
+    machine: Machine = DEFAULT_MACHINE,
+    providers: Sequence[str] = ALWAYS,
+) -> float:
+    """Return the predicted seconds of multiplying two tensors whose arrays lie in the order that suits a library.
+
+    The batch, row, column and summed modes are one axis each, so that it is a batch of matrix products; memory
+    hides behind half of their arithmetic. Ways that copy are slower by their copies, and none is much faster.
+    """
+    made, other = set(out), set(right)
+    batch = rows = columns = summed = 1.0
+    for m in set(left):
+        if m not in other:
+            rows *= extents[m] if m in made else 1
+        elif m in made:
+            batch *= extents[m]
+        else:
+            summed *= extents[m]
+    for m in other.difference(left):
+        columns *= extents[m] if m in made else 1
+    batch, rows, columns, summed = (
+        min(batch, _MOST),
+        min(rows, _MOST),
+        min(columns, _MOST),
+        min(summed, _MOST),
+    )
+    busy = batch * min([product_seconds(machine, p, dtype, rows, columns, summed) for p in providers])
+    moved = batch * (rows * (columns + summed) + columns * summed) * itemsize(dtype)
+    return busy + max(0.0, moved / bandwidth(machine, 2 * moved) - busy / 2)
+
+
+_MOST = 1e60
+"""Times, sizes and flops of plans nobody will run end here, so that products of four of them are still numbers."""
+
+
+def step_seconds(
+    terms: Sequence[Term], out: Term, extents: Sequence[int], dtype: str, machine: Machine = DEFAULT_MACHINE
+) -> float:
+    """Return the predicted seconds of a step on one or two tensors that lie in the order that suits it.
+
+    Products of integers go through floats where that is exact, as it mostly is: twice the time.
+    """
+    made = set(out)
+    if len(terms) == 1 and made.issuperset(terms[0]):
+        return machine.call / 4  # a view
+    if len(terms) != 2 or dtype == "object" or made.issuperset((*terms[0], *terms[1])):
+        return stream_seconds(terms, out, extents, dtype, machine)
+    left, right = terms
+    alone = made.union(set(left).intersection(right))
+    for term in terms:
+        if not alone.issuperset(term):  # summed before
+            kept = tuple(m for m in term if m in alone)
+            return stream_seconds([term], kept, extents, dtype, machine) + step_seconds(
+                [kept if t is term else t for t in terms], out, extents, dtype, machine
+            )
+    call = call_seconds(machine, *ALWAYS)
+    if not is_floating(dtype):
+        return 2 * pair_seconds(left, right, out, extents, "float64", machine) + call
+    found = pair_seconds(left, right, out, extents, dtype, machine) + call
+    if made.issubset(left) or made.issubset(right):
+        return min(found, stream_seconds(terms, out, extents, dtype, machine))
+    return found
 
 
 def costs(
@@ -173,56 +243,43 @@ def step_costs(
     extents = list(network.extents)
     for m in sliced:
         extents[m] = min(1, extents[m])
-    width = itemsize(wide(network.dtype))
-
-    def size(term: Iterable[int]) -> int:
-        product = 1
-        for m in term:
-            product *= extents[m]
-        return product
-
+    dtype = wide(network.dtype)
+    width = itemsize(dtype)
+    sizes = [prod([extents[m] for m in term]) for term in terms]
     last = {i: s for s, ids in enumerate(path) for i in ids}
     live = 0
     each = []
     held: dict[int, int] = {}
-    fixed = [
-        t.constant and not sliced for t in network.tensors
-    ]  # in a loop over slices nothing is done ahead
+    # in a loop over slices nothing is done ahead
+    fixed = [t.constant and not sliced for t in network.tensors]
     for s, ids in enumerate(path):
-        out = terms[count + s]
-        made = size(out) * (itemsize(network.dtype) if count + s in results else width)
-        reads = [size(terms[i]) * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
-        step_flops = flops([terms[i] for i in ids], out, extents)
-        step_traffic = sum(reads) + made
-        shared = len(ids) > 1 and not {m for i in ids for m in terms[i]} <= set(out)
-        arranged = [fixed[i] and i >= count for i in ids]  # computed ahead, in the order that suits this step
-        copies = sum(
-            size(terms[i])
-            for i, free in zip(ids, arranged, strict=True)
-            if not free and _copied(terms[i], [terms[j] for j in ids if j != i], out)
+        number = count + s
+        out, read = terms[number], [terms[i] for i in ids]
+        made = sizes[number] * (itemsize(network.dtype) if number in results else width)
+        ready = [fixed[i] and i >= count for i in ids]  # computed ahead, in the order that suits this step
+        copied = sum(
+            [
+                sizes[i]
+                for k, i in enumerate(ids)
+                if not ready[k] and _copied(read[k], [*read[:k], *read[k + 1 :]], out)
+            ]
         )
         fixed.append(all(fixed[i] for i in ids))
-        spent = 0.0
-        if fixed[-1]:
-            step_flops = step_traffic = 0
-        else:
-            if (
-                count + s in results
-                and network.fused
-                and not _natural(
-                    [
-                        _along(out, terms[i]) if free else terms[i]
-                        for i, free in zip(ids, arranged, strict=True)
-                    ],
-                    out,
-                )
-            ):
-                copies += size(out)
-            spent = seconds(step_flops, step_traffic, network.dtype, shared, machine)
-            spent += min(2 * copies * width, 10**300) / machine.permuting
-        each.append(Costs(spent, step_flops, step_traffic, live + made + copies * width))
+        step = (0.0, 0, 0)
+        if not fixed[-1]:
+            if number in results and network.fused:
+                suiting = [_along(out, term) if r else term for term, r in zip(read, ready, strict=True)]
+                copied += 0 if _natural(suiting, out) else sizes[number]
+            moved = made + sum(
+                [sizes[i] * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
+            )
+            spent = step_seconds(read, out, extents, dtype, machine)
+            moving = 2 * min(copied, 10**300) * width
+            spent += moving / bandwidth(machine, moving)
+            step = (spent, flops(read, out, extents), moved)
+        each.append(Costs(*step, live + made + copied * width))
         live += made
-        held[count + s] = made
+        held[number] = made
         for i in ids:
             if last[i] == s and i in held:
                 live -= held.pop(i)
@@ -246,12 +303,14 @@ def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
     """
     if len(term) < 2 or not others:
         return False
-    elsewhere = {m for t in others for m in t}
-    groups = [(m in elsewhere) * 2 + (m in out) for m in dict.fromkeys(term)]
-    if len(groups) > 1 and groups[-1] == _BATCH and set(groups) != {_BATCH}:
+    elsewhere = set().union(*others)
+    groups = [(m in elsewhere) * 2 + (m in out) for m in term]
+    if len(set(term)) != len(term):
         return True
-    runs = sum(1 for k, g in enumerate(groups) if k == 0 or groups[k - 1] != g)
-    return runs > len(set(groups)) or len(set(term)) != len(term)
+    kinds = set(groups)
+    if groups[-1] == _BATCH and len(kinds) > 1:
+        return True
+    return 1 + sum([a != b for a, b in pairwise(groups)]) > len(kinds)
 
 
 def _along(out: Term, term: Term) -> Term:

@@ -57,6 +57,7 @@ def unfused(program: Program, step: Contract) -> Program:
         program.dynamic,
         (),
         program.labels,
+        program.precision,
     )
 
 

@@ -47,7 +47,7 @@ class Products:
 class Machine:
     """Rates of one core: operations a second in a large matrix product, bytes a second, seconds a call.
 
-    `bandwidth` is for reading and writing memory in order, `permuting` for copies that change the order of axes.
+    `permuting` is the rate of copies that change the order of axes.
     `products` has times of matrix products by shape, `copying` pairs of (bytes of both arrays, bytes a second)
     of copies in order, and `fresh` the extra seconds a byte of writing to memory the system has just given.
 
@@ -58,7 +58,6 @@ class Machine:
     flops_float32: float = 1.2e11
     flops_float64: float = 6.0e10
     flops_other: float = 1.0e9
-    bandwidth: float = 1.5e10
     permuting: float = 6.0e9
     call: float = 1.0e-6
     products: tuple[Products, ...] = tuple(Products(*row) for row in NANOSECONDS)
@@ -76,7 +75,7 @@ class Machine:
 
     def faults(self) -> list[str]:
         """Return each rule this machine breaks, as a sentence; nothing means it is well formed."""
-        rates = (self.flops_float32, self.flops_float64, self.flops_other, self.bandwidth, self.permuting)
+        rates = (self.flops_float32, self.flops_float64, self.flops_other, self.permuting)
         found = [f"a rate is {rate}" for rate in rates if not 0 < rate < inf]
         for table in self.products:
             if len(table.nanoseconds) != len(GRID) ** 3:
@@ -128,3 +127,109 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Rates of a GPU: bytes a second, operations a second by kind of arithmetic, seconds of a launch.
+
+    `source` says where they come from. `bandwidth` is that of a copy in order, `permuting` of one that changes the
+    order of axes; `narrow`, `tf32`, `float64` and `int8` are rates of products on the tensor cores, `scalar` that of
+    float32 outside of them. `l2` is the rate at which all programs together read the L2 cache, `turn` the seconds
+    that one turn of a loop takes at least, `shared` the bytes of shared memory of a program. `library_tf32` tells
+    that torch has been allowed to multiply float32 as tf32.
+    """
+
+    name: str
+    arch: int
+    source: str
+    bandwidth: float
+    permuting: float
+    l2: float
+    narrow: float
+    tf32: float
+    float64: float
+    scalar: float
+    int8: float
+    processors: int
+    shared: int
+    launch: float = 4.0e-6
+    turn: float = 2.5e-7
+    library_tf32: bool = False
+
+    def __str__(self) -> str:
+        rates = f"{self.bandwidth / 1e12:.2f} TB/s, {self.narrow / 1e12:.0f} Tflop/s bfloat16"
+        return f"{self.name} (sm_{self.arch}; {rates}; {self.source})"
+
+    def dot_rate(self, dtype: str, precision: str) -> float:
+        """Return the operations a second of products of tiles."""
+        if dtype in ("float16", "bfloat16"):
+            return self.narrow
+        if dtype in ("int8", "bool"):
+            return self.int8
+        if dtype in ("float64", "complex128"):
+            return self.float64
+        return {"fast": self.tf32, "default": self.tf32 / 3, "strict": self.scalar}[precision]
+
+    def library_rate(self, dtype: str) -> float:
+        """Return the operations a second of the library's matrix product; it has no tf32x3 and no integers."""
+        if dtype.startswith(("int", "uint", "bool")):
+            return self.scalar / 20
+        return self.dot_rate(dtype, "fast" if self.library_tf32 else "strict")
+
+    def faults(self) -> list[str]:
+        """Return each rule this GPU breaks, as a sentence; nothing means it is well formed."""
+        rates = (self.bandwidth, self.permuting, self.l2, self.narrow, self.tf32, self.float64, self.scalar)
+        found = [
+            f"a rate is {rate}" for rate in (*rates, self.int8, self.launch, self.turn) if not 0 < rate < inf
+        ]
+        return found + [f"there are {n}" for n in (self.processors, self.shared) if n < 1]
+
+    def to_json(self) -> str:
+        """Return this GPU as canonical JSON."""
+        return dumps(self)
+
+    @staticmethod
+    def from_json(text: str) -> Gpu:
+        """Return the GPU in `text`; raises ValueError if it is none or breaks a rule."""
+        gpu: Gpu = checked(loads(text, (Gpu,)))
+        return gpu
+
+
+ATTAINED_BANDWIDTH, ATTAINED_PRODUCTS = 0.9, 0.8
+"""The shares of a data sheet's rates that are counted on: on an H200, a large copy reached 4.3 of 4.8 TB/s and a large
+bfloat16 product 790 of 989 Tflop/s. For everything else they are assumed."""
+
+
+def _from_sheet(
+    name: str,
+    arch: int,
+    memory: float,
+    narrow: float,
+    tf32: float,
+    float64: float,
+    scalar: float,
+    int8: float,
+    processors: int,
+    shared: int,
+    l2: float,
+) -> Gpu:
+    """Return a GPU from its data sheet: TB/s, and Tflop/s without sparsity; `l2` and `permuting` are assumed."""
+    copied, product = ATTAINED_BANDWIDTH * memory * 1e12, ATTAINED_PRODUCTS * 1e12
+    return Gpu(
+        name, arch, "data sheet, not measured", copied, 0.6 * copied, l2, product * narrow, product * tf32,
+        product * float64, 0.9e12 * scalar, product * int8, processors, shared * 1024,
+    )  # fmt: skip
+
+
+H200 = _from_sheet("H200", 90, 4.8, 989, 494.5, 67, 67, 1979, 132, 227, 1.0e13)
+"""NVIDIA H200 SXM: "NVIDIA H200 Tensor Core GPU" data sheet (its rates with sparsity, halved)."""
+
+H100 = _from_sheet("H100", 90, 3.35, 989, 494.5, 67, 67, 1979, 132, 227, 1.0e13)
+"""NVIDIA H100 SXM: "NVIDIA H100 Tensor Core GPU" data sheet (its rates with sparsity, halved)."""
+
+A100 = _from_sheet("A100", 80, 2.039, 312, 156, 19.5, 19.5, 624, 108, 163, 5.0e12)
+"""NVIDIA A100 80GB SXM: "NVIDIA A100 Tensor Core GPU" data sheet."""
+
+GPUS = (H200, H100, A100)
+"""What stands in for a GPU that was not measured: the first with its name, else the first of its architecture."""

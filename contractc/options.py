@@ -15,6 +15,9 @@ from contractc.errors import OperandError, StoreError
 OBJECTIVES = ("seconds", "flops", "size", "write")
 """What a search may minimise."""
 
+PRECISIONS = ("default", "strict", "fast")
+"""How float32 (and complex64) is multiplied on tensor cores: see `Options`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -63,6 +66,9 @@ class Options:
     `dtype` is the dtype to compute in and `element_type` that of the result (None: promoted). `ahead` tells that
     the code is made ahead of the calls, so that making it may take longer than a call is worth. `ordered` tells that
     results are wanted in C order; else they may be views in whatever order they are made.
+
+    `precision` of float32 on a GPU is "strict" (every product and sum in float32), "default" (products of three tf32
+    parts each, nearly float32) or "fast" (one tf32 product, 10 bits of mantissa). On a CPU it is strict in any case.
     """
 
     optimize: Any = None
@@ -74,6 +80,12 @@ class Options:
     element_type: str | None = None
     ahead: bool = False
     ordered: bool = False
+    precision: str = "default"
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that there is not; raises ValueError."""
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be 'default', 'strict' or 'fast', not {self.precision!r:.40}")
 
 
 def frozen(optimize: Any) -> Any:

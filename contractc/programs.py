@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from contractc.dtypes import is_complex, is_dtype, is_floating, to_numpy, zero_o
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.network import typed
 from contractc.notation import Term
+from contractc.options import PRECISIONS
 from contractc.semirings import SEMIRINGS
 
 
@@ -117,7 +118,8 @@ class Program:
     """Steps from `inputs` and `constants` to `results`, in single assignment.
 
     Inputs keep the order of the operands. Modes mean what they mean in the network: `extents` and `labels`
-    are indexed by mode, `dynamic` modes have a planning extent only.
+    are indexed by mode, `dynamic` modes have a planning extent only. `precision` is how a GPU may multiply float32
+    (see `Options`).
     """
 
     inputs: tuple[Value, ...]
@@ -128,6 +130,7 @@ class Program:
     dynamic: Term = ()
     constants: tuple[Constant, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
+    precision: str = "default"
 
     def __str__(self) -> str:
         return _printed(self)
@@ -164,6 +167,19 @@ class Program:
         """Return the program in `text`; raises ValueError if it is none or breaks a rule."""
         program: Program = serial.checked(serial.loads(text, PROGRAM_CLASSES))
         return program
+
+
+def with_precision(program: Program, precision: str) -> Program:
+    """Return `program`, and the bodies of its loops, with float32 multiplied as `precision` says.
+
+    Before:  program (%0, %1),  %2 = contract %0 %1
+    After:   program (%0, %1) in fast float32,  %2 = contract %0 %1
+    """
+    steps = tuple(
+        replace(step, body=with_precision(step.body, precision)) if isinstance(step, Loop) else step
+        for step in program.steps
+    )
+    return replace(program, steps=steps, precision=precision)
 
 
 PROGRAM_CLASSES = (Program, Contract, Reshape, Broadcast, Loop, Call, Constant, Value)
@@ -255,6 +271,7 @@ def _printed(program: Program, indent: str = "") -> str:
 
     known = program.values()
     ring = "" if program.semiring == "sum_product" else f" in {program.semiring}"
+    ring += "" if program.precision == "default" else f" in {program.precision} float32"
     lines = [f"program ({', '.join(number(v) for v in program.inputs)}){ring}"]
     for constant in program.constants:
         lines.append(f"  {number(constant.value)} = constant sha256 {constant.digest[:12]}")
@@ -318,6 +335,8 @@ def _faults(program: Program) -> Iterator[str]:
     yield from (f"result %{i} is never set" for i in program.results if i not in known)
     if program.semiring not in SEMIRINGS:
         yield f"no semiring is called {program.semiring!r}"
+    if program.precision not in PRECISIONS:
+        yield f"no precision is called {program.precision!r}"
     yield from (f"dynamic mode {m} has no extent" for m in program.dynamic if m not in modes)
 
 
@@ -372,6 +391,8 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
         yield from (f"loops over mode {m}, which no input has" for m in step.modes if m not in present)
         if (step.body.extents, step.body.semiring) != (program.extents, program.semiring):
             yield "has a body with other extents or another semiring"
+        if step.body.precision != program.precision:
+            yield "has a body of another precision"
         if len(step.body.inputs) != len(inputs) or len(step.body.results) != len(step.outs):
             yield "has another number of inputs or results than its body"
             return

@@ -94,9 +94,10 @@ def read_ahead(
         else:
             chosen = _where(name, device or device_of(like), asked=target is not None)
     module = backend_named(chosen.backend)
+    as_given = getattr(module, "as_given", module.as_array)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
     items = [
-        shape_of(x, k) if is_shape(x) else x if is_factorized(x) else module.as_array(x, k, like)
+        shape_of(x, k) if is_shape(x) else x if is_factorized(x) else as_given(x, k, like)
         for k, x in enumerate(given)
     ]
     return found, items, chosen

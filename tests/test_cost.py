@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from opt_einsum.helpers import flop_count
 
 import contractc
-from contractc.cost import Costs, costs, flops, priced, seconds
+from contractc.cost import Costs, costs, flops, pair_seconds, priced, step_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine, Target, physical_memory
 from contractc.plans import Plan
 from contractc.search import check_allocation
 from messages import message_of
 
-SLOW = Machine(flops_float32=4e3, flops_float64=1e3, flops_other=10.0, bandwidth=100.0, call=1.0)
-"""A machine of round numbers, slow enough that nothing is lost in rounding."""
+SLOW = Machine(
+    flops_float32=4e3, flops_float64=1e3, flops_other=10.0, call=1.0, products=(), copying=((0, 100.0),)
+)
+"""A machine of round numbers without tables, slow enough that nothing is lost in rounding."""
 
 
 def planned(text: str, *shapes: tuple[int, ...], dtype: str = "float64", sliced: str = "") -> Plan:
@@ -69,12 +71,48 @@ def test_flops_do_not_wrap() -> None:
     assert flops([range(5), range(5)], (), [10**9] * 5) == 2 * 10**45
 
 
-def test_seconds_are_those_of_the_slower_of_arithmetic_and_memory() -> None:
-    assert seconds(2_000, 50, "float64", True, SLOW) == 2.0 + 1.0
-    assert seconds(2_000, 50, "float32", True, SLOW) == 0.5 + 1.0
-    assert seconds(2_000, 500, "float64", True, SLOW) == 5.0 + 1.0
-    assert seconds(2_000, 50, "float64", False, SLOW) == 0.5 + 1.0
-    assert seconds(10**400, 10**400, "float64", True, SLOW) > 1e290
+def test_a_product_hides_memory_behind_half_of_its_arithmetic() -> None:
+    left, right, out, extents = (0, 1), (1, 2), (0, 2), (100, 200, 300)
+    moved = 8 * (100 * 200 + 200 * 300 + 100 * 300) / 100
+    busy = 2 * 100 * 200 * 300 / 1e3
+    assert pair_seconds(left, right, out, extents, "float64", SLOW) == pytest.approx(busy + moved - busy / 2)
+    quick = replace(SLOW, copying=((0, 1e12),))
+    assert pair_seconds(left, right, out, extents, "float64", quick) == pytest.approx(busy)
+    assert step_seconds([left, right], out, extents, "float64", quick) == pytest.approx(1.0 + busy)
+
+
+def test_a_product_takes_as_long_in_any_order_of_its_arrays() -> None:
+    extents = (3, 50, 60, 70)
+    seconds = pair_seconds((0, 1, 2), (0, 2, 3), (0, 1, 3), extents, "float32")
+    assert seconds == pytest.approx(
+        pair_seconds((2, 0, 1), (3, 2, 0), (3, 0, 1), extents, "float32"), rel=0.5
+    )
+    assert seconds == pytest.approx(3 * pair_seconds((1, 2), (2, 3), (1, 3), extents, "float32"), rel=0.5)
+
+
+def test_a_view_costs_a_call_and_a_multiplication_its_traffic() -> None:
+    assert step_seconds([(0, 1)], (1, 0), (1000, 1000), "float64", SLOW) == 0.25
+    assert step_seconds([(0, 0)], (0,), (1000,), "float64", SLOW) == 0.25
+    assert step_seconds([(0,), (0,)], (0,), (10,), "float64", SLOW) == 1.0 + 8 * 30 / 100
+
+
+def test_what_one_operand_alone_sums_is_summed_before() -> None:
+    extents = (10, 20, 30)
+    whole = step_seconds([(0, 1), (1, 2)], (0,), extents, "float64", SLOW)
+    product = step_seconds([(0, 1), (1,)], (0,), extents, "float64", SLOW)
+    assert whole == pytest.approx(product + 1.0 + 8 * (20 * 30 + 20) / 100)
+
+
+def test_products_of_integers_cost_two_in_float64() -> None:
+    shapes = (0, 1), (1, 2), (0, 2), (100, 200, 300)
+    product = pair_seconds(*shapes, "float64", SLOW)
+    assert step_seconds(shapes[:2], shapes[2], shapes[3], "int32", SLOW) == pytest.approx(1.0 + 2 * product)
+
+
+def test_seconds_of_a_hopeless_step_are_a_number() -> None:
+    many = tuple(range(400))
+    assert 1e50 < step_seconds([many, many[1:]], many[:1], (10,) * 400, "float64") < float("inf")
+    assert 1e50 < step_seconds([many], many[1:], (10,) * 400, "float64") < float("inf")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +135,9 @@ def test_a_machine_has_a_rate_for_every_dtype(dtype: str, rate: float) -> None:
 
 def test_a_matrix_product_costs_what_is_counted_by_hand() -> None:
     found = cost_of(planned("ij,jk->ik", (3, 4), (4, 5)))
-    moved = 8 * (3 * 4 + 4 * 5 + 3 * 5)
-    assert found == Costs(seconds=1 + moved / 100, flops=120, traffic=moved, peak=moved)
+    moved, busy = 8 * (3 * 4 + 4 * 5 + 3 * 5), 2 * 3 * 4 * 5 / 1e3
+    assert found.seconds == pytest.approx(1 + busy + moved / 100 - busy / 2)
+    assert found[1:] == (120, moved, moved)
 
 
 def test_a_chain_frees_intermediates_after_their_last_use() -> None:
@@ -193,4 +232,4 @@ def test_costs_of_random_plans_are_the_sum_of_their_steps() -> None:
             for s, ids in enumerate(plan.path)
         ]
         assert plan.flops == sum(each)
-        assert plan.seconds > len(plan.path) * DEFAULT_MACHINE.call
+        assert plan.seconds > len(plan.path) * min(table.call for table in DEFAULT_MACHINE.products)

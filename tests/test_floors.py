@@ -47,6 +47,7 @@ ROOMS = [room.strip() for line in FLOORS.split("\n") for room in line.split(",")
 OPTIONAL = {
     "array_api_compat": ("backends/array_api",),
     "cotengra": ("bench/peers.py", "compat/cotengra.py"),
+    "cuda": ("backends/triton",),
     "cupy": ("bench/peers.py",),
     "cuquantum": ("bench/peers.py",),
     "jax": ("bench/peers.py",),

@@ -235,7 +235,7 @@ REPRESENTATIVE: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any]]] = {
         [(4, 5, 2), (2, 4, 5, 2), (2, 4, 5), (8, 4, 4, 4)],
         {"dynamic": "b"},
     ),
-    "several_outputs": ("ij,jk,kl->il,li,", [(2, 3), (3, 4), (4, 2)], {}),
+    "several_outputs": ("ij,jk,kl->il,li,", [(20, 30), (30, 40), (40, 20)], {}),
     "repeated_output": ("ij,jk->ikk", [(2, 3), (3, 4)], {"dtype": "float16"}),
     "max_plus": ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)], {"semiring": "max_plus", "dtype": "int64"}),
     "slices": ("ia,ja,ka->ijk", [(2, 50), (3, 50), (4, 50)], {"memory_limit": 4400}),

@@ -86,7 +86,7 @@ def test_another_question_has_another_answer(
     for question in questions:
         remembered(*question)
     assert len(searches) == len(questions)
-    monkeypatch.setattr(remembering, "DEFAULT_MACHINE", Machine(bandwidth=1.0))
+    monkeypatch.setattr(remembering, "DEFAULT_MACHINE", Machine(permuting=1.0))
     remembered(network)
     assert len(searches) == len(questions) + 1
     assert len(room.ls()) == len(questions) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import contractc
 from contractc.backends import triton as backend
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared, unfused
-from contractc.backends.triton.emit import HEADER_LINES, source_of
+from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
+from contractc.backends.triton.gpus import like, measured, stored
 from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import A100, H200, Model
+from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
 from contractc.backends.triton.steps import program_of
@@ -31,8 +33,9 @@ from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, 
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
-from contractc.machine import Target
-from contractc.programs import Contract
+from contractc.machine import A100, H100, H200, Gpu, Target
+from contractc.programs import Contract, Program
+from contractc.serial import digest
 
 
 def task(
@@ -65,6 +68,8 @@ GOLDEN = {
         16,
     ),
     "max_plus": (task("ij,jk->ik", {"i": 100, "j": 64, "k": 64}, semiring="max_plus"), 1),
+    "complex": (task("ij,jk->ik", {"i": 64, "j": 64, "k": 48}, "complex64"), 32),
+    "log_sum_exp": (task("ij,jk->ik", {"i": 100, "j": 64, "k": 64}, semiring="log_sum_exp"), 1),
     "dynamic": (task("bi,io->bo", {"b": 100, "i": 64, "o": 64}, "float16", dynamic=(0,)), 32),
 }  # fmt: skip
 
@@ -78,7 +83,8 @@ def test_source_is_as_recorded(name: str, golden: Callable[[str, str], None]) ->
         whole = 1 << (problem.size(r.modes) - 1).bit_length()
         ordered = given.semiring != "sum_product"
         blocks.append((r.name, min(whole, block if not ordered or r.summed else 32)))
-    text = source_of(problem, TileConfig(tuple(blocks))).text
+    persistent = {"resident": 2, "dots": 3} if name == "complex" else {}
+    text = source_of(problem, TileConfig(tuple(blocks), **persistent)).text
     assert text.splitlines()[HEADER_LINES - 1] == ""
     golden(f"kernel_{name}", text)
 
@@ -96,6 +102,8 @@ CROSS = [
     ("bi,oij,bj->bo", {"b": 256, "i": 64, "j": 64, "o": 64}, "bfloat16", ((0, 1), (3, 2)), True),
     ("ni,n,nj->ij", {"n": 10000, "i": 64, "j": 64}, "bfloat16", ((0, 1), (3, 2)), True),
     ("ij,jk->ik", {"i": 128, "j": 64, "k": 128}, "max_plus", (), False),
+    ("ij,jk->ik", {"i": 128, "j": 64, "k": 128}, "log_sum_exp", (), False),
+    ("ij,jk->ik", {"i": 128, "j": 128, "k": 128}, "complex64", (), True),
 ]  # fmt: skip
 
 
@@ -103,7 +111,7 @@ CROSS = [
 def test_kernel_compiles_for_hopper(
     text: str, extents: dict[str, int], dtype: str, path: tuple[tuple[int, ...], ...], dots: bool
 ) -> None:
-    ring = {"semiring": dtype, "dtype": "float32"} if dtype == "max_plus" else {"dtype": dtype}
+    ring = {"semiring": dtype, "dtype": "float32"} if dtype in SEMIRINGS else {"dtype": dtype}
     given = task(text, extents, path=path, **ring)
     found = choice(given)
     problem, _ = given.problem(given.in_order())
@@ -135,6 +143,8 @@ def test_tile_config_round_trips() -> None:
     config = TileConfig((("m", 64), ("k1", 32)), 8, 4, 8, 16)
     assert str(config) == "tile m=64 k1=32 warps=8 stages=4 group=8 split=16"
     assert parsed(str(config)) == config
+    other = replace(config, resident=2, dots=3)
+    assert str(other) == f"{config} resident=2 dots=3" and parsed(str(other)) == other
 
 
 NO_CONFIG = [
@@ -145,6 +155,7 @@ NO_CONFIG = [
     "tile m=64 warps=0 stages=1 group=1 split=1",
     "tile m=64 m=64 warps=4 stages=1 group=1 split=1",
     "tile __import__=1",
+    "tile m=64 warps=4 stages=1 group=1 split=1 dots=5",
 ]
 
 
@@ -190,7 +201,7 @@ def test_fusion_keeps_the_meaning_and_unfusing_undoes_it() -> None:
     torch.testing.assert_close(apart.evaluate(*xs), program.evaluate(*xs))
     again = prepared(apart.__class__(apart.inputs, tuple(
         Contract(s.out, s.inputs) for s in apart.steps if isinstance(s, Contract)
-    ), apart.results, apart.extents), H200, "default", checked=False)  # fmt: skip
+    ), apart.results, apart.extents), H200, checked=False)  # fmt: skip
     assert not again.faults()
     torch.testing.assert_close(again.evaluate(*xs), program.evaluate(*xs))
 
@@ -214,7 +225,10 @@ def test_gradient_task_is_the_adjoint(at: int) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (task("ij,jk->ik", dict.fromkeys("ijk", 4), semiring="log_sum_exp"), "no kernel adds in log_sum_exp"),
+        (
+            task("ij,jk->ik", dict.fromkeys("ijk", 4), "int32", semiring="log_sum_exp"),
+            "log_sum_exp is not made of int32",
+        ),
         (task("ij,jk->ik", dict.fromkeys("ijk", 4), "uint32"), "no kernel has uint32"),
         (task("ij,jk->ik", {"i": 4, "j": 0, "k": 4}), "there is nothing to compute"),
         (task("i,i,i->i", {"i": 4}), "a step of several inputs needs its path"),
@@ -230,7 +244,7 @@ def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
     assert str(executable.target) == "triton:cuda:90"
     assert "kernel" in str(executable) and "tile" in str(executable.program)
     (artifact,) = backend.artifacts(executable.program, 90)
-    assert artifact.cubin[:4] == b"\x7fELF" and artifact.metadata["spills"] == 0
+    assert artifact.cubin[:4] == b"\x7fELF" and artifact.launch.spills == 0
     assert "def kernel" in artifact.source
     if not torch.cuda.is_available():
         with pytest.raises(OperandError, match="operand 0 is on cpu; the kernels run on CUDA devices"):
@@ -239,7 +253,7 @@ def test_compiling_for_cuda_works_without_one_and_calling_says_so() -> None:
 
 def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -> None:
     given = task("nc,nc->n", {"n": 4096, "c": 512})
-    program = prepared(program_of(given), H200, "default", checked=False)
+    program = prepared(program_of(given), H200, checked=False)
     database = tmp_path / "tuned.jsonl"
     calls: list[str] = []
 
@@ -248,20 +262,107 @@ def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -
         assert [tuple(x.shape) for x in tensors] == [(4096, 512), (4096, 512)]
         return 1.0 if step.how == "library" else 1e-3 / len(calls)
 
-    found = tuned(program, H200, "default", measure, database, "cpu")
+    found = tuned(program, H200, measure, database, "cpu")
     (step,) = found.steps
     assert isinstance(step, Contract)
     assert calls[0] == "library" and step.how == calls[-1] and len(calls) > 8
     calls.clear()
     database.write_text(database.read_text() + "cut off by a cra")
-    assert tuned(program, H200, "default", measure, database, "cpu") == found and not calls
+    assert tuned(program, H200, measure, database, "cpu") == found and not calls
     database.write_text(database.read_text().replace('"generator": ', '"generator": 9'))
-    tuned(program, H200, "default", measure, database, "cpu")
+    tuned(program, H200, measure, database, "cpu")
     assert calls
 
 
 def test_tuning_without_a_gpu_takes_what_compiles() -> None:
     given = task("nc,nc->n", {"n": 4096, "c": 512})
-    program = prepared(program_of(given), H200, "default", checked=False)
+    program = prepared(program_of(given), H200, checked=False)
     found = backend.tune(program, Target("triton", "cuda:90"))
     assert "tile" in str(found) and not found.faults()
+
+
+PRECISIONS = {
+    "strict": (r"fma\.rn\.f32", r"mma"),
+    "default": (r"mma\S*tf32", r"mma\S*bf16"),
+    "fast": (r"mma\S*tf32", r"fma\.rn\.f32"),
+}
+"""For each precision what the code of a product of float32 has, and what it has not."""
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_decides_what_a_product_is_made_of(precision: str, arch: int) -> None:
+    given = task("mk,kn->mn", dict.fromkeys("mkn", 64), precision=precision)
+    problem, _ = given.problem(given.in_order())
+    config = TileConfig((("m", 64), ("k", 16), ("n", 64)))
+    binary = toolchain.compiled(source_of(problem, config), config.warps, config.stages, arch)
+    there, missing = PRECISIONS[precision]
+    assert re.search(there, binary.ptx) and not re.search(missing, binary.ptx)
+    products = len(re.findall(r"mma\S*tf32", binary.ptx))
+    if precision == "default":
+        fast = source_of(replace(problem, precision="fast"), config)
+        single = toolchain.compiled(fast, config.warps, config.stages, arch)
+        assert products == 3 * len(re.findall(r"mma\S*tf32", single.ptx))
+
+
+def test_precision_goes_from_the_call_to_the_kernel() -> None:
+    shapes = [(64, 64, 64), (64, 64, 64), (64, 64)]
+    made = {
+        p: contractc.compile("abk,kcb,cd->bda", *shapes, dtype="float32", target="cuda:90", precision=p)
+        for p in PRECISIONS
+    }
+    digests = {digest(x.program) for x in made.values()}
+    assert len(digests) == 3
+    assert "float32" not in str(made["default"].program).splitlines()[0]
+    assert str(made["fast"].program).splitlines()[0].endswith(") in fast float32")
+    for p, executable in made.items():
+        assert Program.from_json(executable.program.to_json()) == executable.program
+        kernels = backend.artifacts(executable.program, 90)
+        assert kernels and all(f"{p}; tile" in a.source for a in kernels)
+    with pytest.raises(ValueError, match="precision must be 'default', 'strict' or 'fast', not 'exact'"):
+        contractc.compile("ij->ji", (2, 3), precision="exact")
+
+
+def test_slices_have_the_precision_of_the_whole() -> None:
+    shapes = [(16, 16, 16)] * 3
+    made = contractc.compile("abc,cde,ebf->adf", *shapes, memory_limit=400_000, precision="strict")
+    assert str(made.program).count("in strict float32") == 2
+
+
+def test_a_library_set_to_tf32_is_not_used_for_more_precise_steps() -> None:
+    given = task("ij,jk->ik", dict.fromkeys("ijk", 4096))
+    rounding = replace(H200, library_tf32=True)
+    assert choice(given, H200).library > choice(given, rounding).library
+    assert choice(given, rounding).how.startswith("tile")
+    assert choice(replace(given, precision="fast"), rounding).how == "library"
+
+
+def test_rates_come_from_the_store_once_they_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path))
+    assert stored("NVIDIA H100 80GB HBM3") is None
+    sheet = like("NVIDIA H100 80GB HBM3", 90)
+    assert sheet == H100 and "data sheet, not measured" in str(sheet)
+
+    def clock(call: Callable[[], Any]) -> float:
+        call()
+        return 0.5
+
+    found = measured(sheet, "NVIDIA H100 80GB HBM3", clock, "cpu", tiny=True)
+    assert found.bandwidth == 8 * 2**10 / 0.5 and found.narrow == found.tf32 == 2 * 16**3 / 0.5
+    assert found.int8 == pytest.approx(sheet.int8 * found.narrow / sheet.narrow) and found.l2 == sheet.l2
+    assert stored("NVIDIA H100 80GB HBM3") == found and stored("NVIDIA H200") is None
+    assert "measured" in str(found) and "sheet" not in str(found)
+
+
+def test_a_gpu_without_a_data_sheet_has_the_rates_of_an_older_one() -> None:
+    consumer = like("NVIDIA GeForce RTX 4090", 89)
+    assert (consumer.arch, consumer.shared, consumer.tf32) == (89, 99 * 1024, A100.tf32)
+    assert "rates of A100" in consumer.source
+    assert like("", 90) == H200 and not consumer.faults()
+    assert Gpu.from_json(H100.to_json()) == H100
+    with pytest.raises(ValueError, match="a rate is 0"):
+        Gpu.from_json(replace(H100, l2=0.0).to_json())
+    executable = contractc.compile("nc,nc->n", (64, 8), (64, 8), dtype="float32", target="cuda:80")
+    assert "microseconds are predicted for A100 (sm_80; 1.84 TB/s" in str(executable)

@@ -42,7 +42,11 @@ class Backend(Protocol):
         """Return the dtype in which this library combines arrays like `operands`."""
 
     def as_array(self, x: Any, number: int, like: Any) -> Any:
-        """Return operand `number` as an array of this library, on the device of `like`."""
+        """Return operand `number` as an array of this library, on the device of `like`.
+
+        A backend whose device need not be there to compile for it also has `as_given`, the same for what operands
+        are described by, and `compile_once` for what is computed from constants while compiling.
+        """
 
 
 class Portable(Protocol):

@@ -39,7 +39,6 @@ def measure_machine(clock: Clock = time.perf_counter, names: Sequence[str] | Non
         Machine(),
         flops_float32=large["float32"],
         flops_float64=large["float64"],
-        bandwidth=copying[-1][1],
         products=tuple(tables),
         copying=tuple(copying),
         fresh=_fresh(clock),

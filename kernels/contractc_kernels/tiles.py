@@ -36,6 +36,14 @@ def smaller(x, y):
 
 
 @triton.jit
+def log_add_exp(x, y):
+    """Return log(exp(x) + exp(y)) without overflow; infinities as in np.logaddexp."""
+    high = greater(x, y)
+    below = tl.where(x == y, 0.0, smaller(x, y) - high)  # the difference of equal infinities is none
+    return high + tl.log(1.0 + tl.exp(below))
+
+
+@triton.jit
 def rounded(x):
     """Return float32 numbers rounded to tf32, to nearest; the tensor cores cut the rest off by themselves.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,17 @@ def terms_of(text: str) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(modes.setdefault(c, len(modes)) for c in term) for term in (*inputs.split(","), out))
 
 
+NARROWER = {
+    "float32": ("float16", "int8", "bool"),
+    "float64": ("float32", "int16", "bool"),
+    "complex64": ("float32", "bool"),
+    "complex128": ("float64", "complex64"),
+    "int64": ("int32", "bool"),
+    "int32": ("int8", "bool"),
+}
+"""What an input may be beside the dtype of the output."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One contraction: the task, its tensors, and a tile config for their strides."""
@@ -92,9 +103,14 @@ def draw(rng: random.Random, kind: str, dtype: str, semiring: str = "sum_product
     while any(np.prod([extents[m] for m in t], initial=1) > most for t in terms):
         extents[rng.randrange(count)] = rng.choice(EXTENTS[:4])
     path = PATHS.get(text, ((0, 1), (3, 2)) if len(terms) == 4 else ())
+    dtypes = [dtype] * len(terms)
+    if semiring == "sum_product" and rng.random() < 0.2:
+        dtypes[rng.randrange(len(terms) - 1)] = rng.choice(NARROWER.get(dtype, (dtype,)))
     conj = tuple(dtype.startswith("complex") and rng.random() < 0.3 for _ in terms[:-1])
-    task = Task(terms, (dtype,) * len(terms), tuple(extents), conj, path, (), semiring, "default")
-    tensors = tuple(_tensor(rng, [extents[m] for m in t], dtype) for t in terms[:-1])
+    task = Task(terms, tuple(dtypes), tuple(extents), conj, path, (), semiring, "default")
+    tensors = tuple(
+        _tensor(rng, [extents[m] for m in t], d) for t, d in zip(terms, dtypes[:-1], strict=False)
+    )
     strides = [literal(t, x.stride(), extents, ()) for t, x in zip(terms, tensors, strict=False)]
     problem, parts = task.problem([*strides, contiguous(terms[-1], extents, ())])
     return Drawn(text, task, tensors, problem, parts, _config(rng, problem))
@@ -142,7 +158,8 @@ def _config(rng: random.Random, problem: Problem) -> TileConfig:
     config = TileConfig(tuple(blocks.items()), rng.choice((4, 8)), rng.choice((2, 3)), rng.choice((1, 8)))
     loops = [r for r in runs if r.summed and blocks[r.name] < problem.size(r.modes)]
     split = rng.choice((1, 3)) if loops and len(problem.path) == 1 and splittable(problem) else 1
-    return TileConfig(config.blocks, config.warps, config.stages, config.group, split)
+    resident, dots = rng.choice((0, 0, 1, 2)), rng.choice((3, 4))
+    return replace(config, split=split, resident=resident, dots=dots)
 
 
 def run(case: Drawn, where: str = "cpu") -> Tensor:

@@ -204,3 +204,17 @@ def _globals(executable: contractc.Executable) -> dict[str, Any]:
     kernels = switch.__closure__[[*switch.__code__.co_freevars].index("kernels")].cell_contents
     found: dict[str, Any] = kernels.__globals__
     return found
+
+
+@pytest.mark.parametrize("precision", ["strict", "default", "fast"])
+def test_every_precision_computes_the_contraction(precision: str) -> None:
+    xs = tensors([(20, 18), (18, 17)], torch.float32, grad=True)
+    executable = compiled("ij,jk->ik", xs, precision=precision)
+    (step,) = [x for x in _globals(executable).values() if isinstance(x, Step)]
+    assert step.task.precision == precision
+    made = executable(*xs)
+    torch.testing.assert_close(made, xs[0] @ xs[1])
+    gradients = torch.autograd.grad(made.sum(), xs)
+    torch.testing.assert_close(gradients, torch.autograd.grad((xs[0] @ xs[1]).sum(), xs))
+    again = contractc.contract("ij,jk->ik", *xs, backend="triton", precision=precision)
+    torch.testing.assert_close(again, made)

@@ -29,11 +29,12 @@ def test_kernel_computes_the_contraction(kind: str, dtype: str) -> None:
         assert torch.equal(run(case), truth(case)), case
 
 
-@pytest.mark.parametrize("semiring", ["max_plus", "min_plus", "max_times"])
+@pytest.mark.parametrize("semiring", ["max_plus", "min_plus", "max_times", "log_sum_exp"])
 @pytest.mark.parametrize("kind", ["pairwise", "batched", "reduce", "hadamard", "tiny", "chain"])
 def test_kernel_computes_in_a_semiring(kind: str, semiring: str) -> None:
     rng = random.Random(f"{kind} {semiring}")
-    dtype = rng.choice(["float32", "float64", "int32", "int8"] if semiring != "max_times" else ["float32"])
+    exact = semiring in ("max_plus", "min_plus")
+    dtype = rng.choice(["float32", "float64", "int32", "int8"] if exact else ["float32", "float64"])
     case = draw(rng, kind, dtype, semiring, most=600)
     if semiring == "max_times":
         for x in case.tensors:
@@ -53,7 +54,20 @@ def test_kernel_computes_in_a_semiring(kind: str, semiring: str) -> None:
         semiring=task.semiring,
         conj=(),
     )
-    np.testing.assert_array_equal(run(case).numpy(), expected, err_msg=repr(case))
+    rounding = 0.0 if semiring != "log_sum_exp" else 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(run(case).numpy(), expected, rounding, rounding, err_msg=repr(case))
+
+
+def test_infinities_are_added_as_in_numpy() -> None:
+    extents, terms = (5, 3), ((0, 1), (0,))
+    values = np.array(
+        [[-np.inf, -np.inf, -np.inf], [np.inf, np.inf, 1], [-np.inf, 2, 2], [800, 800, -800], [np.nan, 1, 2]]
+    )
+    task = Task(terms, ("float64",) * 2, extents, semiring="log_sum_exp")
+    problem, parts = task.problem(task.in_order())
+    config = TileConfig(tuple((r.name, 2) for r in runs_of(problem)))
+    case = Drawn("ij->i", task, (torch.as_tensor(values),), problem, parts, config)
+    np.testing.assert_allclose(run(case).numpy(), np.logaddexp.reduce(values, 1), 1e-14)
 
 
 def test_infinity_stays_infinite_where_an_intermediate_is_padded() -> None:

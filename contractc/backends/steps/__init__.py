@@ -18,14 +18,11 @@ from contractc.backends.steps.forms import (
     fused,
     size_of,
 )
-from contractc.cost import bandwidth, call_seconds, fresh_seconds, product_seconds
+from contractc.cost import BLAS, bandwidth, call_seconds, fresh_seconds, pair_seconds, product_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.providers import NUMPY, TORCH
-
-BLAS = ("float32", "float64", "complex64", "complex128")
-"""The dtypes of which BLAS has a matrix product."""
 
 MATMUL, MULTIPLY, EINSUM, KRON = "matmul", "multiply", "einsum", "kron"
 
@@ -187,16 +184,9 @@ def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> fl
 
 def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> float:
     """Return the seconds of `task` if all its groups of modes were one axis each, in the best order."""
-    out, left, right = set(task.out), set(task.left), set(task.right)
-    batch = size_of([m for m in task.out if m in left and m in right], task.extents)
-    made, read, other = task.size(task.out), task.size(task.left), task.size(task.right)
-    if task.dtype not in BLAS or batch == 0:
+    if task.dtype not in BLAS:
         return 0.0
-    k = size_of([m for m in task.left if m not in out], task.extents)
-    m, n = read // max(1, batch * k), other // max(1, batch * k)
-    busy = batch * min(product_seconds(machine, p, task.dtype, m, n, k) for p in providers)
-    total = (made + read + other) * itemsize(task.dtype)
-    return busy + max(0.0, total / bandwidth(machine, 2 * total) - busy / 2)
+    return pair_seconds(task.left, task.right, task.out, task.extents, task.dtype, machine, providers)
 
 
 def _copies_seconds(task: Task, machine: Machine, copies: frozenset[str]) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from contractc.backends.steps import BLAS, Task, flat
+from contractc.backends.steps import Task, flat
+from contractc.cost import BLAS
 from contractc.dtypes import wide
 from contractc.notation import Term
 from contractc.programs import Contract, Program, Value, kind

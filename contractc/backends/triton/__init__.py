@@ -7,38 +7,36 @@ which is what torch.func, torch.compile, fake tensors, forward derivatives and a
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
 from contractc.backends import Compiled
 from contractc.backends import torch as aten_backend
-from contractc.backends.torch import constant, from_portable, promote, to_bytes, to_portable
+from contractc.backends.torch import promote, to_bytes, to_portable
 from contractc.backends.triton import toolchain
+from contractc.backends.triton.ahead import Artifact, artifacts, binaries, runs_on
 from contractc.backends.triton.choose import prepared as _prepared
-from contractc.backends.triton.launch import Step, device_model, passes_of
-from contractc.backends.triton.model import A100, H200, Device
+from contractc.backends.triton.driver import launched
+from contractc.backends.triton.gpus import gpu_model, measured, stored
+from contractc.backends.triton.launch import Step
 from contractc.backends.triton.steps import aten, emitted
-from contractc.backends.triton.tasks import LIBRARY, chosen_config, task_of
-from contractc.backends.triton.tuning import timed, tuned
+from contractc.backends.triton.tuning import clocked, timed, tuned
 from contractc.errors import OperandError
-from contractc.machine import Target
+from contractc.machine import Gpu, Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 from contractc.recent import MISS
 
 __all__ = [
-    "Artifact", "Step", "artifacts", "as_array", "binaries", "compile", "constant", "from_portable", "is_available",
-    "prepared", "promote", "refuses", "to_bytes", "to_portable", "tune", "unavailable", "version",
+    "Artifact", "Step", "artifacts", "as_array", "as_given", "binaries", "compile", "compile_once", "constant",
+    "from_binaries", "from_portable", "is_available", "prepared", "promote", "refuses", "remark", "to_bytes",
+    "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
-
-PRECISION = "default"
-"""How float32 is multiplied where the program does not say."""
 
 
 def as_array(x: Any, number: int, like: Any = None) -> Any:
@@ -51,6 +49,29 @@ def as_array(x: Any, number: int, like: Any = None) -> Any:
     if array.device.type not in ("cuda", "meta") and not toolchain.interpreted():
         raise OperandError(f"operand {number} is on {array.device}; the kernels run on CUDA devices")
     return array
+
+
+as_given = aten_backend.as_array
+"""What is compiled for a GPU may be described by tensors of the CPU."""
+
+compile_once = aten_backend.compile
+"""What depends on constants only is computed once, on the device they are on, by torch's own operations."""
+
+
+def constant(x: torch.Tensor, number: int) -> torch.Tensor:
+    """Return a copy of constant operand `number`, on the GPU if there is one; see the torch backend."""
+    return aten_backend.constant(x, number).to(_place(x.device))
+
+
+def from_portable(x: np.ndarray, device: str) -> torch.Tensor:
+    """Return the constant that `to_portable` gave, on the GPU if there is one: without, it can be compiled for."""
+    return aten_backend.from_portable(x, "cpu").to(_place(torch.device("cpu")))
+
+
+def _place(given: torch.device) -> torch.device:
+    """Return where a constant goes that is on `given`: the number in `cuda:90` is an architecture, not a device."""
+    move = given.type == "cpu" and torch.cuda.is_available() and not toolchain.interpreted()
+    return torch.device("cuda") if move else given
 
 
 def refuses(program: Program) -> str | None:
@@ -66,7 +87,8 @@ def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program
     """
     if not ahead and not toolchain.interpreted():
         return program
-    return _prepared(program, device_model(target.device), PRECISION, checked=not toolchain.interpreted())
+    toolchain.require()
+    return _prepared(program, gpu_model(target.device), checked=not toolchain.interpreted())
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
@@ -75,13 +97,27 @@ def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
     If no step says how it is done, torch's own operations run, and from the second call on kernels are prepared and
     compiled in a thread of their own; they take over when they are ready.
     """
-    device = device_model("cuda")
+    toolchain.require()
+    device = gpu_model("cuda")
     plain = aten(program, constants)
     if not any(isinstance(s, Contract) and s.how for s in steps_of(program)):
         later = Later(lambda: _in_background(program, device, constants), plain.run)
         notes = tuple(f"{note} (until its kernels are compiled)" for note in plain.notes)
         return Compiled(_switch(later, plain.run), plain.source, notes)
-    kernels = emitted(program, device, PRECISION, constants)
+    kernels = emitted(program, device, constants)
+    return Compiled(_switch(kernels.run, plain.run), kernels.source, kernels.notes)
+
+
+def from_binaries(
+    program: Program, constants: Sequence[Any], held: Mapping[str, bytes], device: str
+) -> Compiled:
+    """Return `program` with the kernels that `binaries` gave, launched through the CUDA driver: without Triton.
+
+    Raises:
+        UnsupportedError: cuda-bindings, the driver or a kernel is missing, or cannot be used, with the reason.
+    """
+    plain = aten(program, constants)
+    kernels = launched(program, constants, held)
     return Compiled(_switch(kernels.run, plain.run), kernels.source, kernels.notes)
 
 
@@ -93,9 +129,9 @@ def steps_of(program: Program) -> Iterator[AnyStep]:
             yield from steps_of(step.body)
 
 
-def _in_background(program: Program, device: Device, constants: Sequence[Any]) -> Callable[..., Any]:
-    made = _prepared(program, device, PRECISION, checked=not toolchain.interpreted())
-    return emitted(made, device, PRECISION, constants).run
+def _in_background(program: Program, device: Gpu, constants: Sequence[Any]) -> Callable[..., Any]:
+    made = _prepared(program, device, checked=not toolchain.interpreted())
+    return emitted(made, device, constants).run
 
 
 class Later:
@@ -143,74 +179,20 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
 def tune(program: Program, target: Target, database: Path | None = None) -> Program:
     """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
 
-    What was timed is appended to `database` (JSON lines), and looked up there first.
+    What was timed is appended to `database` (JSON lines), and looked up there first. The rates of a GPU are measured
+    when something is tuned on it for the first time, and used from then on.
     """
-    device = device_model(target.device)
-    measure = timed if torch.cuda.is_available() else None
-    return tuned(program, device, PRECISION, measure, database)
+    device = gpu_model(target.device)
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        device = stored(name) or measured(device, name, clocked)
+        return tuned(program, device, timed, database)
+    return tuned(program, device, None, database)
 
 
-class Artifact(NamedTuple):
-    """One kernel compiled ahead of time, and what its launch needs.
-
-    `grid` are (modes, block) of each axis of the grid, their product times `split` is the number of programs;
-    `parameters` counts the hidden ones too.
-    """
-
-    name: str
-    source: str
-    cubin: bytes
-    ptx: str
-    metadata: dict[str, Any]
-
-
-def artifacts(program: Program, arch: int = 90) -> list[Artifact]:
-    """Return the kernels of a prepared program, compiled for a CUDA architecture; no GPU is needed.
-
-    Operands lie in order in memory and are aligned to 16 bytes.
-    """
-    device: Device = A100 if arch < 90 else H200
-    found: list[Artifact] = []
-    for s, step in enumerate(program.steps):
-        if isinstance(step, Loop):
-            found += [a._replace(name=f"{s}.{a.name}") for a in artifacts(step.body, arch)]
-        if not isinstance(step, Contract) or step.how in ("", LIBRARY):
-            continue
-        task = task_of(step, program, PRECISION)
-        problem, parts = task.problem(task.in_order())
-        config = chosen_config(step.how, problem, device)
-        assert config is not None, f"{step.how} does not fit {problem}"
-        for k, one in enumerate(passes_of(problem, config, device)):
-            binary = toolchain.compiled(one.source, one.config.warps, one.config.stages, arch)
-            about = {
-                "step": s,
-                "pass": k,
-                "config": str(one.config),
-                "warps": binary.warps,
-                "shared": binary.shared,
-                "registers": binary.registers,
-                "spills": binary.spills,
-                "parameters": binary.parameters,
-                "split": one.config.split,
-                "grid": [[list(run.modes), block] for run, block in one.source.grid],
-                "extents": list(one.source.extents),
-                "modes": [list(part) for part in parts],
-            }
-            found.append(Artifact(f"{s}.{k}", one.source.text, binary.cubin, binary.ptx, about))
-    return found
-
-
-def binaries(program: Program, device: str) -> Mapping[str, bytes]:
-    """Return the kernels of a prepared program for `device` (`cuda:90`) as files of a bundle; no GPU is needed.
-
-    Each is a cubin, and beside it the JSON of what its launch has to know. Without a number there are none.
-    """
-    arch = device.partition(":")[2]
-    files: dict[str, bytes] = {}
-    for a in artifacts(program, int(arch)) if arch.isdigit() else ():
-        files[f"kernel{a.name}.cubin"] = a.cubin
-        files[f"kernel{a.name}.json"] = json.dumps(a.metadata, sort_keys=True).encode()
-    return files
+def remark(target: Target) -> str:
+    """Return what the predicted microseconds are for, as `explain` says it."""
+    return f"microseconds are predicted for {gpu_model(target.device)}"
 
 
 def unavailable(device: str) -> str | None:
@@ -218,16 +200,16 @@ def unavailable(device: str) -> str | None:
     if toolchain.interpreted():
         return None
     if not torch.cuda.is_available():
-        return "there is no CUDA device"
+        return "there is no CUDA device" if torch.version.cuda else "this torch was built without CUDA"
     arch = device.partition(":")[2]
     major, minor = torch.cuda.get_device_capability()
     here = 10 * major + minor
-    return f"the CUDA device here is cuda:{here}" if arch.isdigit() and int(arch) != here else None
+    return f"the CUDA device here is cuda:{here}" if arch.isdigit() and not runs_on(int(arch), here) else None
 
 
 def version() -> str:
     """Return the libraries and their versions, for people to read."""
-    return f"torch {torch.__version__}, triton {metadata.version('triton')}"
+    return f"torch {torch.__version__}, triton {toolchain.VERSION or 'not installed'}"
 
 
 def is_available() -> bool:

@@ -8,30 +8,29 @@ from functools import lru_cache
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import source_of
-from contractc.backends.triton.model import Device
 from contractc.backends.triton.problem import Problem, parts
 from contractc.backends.triton.tasks import (
     LIBRARY,
     MOST_INPUTS,
+    TRIED,
     Choice,
     Task,
-    candidates,
     choice,
     kept_modes,
+    library_is_coarser,
     refusal,
     task_of,
+    trials,
 )
 from contractc.backends.triton.tiles import TileConfig
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Step, Value
-
-TRIED = 6
-"""Tile configs that are compiled at most to find one that does not spill."""
 
 GAIN = 0.95
 """A fused step has to be predicted to take less than this share of its parts: predictions are not that exact."""
 
 
-def prepared(program: Program, device: Device, precision: str, *, checked: bool) -> Program:
+def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     """Return `program` with its steps fused where that is predicted to be faster, each with how it is done.
 
     With `checked`, kernels are compiled and those that spill are not used.
@@ -42,13 +41,13 @@ def prepared(program: Program, device: Device, precision: str, *, checked: bool)
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=prepared(step.body, device, precision, checked=checked))
+            step = replace(step, body=prepared(step.body, device, checked=checked))
         steps.append(step)
-    program = _fused(replace(program, steps=tuple(steps)), device, precision, checked)
+    program = _fused(replace(program, steps=tuple(steps)), device, checked)
     steps, number = [], 1 + max(program.values(), default=0)
     for step in program.steps:
         if isinstance(step, Contract) and not step.how:
-            found = chosen(task_of(step, program, precision), device, checked=checked)
+            found = chosen(task_of(step, program), device, checked=checked)
             step = replace(step, how=found.how)
             if found.how == LIBRARY and len(step.inputs) > 2 and step.path:
                 expanded = unfused(step, program, number)
@@ -60,24 +59,24 @@ def prepared(program: Program, device: Device, precision: str, *, checked: bool)
 
 
 @lru_cache(maxsize=4096)
-def chosen(task: Task, device: Device, *, checked: bool) -> Choice:
+def chosen(task: Task, device: Gpu, *, checked: bool) -> Choice:
     """Return how `task` is computed; with `checked` by the first tile config that does not spill, if any."""
     found = choice(task, device)
     if found.how == LIBRARY or not checked:
         return found
     problem, _ = task.problem(task.in_order())
-    for config, prediction in candidates(problem, device)[:TRIED]:
-        first = parts(problem, config.split)[0] if config.split > 1 else problem
-        if fits(first, config, device):
-            better = prediction.seconds <= found.library
+    for config, prediction in trials(problem, device):
+        if fits(problem, config, device):
+            better = prediction.seconds <= found.library or library_is_coarser(task, device)
             return Choice(str(config) if better else LIBRARY, prediction.seconds, found.library)
     return Choice(LIBRARY, None, found.library, f"the first {TRIED} kernels spill")
 
 
-def fits(problem: Problem, config: TileConfig, device: Device) -> bool:
+def fits(problem: Problem, config: TileConfig, device: Gpu) -> bool:
     """Return whether a kernel compiles for `device` without spills and within its shared memory."""
+    once = parts(problem, config.split)[0] if config.split > 1 else problem
     try:
-        binary = toolchain.compiled(source_of(problem, config), config.warps, config.stages, device.arch)
+        binary = toolchain.compiled(source_of(once, config), config.warps, config.stages, device.arch)
     except toolchain.FAILURES:
         return False
     return binary.spills == 0 and binary.shared <= device.shared
@@ -103,23 +102,20 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def _fused(program: Program, device: Device, precision: str, checked: bool) -> Program:
+def _fused(program: Program, device: Gpu, checked: bool) -> Program:
     """Return `program` with the pairs of steps merged that gain most, one after the other."""
     while True:
         best: tuple[float, Contract, Contract, Contract] | None = None
         for first, second in _mergeable(program):
             merged = _merged(first, second)
-            if merged is None or refusal(task_of(merged, program, precision)) is not None:
+            if merged is None or refusal(task_of(merged, program)) is not None:
                 continue
-            apart = sum(_seconds(s, program, device, precision) for s in (first, second))
-            found = choice(task_of(merged, program, precision), device)
+            apart = sum(_seconds(s, program, device) for s in (first, second))
+            found = choice(task_of(merged, program), device)
             if found.how == LIBRARY or found.kernel is None or found.kernel > GAIN * apart:
                 continue
             if best is None or apart - found.kernel > best[0]:
-                if (
-                    checked
-                    and chosen(task_of(merged, program, precision), device, checked=True).how == LIBRARY
-                ):
+                if checked and chosen(task_of(merged, program), device, checked=True).how == LIBRARY:
                     continue
                 best = (apart - found.kernel, first, second, merged)
         if best is None:
@@ -177,17 +173,17 @@ def _moved(i: int, at: int, inner: int, outer: int, count: int, made: int, shift
     return i if i < at else i + inner - 1
 
 
-def _seconds(step: Contract, program: Program, device: Device, precision: str) -> float:
-    found = choice(task_of(step, program, precision), device)
+def _seconds(step: Contract, program: Program, device: Gpu) -> float:
+    found = choice(task_of(step, program), device)
     return min(found.library, found.kernel if found.kernel is not None else float("inf"))
 
 
-def notes(program: Program, device: Device, precision: str) -> Sequence[str]:
+def notes(program: Program, device: Gpu) -> Sequence[str]:
     """Return for each step what it runs as and what its candidates are predicted to take."""
     lines = []
     for step in program.steps:
         if isinstance(step, Contract) and step.how:
-            found = choice(task_of(replace(step, how=""), program, precision), device)
+            found = choice(task_of(replace(step, how=""), program), device)
             lines.append(f"{'kernel' if step.how != LIBRARY else LIBRARY}: {found}")
         else:
             lines.append("")

@@ -25,7 +25,7 @@ from contractc.backends.triton.tiles import (
 )
 from contractc.dtypes import is_complex
 
-GENERATOR = 1
+GENERATOR = 2
 """Raised when the generated code changes; what was tuned for another number is not trusted."""
 
 HEADER_LINES = 8
@@ -36,6 +36,7 @@ _RINGS = {
     "max_plus": ("+", "greater", "greater({}, {})"),
     "min_plus": ("+", "smaller", "smaller({}, {})"),
     "max_times": ("*", "greater", "greater({}, {})"),
+    "log_sum_exp": ("+", "log_add_exp", "log_add_exp({}, {})"),
 }
 """Multiplication, reduction and addition of each semiring, as code."""
 
@@ -99,7 +100,7 @@ class Writer:
         used = "\n".join([*body, *at.functions])
         helpers = [
             n
-            for n in ("greater", "grouped", "rounded", "smaller", "wide")
+            for n in ("greater", "grouped", "log_add_exp", "rounded", "smaller", "wide")
             if f"{n}(" in used or f", {n})" in used
         ]
         legend = [f"# {line}" for line in self._legend()]
@@ -162,7 +163,11 @@ class Writer:
         order = [*pair, *(r for r in kept if r not in pair and not self.at.whole(r))]
         pair = tuple(r for r in pair)
         live = [r for r in order if not self.at.whole(r) or r in pair]
-        self.line("pid = tl.program_id(0)")
+        if self.config.resident:
+            count = " * ".join([*(self.at.tiles(r) for r in live), str(self.config.split)])
+            self.line(f"for tile in range(tl.program_id(0), {count}, tl.num_programs(0)):")
+            self.depth += 1
+        self.line(f"pid = {'tile' if self.config.resident else 'tl.program_id(0)'}")
         if pair:
             one, two = (self.at.tiles(r) for r in pair)
             self.line(f"t_{pair[0].name}, t_{pair[1].name} = grouped(pid % ({one} * {two}), {one}, {two}, "
@@ -223,7 +228,7 @@ class Writer:
                 tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         made: Tile | None = None
         if loops:
-            made = self._zeros(roles, dot)
+            made = self._zeros(roles, dot, node)
             total = " * ".join(self.at.tiles(r) for r in loops)
             if split:
                 self.line(f"per = tl.cdiv({total}, {self.config.split})")
@@ -246,9 +251,12 @@ class Writer:
             if child not in tiles:
                 tiles[child] = self._prepared(self._node(child, wanted, pair), wanted, node, roles, dot)
         both = [tiles[i] for i in node.children]
-        made = self._dot(both, roles, made) if dot else self._elementwise(both, roles, made)
+        made = self._dot(both, roles, made, node) if dot else self._elementwise(both, roles, made)
         if loops:
             self.depth -= 1
+        if len(made.parts) == 3:
+            one, two, both_ = made.parts
+            made = self.assign([f"{one} - {two}", f"{both_} - {one} - {two}"], made.axes, made.dtype)
         return self._finished(made, node, roles, dot)
 
     def _depends(self, number: int) -> set[str]:
@@ -299,9 +307,9 @@ class Writer:
 
     def padding(self) -> str:
         """Return what stands for elements that do not exist: the zero of the semiring."""
-        if self.problem.semiring not in ("max_plus", "min_plus"):
+        if self.problem.semiring not in ("max_plus", "min_plus", "log_sum_exp"):
             return "0"
-        sign = "-" if self.problem.semiring == "max_plus" else ""
+        sign = "" if self.problem.semiring == "min_plus" else "-"
         if self.accumulated.startswith("float"):
             return f"{sign}float('inf')"
         bits = int(self.accumulated.lstrip("uint"))
@@ -358,20 +366,28 @@ class Writer:
             return f"tl.sum({code}, {axis})"
         return f"tl.reduce({code}, {axis}, {self.reduce})"
 
-    def _zeros(self, roles: Roles, dot: bool) -> Tile:
+    def _sums(self, node: Node, dot: bool) -> int:
+        """Return how many sums a node adds up: two for complex numbers, three where they are products by Gauss."""
+        if not self.complex:
+            return 1
+        inputs = self.problem.inputs
+        pairs = all(i >= len(inputs) or is_complex(inputs[i].dtype) for i in node.children)
+        return 3 if dot and pairs and self.config.dots == 3 else 2
+
+    def _zeros(self, roles: Roles, dot: bool, node: Node) -> Tile:
         """Write the start of a sum."""
         kept = (*self.axes(roles.batch), *self.axes(roles.rows), *self.axes(roles.columns))
         shape = self.shape(kept)
         if dot:
             shape = f"({span(roles.rows, self.blocks)}, {span(roles.columns, self.blocks)})"
-        names = tuple(f"sum{self.temporaries}_{k}" for k in range(2 if self.complex else 1))
+        names = tuple(f"sum{self.temporaries}_{k}" for k in range(self._sums(node, dot)))
         self.temporaries += 1
         for name in names:
             start = f"tl.full({shape}, {self.padding()}, tl.{self.accumulated})"
             self.line(f"{name} = {start}")
         return Tile(names, kept, self.accumulated)
 
-    def _dot(self, both: Sequence[Tile], roles: Roles, total: Tile | None) -> Tile:
+    def _dot(self, both: Sequence[Tile], roles: Roles, total: Tile | None, node: Node) -> Tile:
         """Write the product of two tiles as matrices, added to `total`."""
         kept = (*self.axes(roles.rows), *self.axes(roles.columns))
         left, right = both
@@ -382,9 +398,13 @@ class Writer:
             word = ', input_precision="ieee"'
         word += f", out_dtype=tl.{self.accumulated}"
         if total is None:
-            total = self._zeros(roles, True)
+            total = self._zeros(roles, True, node)
         rounded = left.dtype == "float32" and self.problem.precision == "fast" and not self.interpret
-        for k, factors in enumerate(self._products(left, right)):
+        products = self._products(left, right)
+        if len(total.parts) == 3:
+            (x0, x1), (y0, y1) = left.parts, right.parts
+            products = [[(x0, y0)], [(x1, y1)], [(f"{x0} + {x1}", f"{y0} + {y1}")]]
+        for k, factors in enumerate(products):
             for x, y in factors:
                 if rounded:
                     x, y = f"rounded({x})", f"rounded({y})"

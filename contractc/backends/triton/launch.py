@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton import toolchain
+from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import Source, source_of
-from contractc.backends.triton.model import A100, H200, Device
 from contractc.backends.triton.problem import Problem, contiguous, parts
-from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config
+from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config, trials
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
+from contractc.machine import H200, Gpu
 from contractc.notation import Term
 
 MOST_VARIANTS = 64
 """Kernels that one step keeps for different strides; beyond, torch computes it."""
-
-TRIED = 6
-"""Tile configs that are compiled at most to find one that does not spill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def kernel_pass(problem: Problem, config: TileConfig) -> Pass:
     return Pass(problem, config, source, toolchain.loaded(source))
 
 
-def passes_of(problem: Problem, config: TileConfig, device: Device = H200) -> tuple[Pass, ...]:
+def passes_of(problem: Problem, config: TileConfig, device: Gpu = H200) -> tuple[Pass, ...]:
     """Return the launches of a problem: one, or partial sums and their sum."""
     if config.split == 1:
         return (kernel_pass(problem, config),)
@@ -74,7 +72,7 @@ class Step:
     how: str
     plain: Callable[..., Any]
     recorded: Callable[..., Tensor]
-    device: Device = H200
+    device: Gpu = H200
     variants: dict[object, Variant | None] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
 
@@ -124,32 +122,14 @@ class Step:
         if any(s is not None and s < 0 for v in problem.values for s in v.strides):
             return None
         config = chosen_config(self.how, problem, self.device)
-        if config is None:
-            return None
-        return Variant(self._fitting(problem, config), modes)
-
-    def _fitting(self, problem: Problem, config: TileConfig) -> tuple[Pass, ...]:
-        """Return the passes of the first config that does not spill; without a GPU, of the first."""
-        if toolchain.interpreted() or not torch.cuda.is_available():
-            return passes_of(problem, config, self.device)
-        ranking = [config, *(c for c, _ in candidates(problem, self.device) if c != config)]
-        for trial in ranking[:TRIED]:
-            made = passes_of(problem, trial, self.device)
-            binary = toolchain.compiled(made[0].source, trial.warps, trial.stages, self.device.arch)
-            if binary.spills == 0 and binary.shared <= self.device.shared:
-                return made
-        return passes_of(problem, config, self.device)
+        if config is not None and not toolchain.interpreted() and torch.cuda.is_available():
+            ranking = (config, *(c for c, _ in trials(problem, self.device) if c != config))
+            config = next((c for c in ranking if fits(problem, c, self.device)), None)
+        return None if config is None else Variant(passes_of(problem, config, self.device), modes)
 
     def _run(self, variant: Variant, tensors: Sequence[Tensor], extents: tuple[int, ...]) -> Tensor:
-        task = self.task
         like = tensors[0]
-        dtype = getattr(torch, task.dtypes[-1])
-        shape = [extents[m] for m in task.terms[-1]]
-        if len(set(task.terms[-1])) < len(task.terms[-1]):
-            zero = zero_of(task.semiring, task.dtypes[-1])
-            result = torch.full(shape, zero, dtype=dtype, device=like.device)
-        else:
-            result = torch.empty(shape, dtype=dtype, device=like.device)
+        result = unwritten(self.task, extents, like.device)
         sizes = []
         for part in variant.parts:
             size = 1
@@ -177,6 +157,15 @@ class Step:
         return sum(s for m, s in zip(self.task.terms[at], x.stride(), strict=True) if m == inner)
 
 
+def unwritten(task: Task, extents: Sequence[int], device: torch.device) -> Tensor:
+    """Return memory for the result of a task, zero where its modes repeat and a kernel writes the diagonal only."""
+    term, dtype = task.terms[-1], getattr(torch, task.dtypes[-1])
+    shape = [extents[m] for m in term]
+    if len(set(term)) < len(term):
+        return torch.full(shape, zero_of(task.semiring, task.dtypes[-1]), dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
 def literal(
     term: Term, strides: Sequence[int], extents: Sequence[int], dynamic: Sequence[int]
 ) -> tuple[int | None, ...]:
@@ -195,7 +184,7 @@ def launch(one: Pass, tensors: Sequence[Tensor], extents: Sequence[int], strides
     """Run one kernel on the stream and the device of its tensors."""
     given = [_as_parameter(x) for x in tensors]
     numbers = [extents[m] for m in one.source.extents]
-    grid = (toolchain.grid_of(one.source, extents, one.config.split),)
+    grid = (toolchain.grid_of(one.source, extents, one.config, tensors[0].device),)
     config = one.config
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -211,16 +200,3 @@ def _as_parameter(x: Tensor) -> Tensor:
     if x.is_complex():
         return torch.view_as_real(x)
     return x.view(torch.uint8) if x.dtype == torch.bool else x
-
-
-def device_model(device: str) -> Device:
-    """Return the model of the GPU that a target names: that of an A100 for sm_80 to sm_89, else of an H200."""
-    if torch.cuda.is_available() and ":" not in device:
-        major, minor = torch.cuda.get_device_capability()
-        arch = 10 * major + minor
-    else:
-        arch = toolchain.architecture(device)
-    base = A100 if arch < 90 else H200
-    if arch == base.arch:
-        return base
-    return replace(base, name=f"sm_{arch}", arch=arch, shared=toolchain.SHARED_LIMIT.get(arch, 99 * 1024))

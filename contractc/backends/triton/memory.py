@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 from contractc.backends.triton.addresses import letter
@@ -117,7 +118,7 @@ def _matrix(w: Writer, at: int, sides: Sequence[Sequence[str]]) -> tuple[str, st
                 tile = f"wide(t_{a})" if w.problem.size(run.modes) >= 2**31 else f"t_{a}"
                 x = w.name()
                 w.line(f"{x} = {lane}" if w.at.whole(run) else f"{x} = {tile} * {block} + {lane}")
-            terms.append(w.at.call(at, run, x) + index)
+            terms.append(_with_hint(w, at, a, w.at.call(at, run, x) + index, index, wraps=len(side) > 1))
             if w.at.masked(run):
                 masks.append(f"({x} < {w.at.extent(run)}){index}")
             inner *= block
@@ -125,6 +126,23 @@ def _matrix(w: Writer, at: int, sides: Sequence[Sequence[str]]) -> tuple[str, st
         terms = [f"2 * {t}" for t in terms] + ["tl.arange(0, 2)[None, None, :]"]
         masks += ["(tl.arange(0, 2) < 2)[None, None, :]"] if masks else []
     return " + ".join(terms), " & ".join(masks)
+
+
+def _with_hint(w: Writer, at: int, name: str, offsets: str, index: str, *, wraps: bool) -> str:
+    """Return the `offsets` of a run, expanded by `index`, with how many of them lie side by side, if it must be told.
+
+    Triton follows a division by an extent only where coordinates do not wrap around inside of a tile.
+    """
+    access, run = w.problem.values[at], w.by_name[name]
+    if not wraps or len(run.modes) == 1 or access.unit != run.modes[-1] or run.modes[-1] in w.problem.dynamic:
+        return offsets
+    together = gcd(w.blocks[name], w.problem.extents[run.modes[-1]])
+    for m in run.modes[:-1]:
+        together = gcd(together, access.stride(m) or 1)  # known at run time only: no promise
+    if together == 1:
+        return offsets
+    sizes = index.strip("[]").replace(":", str(together)).replace("None", "1")
+    return f"tl.max_contiguous(tl.multiple_of({offsets}, ({sizes})), ({sizes}))"
 
 
 def _sizes(w: Writer, axes: Sequence[str], more: Sequence[int]) -> str:

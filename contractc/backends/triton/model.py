@@ -9,54 +9,7 @@ from math import ceil
 from contractc.backends.triton.problem import ACCUMULATED, Problem, adjacent_runs, runs_of
 from contractc.backends.triton.tiles import TileConfig, is_dot, nodes_of, parts_of, roles_of, span
 from contractc.dtypes import is_complex, itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """Rates of a GPU: bytes a second, operations a second by kind of arithmetic, seconds of a launch.
-
-    Of the H200's defaults the bandwidth (of a copy) and the rate of narrow products were measured on one; the
-    others are assumed. `l2` is the rate at which all programs together read the L2 cache, `turn` the seconds that
-    one turn of a loop takes at least, `shared` the bytes of shared memory of a program.
-    """
-
-    name: str = "H200"
-    arch: int = 90
-    bandwidth: float = 4.3e12
-    permuting: float = 2.5e12
-    l2: float = 1.0e13
-    narrow: float = 7.9e14
-    tf32: float = 3.96e14
-    float64: float = 5.4e13
-    scalar: float = 6.0e13
-    int8: float = 1.5e15
-    processors: int = 132
-    launch: float = 4.0e-6
-    turn: float = 2.5e-7
-    shared: int = 227 * 1024
-
-    def dot_rate(self, dtype: str, precision: str) -> float:
-        """Return the operations a second of tile products."""
-        if dtype in ("float16", "bfloat16"):
-            return self.narrow
-        if dtype in ("int8", "bool"):
-            return self.int8
-        if dtype in ("float64", "complex128"):
-            return self.float64
-        return {"fast": self.tf32, "default": self.tf32 / 3, "strict": self.scalar}[precision]
-
-    def library_rate(self, dtype: str, precision: str) -> float:
-        """Return the operations a second of the library's matrix product; it has no tf32x3 and no integers."""
-        if dtype.startswith(("int", "uint", "bool")):
-            return self.scalar / 20
-        return self.dot_rate(dtype, "fast" if precision == "fast" else "strict")
-
-
-H200 = Device()
-A100 = Device(
-    name="A100", arch=80, bandwidth=1.7e12, permuting=1.0e12, l2=5e12, narrow=2.6e14, tf32=1.3e14, float64=1.8e13,
-    scalar=1.6e13, int8=5e14, processors=108, shared=163 * 1024,
-)  # fmt: skip
+from contractc.machine import H200, Gpu
 
 MOST_REGISTERS = 160
 """32-bit registers of a thread that tiles may take; the rest of 255 holds addresses."""
@@ -93,7 +46,7 @@ class _Totals:
 class Model:
     """The parts of a prediction that do not depend on the tile config."""
 
-    def __init__(self, problem: Problem, device: Device = H200) -> None:
+    def __init__(self, problem: Problem, device: Gpu = H200) -> None:
         self.problem, self.device = problem, device
         self.runs = runs_of(problem)
         self.nodes = nodes_of(problem, self.runs)
@@ -189,14 +142,15 @@ class Model:
         dot = len(node.children) == 2 and is_dot(self.problem, roles, blocks)
         made = span(node.kept, blocks)
         work = made * span(node.summed, blocks)
-        arithmetic = 2 * work * (4 if parts_of(self.problem) == 2 else 1) * turns * times
+        products = 1 if parts_of(self.problem) == 1 else config.dots if dot else 4
+        arithmetic = 2 * work * products * turns * times
         if dot:
             depth = span(roles.shared, blocks)
             factors = (
                 (span(roles.rows, blocks) + span(roles.columns, blocks))
                 * depth
                 * self.work
-                * parts_of(self.problem)
+                * (parts_of(self.problem) if config.dots == 4 else 3)
             )
             totals.dots += arithmetic
             if self.problem.precision == "default" and self.work == 4:
@@ -213,7 +167,7 @@ class Model:
             totals.others += arithmetic
             totals.refused |= work * self.accumulated > 32768 * config.warps // 4
             totals.registers += work * self.accumulated * 2
-        totals.registers += made * self.accumulated
+        totals.registers += made * self.accumulated * (1.5 if dot and config.dots == 3 else 1)
         totals.turns += turns * times
         looped = {r.name for r in node.summed if tiles[r.name] > 1}
         for child in node.children:
@@ -227,7 +181,7 @@ class Model:
 
 
 def library_seconds(
-    problem: Problem, copied: Sequence[int], device: Device = H200, *, matmul: bool = True
+    problem: Problem, copied: Sequence[int], device: Gpu = H200, *, matmul: bool = True
 ) -> float:
     """Return what the library is predicted to take for a step: a matrix product, and copies of the values `copied`.
 
@@ -241,6 +195,6 @@ def library_seconds(
     seconds = device.launch * (1 + len(copied)) + copies / device.permuting
     if matmul:
         flops = 2 * everything * (4 if is_complex(problem.dtype) else 1)
-        rate = device.library_rate(problem.dtype, problem.precision)
+        rate = device.library_rate(problem.dtype)
         return seconds + max(flops / rate, moved / device.bandwidth)
     return seconds + device.launch + (moved + 2 * everything * itemsize(problem.dtype)) / device.bandwidth

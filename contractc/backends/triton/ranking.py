@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from contractc.backends.triton.model import H200, Device, Model, Prediction
+from contractc.backends.triton.model import Model, Prediction
 from contractc.backends.triton.problem import Problem, Run, splittable
-from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, roles_of, span
+from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, parts_of, roles_of, span
+from contractc.dtypes import is_complex
+from contractc.machine import H200, Gpu
 
 RANKED = 24
 """How many configs a ranking keeps."""
@@ -15,9 +17,7 @@ WORTH_DOT = 8
 """The extent from which on rows, columns and sums are padded to the 16 of a tile product."""
 
 
-def ranked(
-    problem: Problem, device: Device = H200, most: int = RANKED
-) -> list[tuple[TileConfig, Prediction]]:
+def ranked(problem: Problem, device: Gpu = H200, most: int = RANKED) -> list[tuple[TileConfig, Prediction]]:
     """Return the best tile configs and what they are predicted to take, the fastest first; none if none fits.
 
     Blocks are found by descent from several starts, one run or two at a time; everything met takes part. What can
@@ -134,7 +134,16 @@ def _launches(model: Model, blocks: Mapping[str, int]) -> Iterator[TileConfig]:
         wanted = 2 * model.device.processors // programs
         splits.append(min(turns // 4, 1 << max(1, wanted.bit_length() - 1)))
     warps = 8 if span(root.kept, blocks) >= (128 * 128 if dot else 4096) else 4
+    problem = model.problem
+    gauss = dot and parts_of(problem) == 2 and problem.precision != "strict"
+    gauss = gauss and all(is_complex(v.dtype) for v in problem.inputs)
     for split in splits:
         yield TileConfig(shape, warps, 3 if dot else 2, 8, split)
         if dot:
             yield TileConfig(shape, warps, 4, 8, split)
+        if dot and programs * split > 2 * model.device.processors:
+            yield TileConfig(
+                shape, warps, 3, 8, split, resident=1
+            )  # as predicted no faster; for those who measure
+        if gauss:
+            yield TileConfig(shape, warps, 3, 8, split, dots=3)

@@ -17,14 +17,28 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import Device
 from contractc.backends.triton.tasks import Task, task_of
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
 
 
-def emitted(program: Program, device: Device, precision: str, constants: Sequence[Any]) -> Compiled:
+def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled:
     """Return the function of a prepared program; its notes say what each step runs as and why."""
+    made = emitted_with(
+        program,
+        constants,
+        lambda step, inside: step_of(task_of(step, inside), step.how, device),
+    )
+    said = notes(program, device)
+    lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
+    return made._replace(notes=tuple(lines))
+
+
+def emitted_with(
+    program: Program, constants: Sequence[Any], kernel_of: Callable[[Contract, Program], Any]
+) -> Compiled:
+    """Return the function of a prepared program that calls `kernel_of(step, its program)` for steps with a tile."""
     known: dict[str, Any] = {}
 
     def kernel(names: Sequence[str], out: Value, inside: Program) -> str | None:
@@ -33,7 +47,7 @@ def emitted(program: Program, device: Device, precision: str, constants: Sequenc
         if not step.how.startswith("tile"):
             return None
         name = f"k{len(known)}"
-        known[name] = step_of(task_of(step, inside, precision), step.how, device)
+        known[name] = kernel_of(step, inside)
         given = list(names)
         if inside.semiring == "max_times":
             dialect.use("not_negative", semirings.not_negative)
@@ -42,16 +56,13 @@ def emitted(program: Program, device: Device, precision: str, constants: Sequenc
         return f"{name}({', '.join(given)})"
 
     dialect = Torch(kernel)
-    made = emit(program, dialect, constants, "<contractc triton program>")
-    said = notes(program, device, precision)
-    lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
-    return made._replace(notes=tuple(lines))
+    return emit(program, dialect, constants, "<contractc triton program>")
 
 
-def step_of(task: Task, how: str, device: Device) -> Step:
+def step_of(task: Task, how: str, device: Gpu) -> Step:
     """Return the step that runs `task` as kernels."""
     compute = partial(_computed, device)
-    return Step(task, how, partial(_plain, task), partial(recorded, compute), device)
+    return Step(task, how, plain_of(task), partial(recorded, compute), device)
 
 
 def aten(program: Program, constants: Sequence[Any]) -> Compiled:
@@ -84,7 +95,20 @@ def program_of(task: Task) -> Program:
         Value(k, term, dtype) for k, (term, dtype) in enumerate(zip(task.terms, task.dtypes, strict=True))
     ]
     step = Contract(values[-1], tuple(range(count)), task.conj, task.path)
-    return Program(tuple(values[:-1]), (step,), (count,), task.extents, task.semiring, task.dynamic)
+    return Program(
+        tuple(values[:-1]),
+        (step,),
+        (count,),
+        task.extents,
+        task.semiring,
+        task.dynamic,
+        precision=task.precision,
+    )
+
+
+def plain_of(task: Task) -> Callable[..., Tensor]:
+    """Return `task` as torch's own operations; they are put together at the first call."""
+    return partial(_plain, task)
 
 
 def _plain(task: Task, *tensors: Tensor) -> Tensor:
@@ -96,12 +120,12 @@ def _plain_function(task: Task) -> Callable[..., Any]:
     return aten(program_of(task), ()).run
 
 
-def _computed(device: Device, task: Task, *tensors: Tensor) -> Tensor:
+def _computed(device: Gpu, task: Task, *tensors: Tensor) -> Tensor:
     return _function(device, task)(*tensors)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1024)
-def _function(device: Device, task: Task) -> Callable[..., Any]:
+def _function(device: Gpu, task: Task) -> Callable[..., Any]:
     """Return the function that computes `task` the way that is predicted to be fastest."""
-    program = prepared(program_of(task), device, task.precision, checked=not toolchain.interpreted())
-    return emitted(program, device, task.precision, ()).run
+    program = prepared(program_of(task), device, checked=not toolchain.interpreted())
+    return emitted(program, device, ()).run

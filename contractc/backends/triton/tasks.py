@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from contractc.backends.triton.emit import SEMIRINGS
-from contractc.backends.triton.model import H200, Device, Model, Prediction, library_seconds
+from contractc.backends.triton.model import Model, Prediction, library_seconds
 from contractc.backends.triton.problem import Problem, contiguous, problem_of, runs_of
 from contractc.backends.triton.ranking import ranked
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.toolchain import POINTERS
 from contractc.dtypes import is_complex
+from contractc.machine import H200, Gpu
 from contractc.notation import Term
 from contractc.programs import Contract, Program, groups
 
@@ -55,7 +56,7 @@ class Task:
         return [contiguous(term, self.extents, self.dynamic) for term in self.terms]
 
 
-def task_of(step: Contract, program: Program, precision: str = "default") -> Task:
+def task_of(step: Contract, program: Program) -> Task:
     """Return the task of a step; modes that it does not have lose their extents, so that equal steps are equal."""
     known = program.values()
     terms = (*(known[i].modes for i in step.inputs), step.out.modes)
@@ -68,7 +69,7 @@ def task_of(step: Contract, program: Program, precision: str = "default") -> Tas
         step.path,
         tuple(names[m] for m in program.dynamic if m in names),
         program.semiring,
-        precision,
+        program.precision,
     )
 
 
@@ -88,8 +89,10 @@ def refusal(task: Task) -> str | None:
     out, given = task.dtypes[-1], task.dtypes[:-1]
     if not is_complex(out) and any(is_complex(d) for d in given):
         return "the imaginary part would be lost"
-    if "bool" in task.dtypes and set(task.dtypes) != {"bool"}:
-        return "bools are combined with numbers"
+    if out == "bool" and set(given) != {"bool"}:
+        return "numbers would become bools"
+    if task.semiring == "log_sum_exp" and not out.startswith(("float", "bfloat")):
+        return f"log_sum_exp is not made of {out}"
     if not out.startswith(("float", "bfloat", "complex")) and any(
         d.startswith(("float", "bf")) for d in given
     ):
@@ -116,7 +119,7 @@ class Choice:
 
 
 @lru_cache(maxsize=4096)
-def choice(task: Task, device: Device = H200) -> Choice:
+def choice(task: Task, device: Gpu = H200) -> Choice:
     """Return how `task` is predicted to be computed fastest on values in order in memory."""
     reason = refusal(task)
     problem, _ = task.problem(task.in_order())
@@ -127,12 +130,17 @@ def choice(task: Task, device: Device = H200) -> Choice:
     if found is None:
         return Choice(LIBRARY, None, library, "no tile fits on chip")
     config, prediction = found
-    how = str(config) if prediction.seconds <= library else LIBRARY
+    how = str(config) if prediction.seconds <= library or library_is_coarser(task, device) else LIBRARY
     return Choice(how, prediction.seconds, library)
 
 
+def library_is_coarser(task: Task, device: Gpu) -> bool:
+    """Return whether torch, as it has been set up, would multiply with fewer bits than `task` asks for."""
+    return device.library_tf32 and task.precision != "fast" and task.dtypes[-1] in ("float32", "complex64")
+
+
 @lru_cache(maxsize=4096)
-def candidates(problem: Problem, device: Device = H200) -> tuple[tuple[TileConfig, Prediction], ...]:
+def candidates(problem: Problem, device: Gpu = H200) -> tuple[tuple[TileConfig, Prediction], ...]:
     """Return the ranking of a problem's tile configs; a scalar without runs has the one of no blocks."""
     if not runs_of(problem):
         config = TileConfig(())
@@ -141,13 +149,28 @@ def candidates(problem: Problem, device: Device = H200) -> tuple[tuple[TileConfi
     return tuple(ranked(problem, device))
 
 
-def best(problem: Problem, device: Device = H200) -> tuple[TileConfig, Prediction] | None:
+TRIED = 6
+"""Tile configs that are compiled at most to find one that does not spill."""
+
+
+def trials(problem: Problem, device: Gpu = H200) -> list[tuple[TileConfig, Prediction]]:
+    """Return the configs to compile in turn until one does not spill: the best of the ranking, of each shape one.
+
+    With more stages a tile takes the same registers.
+    """
+    first: dict[object, tuple[TileConfig, Prediction]] = {}
+    for config, prediction in candidates(problem, device):
+        first.setdefault((config.blocks, config.warps, config.split, config.dots), (config, prediction))
+    return list(first.values())[:TRIED]
+
+
+def best(problem: Problem, device: Gpu = H200) -> tuple[TileConfig, Prediction] | None:
     """Return the tile config that is predicted to be fastest, or None if none fits."""
     found = candidates(problem, device)
     return found[0] if found else None
 
 
-def aten_seconds(task: Task, problem: Problem, device: Device) -> float:
+def aten_seconds(task: Task, problem: Problem, device: Gpu) -> float:
     """Return what torch is predicted to take: for a fused step, the sum over its pairwise steps."""
     if len(task.terms) <= 3:
         return library_seconds(problem, _copied(task), device, matmul=_is_product(task))
@@ -221,7 +244,7 @@ def _blocks(term: Term, parts: Sequence[Term]) -> bool:
     return whole and not (kinds and kinds[-1] == 0 and len(set(kinds)) > 1)
 
 
-def chosen_config(how: str, problem: Problem, device: Device = H200) -> TileConfig | None:
+def chosen_config(how: str, problem: Problem, device: Gpu = H200) -> TileConfig | None:
     """Return the tile config that `how` names if it fits the runs of `problem`, else the one predicted to be best."""
     if how.startswith("tile"):
         config = parsed(how)

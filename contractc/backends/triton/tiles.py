@@ -18,7 +18,9 @@ class TileConfig:
     """How a kernel walks through its runs: the block of each, a power of two, and what the launch needs.
 
     `group` is how many tiles along m share a tile along n; `split` is into how many parts the outermost loop is cut,
-    which a second kernel adds up in order.
+    which a second kernel adds up in order. With `resident` the grid is persistent: so many programs stay on each
+    processor and take one tile after the other; with 0 each tile has a program of its own. `dots` is how many real
+    products make a product of complex tiles: 4, or 3 and some additions (Gauss).
     """
 
     blocks: tuple[tuple[str, int], ...]
@@ -26,10 +28,19 @@ class TileConfig:
     stages: int = 3
     group: int = 8
     split: int = 1
+    resident: int = 0
+    dots: int = 4
 
     def __str__(self) -> str:
-        shape = " ".join(f"{name}={size}" for name, size in self.blocks)
-        return f"tile {shape} warps={self.warps} stages={self.stages} group={self.group} split={self.split}"
+        words = ["tile", *(f"{name}={size}" for name, size in self.blocks)]
+        words += [f"{name}={getattr(self, name)}" for name in _ALWAYS]
+        words += [f"{n}={getattr(self, n)}" for n, usual in _SELDOM.items() if getattr(self, n) != usual]
+        return " ".join(words)
+
+
+_ALWAYS = ("warps", "stages", "group", "split")
+_SELDOM = {"resident": 0, "dots": 4}
+"""What is printed behind the blocks: always, and where it is not the usual number."""
 
 
 def parsed(text: str) -> TileConfig:
@@ -42,8 +53,13 @@ def parsed(text: str) -> TileConfig:
     if not re.fullmatch(r"tile( [a-z]\w*=\d{1,6})*", text) or words[:1] != ["tile"]:
         raise ValueError(f"{text!r:.60} is no tile config")
     pairs = [(name, int(size)) for name, _, size in (word.partition("=") for word in words[1:])]
-    launch = {name: size for name, size in pairs if name in ("warps", "stages", "group", "split")}
-    if len(launch) != 4 or len(dict(pairs)) != len(pairs) or 0 in dict(pairs).values():
+    launch = {name: size for name, size in pairs if name in (*_ALWAYS, *_SELDOM)}
+    if (
+        not launch.keys() >= set(_ALWAYS)
+        or launch.get("dots", 4) not in (3, 4)
+        or len(dict(pairs)) != len(pairs)
+        or 0 in dict(pairs).values()
+    ):
         raise ValueError(f"{text!r:.60} is no tile config")
     blocks = tuple((name, size) for name, size in pairs if name not in launch)
     if any(size & (size - 1) for _, size in blocks):

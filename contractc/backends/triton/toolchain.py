@@ -1,4 +1,7 @@
-"""What is asked of Triton itself; the one module that touches names of triton or torch that are not public."""
+"""What is asked of Triton itself; the one module that touches names of triton or torch that are not public.
+
+It can be imported without Triton: kernels that are compiled already are launched by `driver`.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from contractc.backends.triton.emit import Source
+from contractc.backends.triton.tiles import TileConfig
+from contractc.errors import UnsupportedError
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+except ModuleNotFoundError:
+    triton = None
 
 POINTERS = {
     "float16": "*fp16",
@@ -46,10 +55,15 @@ POINTERS = {
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by architecture (CUDA C programming guide, table of limits)."""
 
-FAILURES = (triton.CompilationError, triton.OutOfResources, RuntimeError, subprocess.CalledProcessError)
-"""What a kernel that cannot be compiled raises."""
+VERSION = None if triton is None else str(triton.__version__)
+"""The version of Triton, or None where it is not installed."""
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+FAILURES: tuple[type[Exception], ...] = (RuntimeError, subprocess.CalledProcessError)
+"""What a kernel that cannot be compiled raises."""
+if triton is not None:
+    FAILURES += (triton.CompilationError, triton.OutOfResources)
+
+INTERPRETED = triton is not None and bool(triton.knobs.runtime.interpret)
 """What TRITON_INTERPRET said when this was imported: kernels are loaded for good then."""
 
 _lock = threading.Lock()
@@ -68,6 +82,13 @@ class Binary:
     shared: int
     warps: int
     parameters: int
+    name: str
+
+
+def require() -> None:
+    """Raise UnsupportedError if kernels cannot be compiled here, since Triton is not installed."""
+    if triton is None:
+        raise UnsupportedError("compiling kernels needs Triton, which is not installed")
 
 
 def interpreted() -> bool:
@@ -103,23 +124,34 @@ def loaded(source: Source) -> Any:
 
 
 def signature_of(
-    source: Source, kernel: Any, *, divisible: bool = True
+    source: Source, kernel: Any, *, divisible: bool = True, numbers: Sequence[bool] | None = None
 ) -> tuple[dict[str, str], dict[Any, Any]]:
     """Return the types of the parameters and their attributes.
 
-    With `divisible` pointers are multiples of 16 bytes and run-time numbers multiples of 16.
+    With `divisible` pointers are multiples of 16 bytes, and run-time numbers multiples of 16: all, or those that
+    `numbers` says.
     """
     types = [POINTERS[t] for t in source.types]
     types += ["i32"] * len(source.extents) + ["i64"] * len(source.strides)
     signature = dict(zip(kernel.arg_names, types, strict=True))
-    attributes = {(k,): [["tt.divisibility", 16]] for k in range(len(types))} if divisible else {}
+    pointers = len(source.types)
+    told = [True] * pointers + list([True] * (len(types) - pointers) if numbers is None else numbers)
+    attributes = {(k,): [["tt.divisibility", 16]] for k in range(len(types)) if divisible and told[k]}
     return signature, attributes
 
 
-def compiled(source: Source, warps: int, stages: int, arch: int = 90, *, divisible: bool = True) -> Binary:
-    """Return `source` cross-compiled for a CUDA architecture; no GPU is needed."""
+def compiled(
+    source: Source,
+    warps: int,
+    stages: int,
+    arch: int = 90,
+    *,
+    divisible: bool = True,
+    numbers: Sequence[bool] | None = None,
+) -> Binary:
+    """Return `source` cross-compiled for a CUDA architecture; no GPU is needed. See `signature_of`."""
     kernel = loaded(source)
-    signature, attributes = signature_of(source, kernel, divisible=divisible)
+    signature, attributes = signature_of(source, kernel, divisible=divisible, numbers=numbers)
     made = triton.compile(
         ASTSource(kernel, signature, {}, attributes),
         target=GPUTarget("cuda", arch, 32),
@@ -128,6 +160,7 @@ def compiled(source: Source, warps: int, stages: int, arch: int = 90, *, divisib
     cubin = made.asm["cubin"]
     registers, spills = resources(cubin)
     ptx = made.asm["ptx"]
+    assert made.metadata.global_scratch_size == 0, "no launch here gives a kernel scratch memory"
     parameters = len(re.findall(r"\.param ", ptx.partition(".entry")[2].partition(")")[0]))
     return Binary(
         cubin,
@@ -139,6 +172,7 @@ def compiled(source: Source, warps: int, stages: int, arch: int = 90, *, divisib
         made.metadata.shared,
         made.metadata.num_warps,
         parameters,
+        made.metadata.name,
     )
 
 
@@ -155,21 +189,32 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def library_tf32() -> bool:
+    """Return whether torch may multiply float32 as tf32 on a GPU; it is set for a whole process."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 def architecture(device: str, default: int = 90) -> int:
     """Return the architecture that a target's device names (`cuda:80` is 80), or `default`."""
     _, _, number = device.partition(":")
     return int(number) if number.isdigit() and int(number) >= 70 else default
 
 
-def grid_of(source: Source, extents: Sequence[int], split: int) -> int:
+def grid_of(source: Source, extents: Sequence[int], config: TileConfig, device: torch.device) -> int:
     """Return the number of programs of a launch; `extents` by mode of the problem."""
-    programs = split
+    programs = config.split
     for run, block in source.grid:
         size = 1
         for m in run.modes:
             size *= extents[m]
         programs *= -(-size // block)
-    return programs
+    return min(programs, config.resident * processors(device)) if config.resident else programs
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Return how many processors a GPU has; three where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
 
 
 def transformed() -> bool:

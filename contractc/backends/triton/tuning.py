@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 
+from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import GENERATOR
 from contractc.backends.triton.launch import Step
-from contractc.backends.triton.model import Device
-from contractc.backends.triton.problem import Problem, parts
+from contractc.backends.triton.problem import Problem
 from contractc.backends.triton.steps import step_of
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, task_of
-from contractc.backends.triton.tiles import TileConfig, parsed
+from contractc.backends.triton.tiles import parsed
+from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
 from contractc.serial import digest
@@ -48,15 +48,14 @@ class Tuned:
     key: str
     gpu: str
     generator: int
-    triton: str
+    triton: str | None
     config: str
     seconds: float
 
 
 def tuned(
     program: Program,
-    device: Device,
-    precision: str,
+    device: Gpu,
     measure: Measure | None,
     database: Path | None = None,
     where: str = "cuda",
@@ -70,9 +69,9 @@ def tuned(
     steps: list[AnyStep] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=tuned(step.body, device, precision, measure, database, where))
+            step = replace(step, body=tuned(step.body, device, measure, database, where))
         if isinstance(step, Contract) and step.how.startswith("tile"):
-            task = task_of(step, program, precision)
+            task = task_of(step, program)
             problem, _ = task.problem(task.in_order())
             found = known.get(key_of(problem))
             if found is None:
@@ -109,7 +108,7 @@ def read(database: Path, gpu: str) -> dict[str, Tuned]:
             valid = row.config == LIBRARY or bool(parsed(row.config))
         except (ValueError, TypeError):
             continue
-        if valid and (row.gpu, row.generator, row.triton) == (gpu, GENERATOR, triton.__version__):
+        if valid and (row.gpu, row.generator, row.triton) == (gpu, GENERATOR, toolchain.VERSION):
             found[row.key] = row
     return found
 
@@ -122,16 +121,14 @@ def append(database: Path, row: Tuned) -> None:
         file.write(json.dumps(fields) + "\n")
 
 
-def _fastest(
-    task: Task, problem: Problem, device: Device, measure: Measure | None, where: str
-) -> Tuned | None:
+def _fastest(task: Task, problem: Problem, device: Gpu, measure: Measure | None, where: str) -> Tuned | None:
     ranking = candidates(problem, device)
     with ThreadPoolExecutor(2) as pool:
-        holds = list(pool.map(lambda pair: _holds(problem, pair[0], device), ranking))
+        holds = list(pool.map(lambda pair: fits(problem, pair[0], device), ranking))
     fitting = [pair for pair, good in zip(ranking, holds, strict=True) if good]
 
     def row(config: str, seconds: float) -> Tuned:
-        return Tuned(key_of(problem), gpu_name(), GENERATOR, triton.__version__, config, seconds)
+        return Tuned(key_of(problem), gpu_name(), GENERATOR, toolchain.VERSION, config, seconds)
 
     if measure is None:
         return row(str(fitting[0][0]), fitting[0][1].seconds) if fitting else None
@@ -145,11 +142,6 @@ def _fastest(
         if seconds < best.seconds:
             best = row(str(config), seconds)
     return best
-
-
-def _holds(problem: Problem, config: TileConfig, device: Device) -> bool:
-    first = parts(problem, config.split)[0] if config.split > 1 else problem
-    return fits(first, config, device)
 
 
 def operands(task: Task, where: str) -> list[torch.Tensor]:
@@ -166,16 +158,21 @@ def operands(task: Task, where: str) -> list[torch.Tensor]:
 
 
 def timed(step: Step, tensors: Sequence[torch.Tensor], rounds: int = 20) -> float:
-    """Return the median seconds of a step on the current GPU, with a flushed cache, by events."""
+    """Return the median seconds of a step on the current GPU, with a flushed cache."""
+    return clocked(lambda: step.launch(*tensors), rounds)
+
+
+def clocked(call: Callable[[], Any], rounds: int = 20) -> float:
+    """Return the median seconds of a call on the current GPU, with a flushed cache, by events."""
     flush = torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
     times: list[float] = []
     for _ in range(3):
-        step.launch(*tensors)
+        call()
     for _ in range(rounds):
         flush.zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        step.launch(*tensors)
+        call()
         stop.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop) / 1000)
