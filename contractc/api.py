@@ -194,6 +194,7 @@ def compile(
     strip_exponent: bool = False,
     mode: str | None = None,
     precision: str = "default",
+    tune: bool = False,
 ) -> Executable:
     """Return `expression` planned and compiled ahead of time.
 
@@ -206,6 +207,8 @@ def compile(
         dynamic: labels of the modes whose extent varies from call to call; the one given here is for planning.
         target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
         optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent, precision: as in `contract`.
+        tune: measure the best predicted ways to compute each large step, on random NumPy arrays, and keep the fastest
+            (`contractc.tune`); takes some hundred calls.
         mode: "train" to choose the order, and what is done with operands held as factors, by what value and
             gradients cost together; "infer" by the value alone; None: "train" if torch records an operand.
 
@@ -234,6 +237,7 @@ def compile(
         dtype_named(preferred_element_type),
         ahead=True,
         precision=precision,
+        tune=tune,
     )
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, fixed)
     for k in fixed:

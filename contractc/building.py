@@ -23,6 +23,7 @@ from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan
 from contractc.programs import Constant, Program, with_precision
+from contractc.providers.known import this_machine
 from contractc.remembering import remembered
 from contractc.search import check_allocation
 
@@ -76,8 +77,18 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    kernels = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
+    if options.tune and target.backend != "numpy":
+        raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
+    machine = this_machine()
+    kernels = fusers(target, options.ahead, machine)
+    program = lower(
+        plan,
+        target,
+        exponents=options.exponent,
+        ordered=options.ordered,
+        machine=machine,
+        kernels=kernels,
+    )
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
@@ -90,6 +101,10 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         )
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
+    if options.tune:
+        from contractc.tune import tuned  # loaded by those who tune
+
+        program = tuned(program)
     return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
 
 
