@@ -13,7 +13,7 @@ import numpy as np
 
 from contractc.backends import numpy as numpy_backend
 from contractc.backends.steps import NARROW, ways
-from contractc.backends.steps.choose import choose, layout
+from contractc.backends.steps.choose import arranged
 from contractc.backends.steps.tasks import task_of
 from contractc.dtypes import to_numpy
 from contractc.fused import all_unfused, unfused
@@ -69,7 +69,7 @@ def tuned(
     whole = replace(program, steps=tuple(steps))
     if not any(isinstance(s, Contract) and s.path and not s.how for s in steps):
         return whole
-    return choose(layout(_pairs(whole), machine, names), machine, names)
+    return arranged(_pairs(whole), machine, names)
 
 
 def _pairs(program: Program) -> Program:
@@ -93,7 +93,7 @@ def _fastest(
     """Return `step` with the way that took least; a fused step without one if its pairs took less."""
     candidates: dict[str, Program] = {step.how: _alone(program, step, known)}
     if step.how == loops.HOW:
-        pairs = choose(layout(unfused(program, step), machine, names), machine, names) if step.path else None
+        pairs = arranged(unfused(program, step), machine, names) if step.path else None
         if pairs is not None:
             candidates[""] = pairs
     elif step.how != NARROW:

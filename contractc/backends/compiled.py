@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.backends.steps.choose import choose, layout
+from contractc.backends.steps.choose import arranged
 from contractc.dtypes import to_numpy
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
@@ -55,8 +55,7 @@ def _pairwise(
 ) -> Callable[..., Any]:
     """Return the function that does `step` by the best ways of the libraries, one pair after the other."""
     names, machine = providers(), this_machine()
-    pairs = layout(unfused(program, step), machine, names)
-    return compile_(choose(pairs, machine, names)).run
+    return compile_(arranged(unfused(program, step), machine, names)).run
 
 
 def _form(x: np.ndarray) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contractc.backends.steps.choose import choose, free_results, layout
+from contractc.backends.steps.choose import arranged, free_results
 from contractc.dtypes import is_floating, wide
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.passes import PASSES
@@ -45,7 +45,7 @@ def lower(
         if target.backend == "numpy" and program.semiring == "sum_product":
             names = providers()
             program = program if ordered else free_results(program)
-            program = choose(layout(program, machine, names), machine, names)
+            program = arranged(program, machine, names)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
 

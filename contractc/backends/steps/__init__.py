@@ -61,6 +61,9 @@ _SHORT = 512.0
 
 _CACHE = 2**21
 
+_COPY_CALL = 2e-6
+"""Seconds that any copy takes at least."""
+
 _SLOW_READING = 1.25
 """How much longer np.einsum reads large arrays than a dot product does."""
 
@@ -111,6 +114,8 @@ def _products(task: Task, machine: Machine, providers: Sequence[str]) -> list[Wa
     least = least_seconds(task, machine, providers)
     best = float("inf")
     for copies in COPIES:
+        if best <= least + _COPY_CALL:
+            break
         moved = _copies_seconds(task, machine, copies)
         if moved is None or moved + least >= best:
             continue
@@ -215,7 +220,7 @@ def copy_seconds(machine: Machine, old: Term, new: Term, extents: Sequence[int],
         rate *= run / (run + 64)
     else:
         rate = min(rate, machine.permuting if 2 * size > 2**21 else 1.5 * machine.permuting)
-    return 2 * size / rate + 2e-6 + fresh_seconds(machine, size)
+    return 2 * size / rate + _COPY_CALL + fresh_seconds(machine, size)
 
 
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from contractc.backends.steps import NARROW, Task, least_seconds, ways
+from contractc.backends.steps import NARROW, Task, Way, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import task_of
 from contractc.machine import Machine
@@ -53,7 +53,15 @@ def free_results(program: Program) -> Program:
     return replace(program, steps=tuple(steps))
 
 
-def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+def arranged(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+    """Return `program` after `layout` and `choose`, which price each task once between them."""
+    prices = Prices(machine, tuple(providers), {}, {})
+    return choose(layout(program, machine, providers, prices), machine, providers, prices)
+
+
+def layout(
+    program: Program, machine: Machine, providers: Sequence[str], prices: Prices | None = None
+) -> Program:
     """Return `program` with what large steps make in the memory order that is predicted to cost least.
 
     For every value the orders in which matrix products leave it are compared, and those in which its reader
@@ -68,11 +76,11 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
         *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
     }
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    prices = Prices(machine, tuple(providers), {}, {})
+    prices = prices or Prices(machine, tuple(providers), {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=layout(step.body, machine, providers))
+            step = replace(step, body=layout(step.body, machine, providers, prices))
         elif isinstance(step, Contract) and step.out.number not in fixed:
             task = task_of(program, step, known)
             if task is not None and len(set(step.out.modes)) == len(step.out.modes):
@@ -85,18 +93,23 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
 
 
 class Prices(NamedTuple):
-    """Predicted seconds of tasks, each computed once."""
+    """Predicted seconds of tasks, each computed once; all are of one machine and its providers."""
 
     machine: Machine
     providers: tuple[str, ...]
-    known: dict[Task, float]
+    known: dict[Task, Way]
     least: dict[Task, float]
+
+    def best(self, task: Task) -> Way:
+        """Return the best way to compute `task`."""
+        found = self.known.get(task)
+        if found is None:
+            found = self.known[task] = ways(task, self.machine, self.providers)[0]
+        return found
 
     def seconds(self, task: Task) -> float:
         """Return the seconds of the best way to compute `task`."""
-        if task not in self.known:
-            self.known[task] = ways(task, self.machine, self.providers)[0].seconds
-        return self.known[task]
+        return self.best(task).seconds
 
     def floor(self, task: Task) -> float:
         """Return seconds that no order of the arrays of `task` can do much better than."""
@@ -160,23 +173,26 @@ def considered(program: Program, machine: Machine, providers: Sequence[str]) -> 
     return found
 
 
-def choose(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+def choose(
+    program: Program, machine: Machine, providers: Sequence[str], prices: Prices | None = None
+) -> Program:
     """Return `program` with the way to compute it written into each large pairwise step.
 
     Before:  %2: [i, k] = contract %0 %1 over j  # gemm
     After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
     """
     known = program.values()
+    prices = prices or Prices(machine, tuple(providers), {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=choose(step.body, machine, providers))
+            step = replace(step, body=choose(step.body, machine, providers, prices))
         elif isinstance(step, Contract) and not step.how:
             task = task_of(program, step, known)
             if task is not None and TORCH in providers and _is_narrow(step, known):
                 step = replace(step, how=NARROW)
             elif task is not None:
-                step = replace(step, how=ways(task, machine, providers)[0].how)
+                step = replace(step, how=prices.best(task).how)
         steps.append(step)
     return replace(program, steps=tuple(steps))
 
