@@ -221,7 +221,7 @@ def compile(
     """
     from contractc.building import build, conj_and_constant, network_of, plan_of, trained
     from contractc.errors import OperandError
-    from contractc.operands import flattened, is_shape
+    from contractc.operands import flattened, is_shape, stored_orders
     from contractc.options import Options, conjugated, frozen
     from contractc.reading import described, dtype_named, read_ahead
 
@@ -245,7 +245,10 @@ def compile(
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
     network = network_of(einsum_, tensors, chosen, options, dynamic)
-    return build(plan_of(network, options), chosen, options, flattened([given[k] for k in fixed]))
+    plain = chosen.backend == "numpy" and len(given) == len(network.tensors)
+    orders = {k: order for k, order in stored_orders(given).items() if k not in fixed} if plain else {}
+    arrays = flattened([given[k] for k in fixed])
+    return build(plan_of(network, options), chosen, options, arrays, orders)
 
 
 def plan(

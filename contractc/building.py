@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -14,7 +14,7 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, lower
+from contractc.lower import NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
@@ -64,10 +64,17 @@ def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
     return bytes_allowed(options.memory_limit, sizes)
 
 
-def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any] = ()) -> Executable:
+def build(
+    plan: Plan,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
+) -> Executable:
     """Return `plan` compiled for `target`.
 
     Args:
+        orders: of operands that are not in C order in memory, their axes as `stored_orders` has them.
         constants: the arrays of the constant tensors, in order; steps that need nothing else run now.
 
     Raises:
@@ -88,6 +95,7 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         ordered=options.ordered,
         machine=machine,
         kernels=kernels,
+        orders=orders,
     )
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()

@@ -15,7 +15,7 @@ from contractc.executable import Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
-from contractc.operands import describe, flattened, is_factorized, is_torch, recorded
+from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, stored_orders
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
 from contractc.providers.copies import packed
@@ -191,7 +191,10 @@ def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: O
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
     if any(map(is_factorized, arrays)):
         operands = trained(operands, arrays, None)
-    key = (expression, tuple(operands), target, options)
+    orders = stored_orders(arrays) if len(arrays) > 1 and target.backend == "numpy" else {}
+    if orders and any(map(is_factorized, arrays)):
+        orders = {}  # operands and inputs of the program have other numbers
+    key = (expression, tuple(operands), target, options, tuple(orders.items()))
     try:
         with _lock:
             found = _executables.get(key)
@@ -201,7 +204,7 @@ def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: O
     except TypeError:  # an unhashable path optimizer: nothing to look up, nothing to keep
         key = None  # type: ignore[assignment]
     network = network_of(expression, operands, target, options)
-    executable = build(plan_of(network, options), target, options)
+    executable = build(plan_of(network, options), target, options, orders=orders)
     if key is not None:
         with _lock:
             _executables[key] = executable

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from contractc.backends.steps.choose import arranged, free_results
 from contractc.dtypes import is_floating, wide
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
-from contractc.lower.passes import PASSES
+from contractc.lower.passes import PASSES, as_stored
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
 from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Program, Reshape, Step, Value
@@ -16,6 +17,9 @@ from contractc.providers import providers
 from contractc.serial import checked
 
 __all__ = ["fusers", "loops_missed", "lower", "split_exponents", "translate"]
+
+
+NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
 def lower(
@@ -26,6 +30,7 @@ def lower(
     ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
@@ -33,6 +38,7 @@ def lower(
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
         ordered: results are wanted in C order; else they may be views of arrays in an order that is cheaper to make.
+        orders: for inputs that are not in C order in memory, their axes from the slowest to the fastest.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
     """
     program = translate(plan, target)
@@ -41,6 +47,7 @@ def lower(
     if exponents:
         program = split_exponents(program)
     else:
+        program = as_stored(program, orders) if orders else program
         program = fuse(program, kernels)
         if target.backend == "numpy" and program.semiring == "sum_product":
             names = providers()
