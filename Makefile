@@ -11,7 +11,7 @@ GPU_PYTHON ?= $(VENV_PYTHON)
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
 
-test: .venv/.ready
+test: .venv/.ready .venv/.triton36
 	@$(VENV_PYTHON) tools/check.py
 
 test-bare: .venv/.ready
@@ -55,13 +55,13 @@ kernels-static: .venv/.ready
 	@PYTHONPATH=.:kernels $(VENV_PYTHON) benchmarks/kernels_static.py
 
 test-triton36: .venv/.triton36
-	@PYTHONPATH=.venv/triton36:.:kernels $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py
+	@PYTHONPATH=.venv/triton36:.:kernels EXPECTED_TRITON=3.6.0 $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py
 
 gpu-test:
-	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py test
+	@PYTHONPATH=.:kernels $(GPU_PYTHON) -m benchmarks.gpu test $(ARGS)
 
 gpu-bench:
-	@PYTHONPATH=.:kernels $(GPU_PYTHON) benchmarks/gpu.py bench
+	@XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONPATH=.:kernels $(GPU_PYTHON) -m benchmarks.gpu bench $(ARGS)
 
 bench-cold-start: .venv/.ready
 	@$(VENV_PYTHON) -m benchmarks.cold_start

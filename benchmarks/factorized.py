@@ -27,6 +27,7 @@ from contractc import formats
 from contractc.bench.measure import interleaved
 from contractc.bench.stats import Ratio, geometric_mean, paired
 from contractc.formats import Factorized
+from contractc.machine import Target
 from contractc.operands import flattened
 
 RESULTS = Path(__file__).parent / "results" / "factorized.jsonl"
@@ -210,11 +211,11 @@ def expanded(case: Case) -> tuple[str, list[tuple[int, ...]], tuple[int, ...]]:
     return f"{','.join(terms)}->{output}", shapes, network.shape(network.results()[0])
 
 
-def inputs(case: Case, dtype: torch.dtype | None = None) -> Tensors:
+def inputs(case: Case, dtype: torch.dtype | None = None, device: str = "cpu") -> Tensors:
     """Return the tensors of a case, its weights as factors, all of which require gradients."""
     kind = dtype or flattened([case.operands[case.weights[0]]])[0].dtype
     made = [x if isinstance(x, Factorized) else torch.randn(x, dtype=kind) for x in case.operands]
-    return [t.detach().to(kind).clone().requires_grad_() for t in flattened(made)]
+    return [t.detach().to(device, kind).clone().requires_grad_() for t in flattened(made)]
 
 
 def grouped(case: Case, tensors: Sequence[Any]) -> list[Any]:
@@ -263,13 +264,15 @@ def checked(case: Case) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
 
 
-def ways(case: Case, training: bool) -> dict[str, tuple[Way, Tensors]]:
+def ways(
+    case: Case, training: bool, device: str = "cpu", target: Target | None = None
+) -> dict[str, tuple[Way, Tensors]]:
     """Return what is measured: the functions and the tensors they take, contractc's first."""
-    tensors = inputs(case)
+    tensors = inputs(case, device=device)
     operands = grouped(case, tensors)
     values = operands if training else grouped(case, [t.detach() for t in tensors])
     constants = () if training else tuple(case.weights)
-    compiled = contractc.compile(case.expression, *values, constants=constants)
+    compiled = contractc.compile(case.expression, *values, constants=constants, target=target)
     dense_inputs = [x for x in operands if not isinstance(x, Factorized)]
     found: dict[str, tuple[Way, Tensors]] = {"contractc": (compiled, tensors if training else dense_inputs)}
     if formed(case):
@@ -294,7 +297,7 @@ def ways(case: Case, training: bool) -> dict[str, tuple[Way, Tensors]]:
         tensors,
     )
     if case.layer is not None:
-        layer = case.layer()
+        layer = case.layer().to(device)
         parameters = [p for p in layer.parameters() if p.requires_grad]
         found["tltorch"] = (lambda x, *_: layer(x), [*dense_inputs, *parameters])
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import time
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import log2, log10
@@ -174,6 +176,34 @@ def cotengra(case: Case, seed: int, name: str, seconds: float) -> Steps:
 
 Run = Callable[[Case, int], Steps]
 
+MOST = 60.0
+"""Seconds after which a peer is stopped; some never return."""
+
+
+def limited(run: Run, case: Case, seed: int) -> tuple[Steps | None, float]:
+    """Return what a peer finds in a process of its own, and its seconds; None if it was stopped after `MOST`."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+
+    def child() -> None:
+        began = time.monotonic()
+        path = run(case, seed)
+        theirs.send(([tuple(step) for step in path], time.monotonic() - began))
+
+    process = context.Process(target=child)
+    process.start()
+    theirs.close()
+    found: tuple[Steps | None, float] = (None, MOST)
+    if mine.poll(MOST):
+        try:
+            found = mine.recv()
+        except EOFError:
+            found = (None, 0.0)
+    process.kill()
+    process.join()
+    return found
+
+
 OURS: dict[str, Run] = {
     "numba 1 s": partial(ours, seconds=1.0, kernel="numba"),
     "numba 0.1 s": partial(ours, seconds=0.1, kernel="numba"),
@@ -183,6 +213,7 @@ OURS: dict[str, Run] = {
 PEERS: dict[str, tuple[str, Run]] = {
     "opt_einsum auto": ("opt_einsum", partial(opt_einsum, name="auto", seconds=0.0)),
     "opt_einsum random-greedy 10 s": ("opt_einsum", partial(opt_einsum, name="random-greedy", seconds=10.0)),
+    "opt_einsum auto-hq": ("opt_einsum", partial(opt_einsum, name="auto-hq", seconds=0.0)),
     "cotengra greedy": ("cotengra", partial(cotengra, name="greedy", seconds=0.0)),
     "cotengra auto": ("cotengra", partial(cotengra, name="auto", seconds=0.0)),
     "cotengra hyper 10 s": ("cotengra", partial(cotengra, name="hyper", seconds=10.0)),
@@ -334,14 +365,28 @@ def lines(cases: Sequence[Case], given: Any) -> Any:
     runs += [(name, run, given.peer_seeds) for name, (module, run) in PEERS.items() if find_spec(module)]
     if not wanted or any(name.startswith("numba") for name in wanted):
         warmed()
+    for module in {module for module, _ in PEERS.values() if find_spec(module)}:
+        import_module(module)  # a process that is forked for a peer has it already
     for case in cases:
         for name, run, seeds in runs:
             if wanted and name not in wanted:
                 continue
             for seed in range(seeds):
-                began = time.monotonic()
-                path = run(case, seed)
-                taken = time.monotonic() - began
+                if name in OURS:
+                    began = time.monotonic()
+                    path: Steps | None = run(case, seed)
+                    taken = time.monotonic() - began
+                else:
+                    path, taken = limited(run, case, seed)
+                if path is None:
+                    yield {
+                        "case": case.name,
+                        "who": name,
+                        "seed": seed,
+                        "seconds": round(taken, 1),
+                        "failed": True,
+                    }
+                    continue
                 flops, width = evaluated(case, path)
                 if seed == 0:
                     checked(case, path)
@@ -379,7 +424,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the medians of log10 flops in Markdown, a row a case and a column a contestant."""
     found: dict[tuple[str, str], list[float]] = {}
     for line in results:
-        if "case" in line:
+        if "log10_flops" in line:
             found.setdefault((line["case"], line["who"]), []).append(line["log10_flops"])
     cases = list(dict.fromkeys(case for case, _ in found))
     columns = [

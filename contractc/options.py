@@ -30,6 +30,8 @@ class Search:
         moves: moves of annealing, instead of as many as there is time for: a number, or what `Plan.moves` says of
             an earlier plan. The plan then depends on nothing but the network and the seed.
         seed: of the random numbers.
+        threads: runs of annealing at the same time, where numba is installed; with `moves` the plan is the same for
+            any number.
         minimize: "seconds" on the machine model, "flops", the "size" of the largest intermediate, or what the steps
             "write".
         progress: called with a `contractc.search.clock.Progress` ten times a second; True for a bar of tqdm
@@ -40,6 +42,7 @@ class Search:
     time_limit: float | None = None
     moves: int | tuple[int, ...] | None = None
     seed: int = 0
+    threads: int = 1
     minimize: str = "seconds"
     progress: Callable[[Any], Any] | bool = field(default=False, compare=False, metadata={"stored": False})
 
@@ -47,14 +50,16 @@ class Search:
         """Refuse what no search can do.
 
         Raises:
-            ValueError: a negative time or number of moves, an unknown objective.
+            ValueError: a negative time or number of moves, no thread, an unknown objective.
         """
+        if type(self.threads) is not int or self.threads < 1:
+            raise ValueError(f"threads={self.threads!r:.40} is no number of threads")
         if self.minimize not in OBJECTIVES:
             raise ValueError(f"minimize={self.minimize!r:.40} is none of {', '.join(OBJECTIVES)}")
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit={self.time_limit!r:.40} is no number of seconds")
         numbers = self.moves if isinstance(self.moves, tuple) else (self.moves or 0,)
-        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 4 not in (1, 3):
+        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 7 not in (1, 3):
             raise ValueError(f"moves={self.moves!r:.40} is no number of moves and no plan's moves")
 
 

@@ -21,7 +21,7 @@ from contractc.operands import Operand
 from contractc.options import Search
 from contractc.plans import Path, Plan
 from contractc.search import anneal_python, search
-from contractc.search.anneal import SCHEDULES, annealed
+from contractc.search.anneal import SCHEDULES, Shares, annealed
 from contractc.search.auto import measured
 from contractc.search.clock import Clock, Progress
 from contractc.search.exact import full, pruned
@@ -151,6 +151,24 @@ def test_annealing_improves_on_where_it_starts_and_reports_its_cost(name: str) -
     assert annealed(graph, [path], 5_000, Clock(), seed=1).path != found.path
 
 
+@needs_numba
+def test_any_number_of_threads_finds_the_same_tree() -> None:
+    from contractc.search import anneal_numba
+
+    graph, path = graph_of(NETWORKS["one word"]), start(NETWORKS["one word"])
+    alone = annealed(graph, [path], 2_000_000, Clock(), 3, engine=anneal_numba)
+    together = annealed(graph, [path], 2_000_000, Clock(), 3, engine=anneal_numba, threads=3)
+    assert Shares(*alone.moves).other > 1 and alone == together
+
+
+def test_a_search_on_two_threads_repeats_on_one() -> None:
+    network = NETWORKS["three words"]
+    plans = (search(network, Search("anneal", time_limit=seconds, threads=2)) for seconds in (0.3, 3.0, 30.0))
+    plan = next(plan for plan in plans if plan.moves)
+    again = search(network, Search("anneal", moves=plan.moves))
+    assert again.path == plan.path
+
+
 def test_walks_and_sweeps_take_part() -> None:
     graph = graph_of(NETWORKS["three words"])
     swept, _, sweeps = best_sweep(graph, Clock())
@@ -158,7 +176,10 @@ def test_walks_and_sweeps_take_part() -> None:
     starts = [start(NETWORKS["three words"]), swept]
     found = annealed(graph, starts, 40_000, Clock())
     assert found.schedule in {s.name for s in SCHEDULES}
-    assert found.moves == (2000, 34000, 34000)
+    shares = Shares(*found.moves)
+    assert shares.pilot == 2000 and shares.rest == shares.made
+    assert 2 * 2000 + shares.scouting + shares.made == 40_000
+    assert annealed(graph, starts, found.moves, Clock()).path == found.path
     assert found.cost < charge(graph, starts[0]) - 2
 
 
@@ -211,7 +232,7 @@ def test_a_plan_that_had_a_time_limit_is_found_again_by_its_moves() -> None:
     plans = (search(network, Search("anneal", time_limit=seconds, seed=5)) for seconds in (0.3, 3.0, 30.0))
     plan = next(plan for plan in plans if plan.moves)  # a busy machine may cut the first one short
     again = search(network, Search("anneal", moves=plan.moves, seed=5))
-    assert len(plan.moves) == 5
+    assert len(plan.moves) == 8
     assert (again.path, again.moves) == (plan.path, plan.moves)
 
 
@@ -247,6 +268,7 @@ def test_progress_is_reported() -> None:
     ("options", "message"),
     [
         ({"minimize": "time"}, "minimize='time' is none of seconds, flops, size, write"),
+        ({"threads": 0}, "threads=0 is no number of threads"),
         ({"time_limit": -1}, "time_limit=-1 is no number of seconds"),
         ({"time_limit": float("nan")}, "time_limit=nan is no number of seconds"),
         ({"moves": -1}, "moves=-1 is no number of moves and no plan's moves"),

@@ -30,7 +30,7 @@ FLOORS = """
     bundle, tune
     assembly, training, search, lower, backends, providers, store
     cost
-    executable, plans, fused, programs, machine
+    executable, plans, fused, workspace, programs, machine
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates

@@ -16,6 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this run", allow_module_level=True)
 
 import torch
+import triton
 
 import contractc
 from contractc.backends import triton as backend
@@ -279,6 +280,10 @@ def test_tuning_without_a_gpu_takes_what_compiles() -> None:
     program = prepared(program_of(given), H200, checked=False)
     found = backend.tune(program, Target("triton", "cuda:90"))
     assert "tile" in str(found) and not found.faults()
+
+
+def test_version_of_triton_is_the_one_asked_for() -> None:
+    assert triton.__version__ == os.environ.get("EXPECTED_TRITON", triton.__version__)
 
 
 PRECISIONS = {

@@ -40,6 +40,9 @@ class Outcome:
     detail: str
 
 
+OLDER = Path(sys.prefix) / "triton36"
+"""Where the Makefile puts triton 3.6.0: kernels are compiled by both versions that GPU machines have."""
+
 PAGES = tuple(name for name in ("README.md", "docs") if (ROOT / name).exists())
 
 STAGES = (
@@ -50,6 +53,22 @@ STAGES = (
     Stage("doctests", (*PYTEST, "--doctest-modules", "contractc")),
     Stage("docs", (*PYTEST, "--doctest-glob=*.md", *PAGES)),
     Stage("kernels", (*PYTEST, "tests/kernels"), ("tests/kernels",), {"TRITON_INTERPRET": "1"}),
+    Stage(
+        "triton36",
+        (
+            *PYTEST,
+            "-p",
+            "no:cacheprovider",
+            "tests/test_triton.py",
+            "-k",
+            "hopper or precision or offsets or version",
+        ),
+        (str(OLDER),),
+        {
+            "PYTHONPATH": f"{OLDER}{os.pathsep}{ROOT}{os.pathsep}{ROOT / 'kernels'}",
+            "EXPECTED_TRITON": "3.6.0",
+        },
+    ),
     Stage("wheel", (PYTHON, "tools/wheel.py")),
 )
 

@@ -117,6 +117,9 @@ class _ArrayAPI:
         self.names[name] = function
         return name
 
+    def opening(self, function: Function) -> Sequence[str]:
+        return ()
+
     def dtype(self, name: str) -> str:
         """Return a dtype as it stands in the source: its name, which is one of few."""
         assert name in DTYPES, name

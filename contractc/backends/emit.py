@@ -38,6 +38,9 @@ class Dialect(Protocol):
     names: dict[str, Any]
     fuse_batch: bool
 
+    def opening(self, function: Function) -> Sequence[str]:
+        """Return the lines that a function starts with, once its operands are known to fit."""
+
     def wide(self, dtype: str) -> str:
         """Return the dtype in which the library multiplies values of `dtype`."""
 
@@ -175,6 +178,8 @@ class Function:
         if self.guards:
             self._guards()
         self._dynamic_extents()
+        for line in self.dialect.opening(self):
+            self.line(line)
         last = {i: s for s, step in enumerate(program.steps) for i in step.inputs}
         made: set[int] = set()
         for s, step in enumerate(program.steps):

@@ -86,6 +86,9 @@ class _Numpy:
 
     wide = staticmethod(wide)
 
+    def opening(self, function: Function) -> Sequence[str]:
+        return ()
+
     def dtype(self, name: str) -> str:
         """Return the name that stands for a dtype in the source."""
         self.names[name] = to_numpy(name)

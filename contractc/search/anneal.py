@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from math import inf
@@ -16,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from contractc.search import anneal_python
-from contractc.search.clock import Clock
-from contractc.search.graph import FLOPS, Graph, Objective, Pairs, children, path_of
+from contractc.search.clock import EVERY, Clock
+from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, children, path_of
 
 COMPILED = "contractc.search.anneal_numba"
 
@@ -37,24 +38,44 @@ class Schedule(NamedTuple):
     last: float
 
 
-SCHEDULES = (
-    Schedule("local moves", "local", 0, 1.0, 12.0),
-    Schedule("walks", "walk", 0, 0.0, 200.0),
-    Schedule("local moves from a sweep", "local", -1, 3.0, 14.0),
-)
-"""The contestants. A start is a place in the list of starts: the cheapest is the first, a sweep the last."""
+LOCAL = Schedule("local moves", "local", 0, 1.0, 12.0)
+SWEPT = Schedule("local moves from a sweep", "local", -1, 3.0, 14.0)
+WALKS = Schedule("walks", "walk", 0, 20.0, 200.0)
+SCHEDULES = (LOCAL, WALKS, SWEPT)
+"""The contestants. A start is a place in the list of starts: the cheapest is the first, a sweep the last.
+
+Walks start from the trees that scouts have found.
+"""
+
+SCOUTS = Schedule("scouts", "walk", 0, 0.0, 200.0)
+"""Short walks from hot: whether a tree cuts the network well is decided early, and most trees do not."""
 
 LAST = Schedule("the cold", "local", 0, 12.0, 24.0)
 """How a finished tree is looked over."""
 
 PILOT = 0.05
-"""The share of the moves that each schedule gets before the best one gets the rest."""
+"""The share of the moves that each schedule gets before the promising ones share the rest."""
 
-ROUNDS = 6
-"""At most so many runs share the moves after the pilots, the schedules in turn, the best in its pilot first."""
+SCOUT = 200
+"""Moves a tensor of a scout."""
 
-ENOUGH = 20_000
-"""Moves a tensor that a run has use for; from three times as many on, several runs find more than a long one."""
+SCOUTING = 0.4
+"""The share of the moves that goes to scouts where they are promising."""
+
+LEADERS = 3
+"""Trees of scouts that walks start from."""
+
+ENOUGH = 5_000
+"""Moves a tensor of a run: where there is time for more, several runs find more than a long one."""
+
+MOST = 32
+"""Most runs one after the other."""
+
+PROMISING, CLOSE = 1.5, 0.5
+"""Bits behind the best at which a schedule is left out: after its pilot, and after half of the runs."""
+
+TREES = 8
+"""Most trees that are kept beside the best."""
 
 FIRST = 30_000
 """Fewer moves than this are given to the local proposal alone."""
@@ -94,8 +115,8 @@ class Engine(Protocol):
 class Annealed:
     """What annealing found: the tree, log2 of its charge, who won, the engine, and the moves that make it again.
 
-    `moves` are those of each pilot, those planned for the winner, and those the winner made before the deadline;
-    nothing if the deadline cut a pilot short. `others` is the best tree of each run.
+    `moves` are `Shares`, those made before the deadline at last; nothing if the deadline cut a pilot short. `others`
+    are the best trees of other runs.
     """
 
     path: Pairs
@@ -114,65 +135,128 @@ def annealed(
     seed: int = 0,
     objective: Objective = FLOPS,
     engine: ModuleType = anneal_python,
+    threads: int = 1,
 ) -> Annealed:
     """Return the best tree met while annealing from `starts`, the cheapest first, a sweep last.
 
     A move takes a node ((A, B), C) and makes it (A, (B, C)) where B and C share a mode. The local proposal takes
     a random node and looks at the two steps it changes; the walk goes from a random leaf to the root and looks at
-    all steps together. Each of `SCHEDULES` gets a pilot of some of the moves, and the best one gets the rest; where
-    there are moves enough for several runs, all take turns.
+    all steps together. Each of `SCHEDULES` gets a pilot of some of the moves; the pilots of the walks are scouts,
+    and there are more of them if they are promising. Then come runs of `ENOUGH` moves a tensor: the first half by the
+    schedules that were promising in their pilots, in turn, the second half by those that are close to the best by
+    then. Every run has random numbers of its own, so what is found does not depend on the number of threads.
 
     Args:
-        moves: in all, or (of each pilot, planned for the winner, made by the winner) as an earlier search has
-            recorded them; None for as many as the clock has time for.
+        moves: in all, or those that an earlier search has recorded; None for as many as the clock has time for.
+        threads: runs at the same time, with an engine that lets others run.
 
     Sources: the moves are those of cotengra's simulated annealing and of Google's tnco, the walk is tnco's; the
-    local acceptance is neither's.
+    local acceptance and the scouts are neither's.
     """
-    schedules = schedules_from(len(starts))
-    tree: Engine = engine.Tree(graph, starts[0], objective)
-    best = _Best(tree)
-    random = np.random.RandomState(seed)
-    timed = moves is None
+    crew = _Crew(graph, objective, engine, seed, threads if engine.NAME == "numba" else 1, clock)
+    count = len(graph.leaves)
     if isinstance(moves, tuple):
-        pilot, rest, stop = moves
+        shares = Shares(*moves)
     else:
-        if moves is None:
-            moves = int(_pace(tree, engine.BLOCK) * max(0.0, clock.left()) * SAFETY)
-        pilot = int(moves * PILOT) if moves >= FIRST else 0
-        rest = stop = moves - len(schedules) * pilot
-    ranked: list[tuple[float, int]] = []
-    began = monotonic()
-    for k, schedule in enumerate(schedules if pilot else ()):
-        tree.set(*children(starts[schedule.start], tree.count))
-        done, cost = _run(tree, schedule, pilot, pilot, random, clock, best, engine.BLOCK)
-        if done < pilot:
-            return Annealed(path_of(*best.found, tree.count), best.cost, schedule.name, engine.NAME, ())
-        ranked.append((cost, k))
-    ranked = sorted(ranked) or [(0.0, len(schedules) - 1 if len(starts) > 1 else 0)]
-    if pilot and timed:
-        pace = len(schedules) * pilot / max(1e-6, monotonic() - began)
-        rest = stop = int(pace * max(0.0, clock.left()) * SAFETY)
-    rounds = min(ROUNDS, rest // (ENOUGH * tree.count))
-    rounds = rounds if rounds >= len(schedules) else 1
-    made, winner = 0, schedules[ranked[0][1]]
-    for k in range(rounds):
-        schedule, before = schedules[ranked[k % len(ranked)][1]], best.cost
-        tree.set(*children(starts[schedule.start], tree.count))
-        share = rest * (k + 1) // rounds - rest * k // rounds
-        done, _ = _run(tree, schedule, share, min(share, stop - made), random, clock, best, engine.BLOCK)
-        made += done
-        winner = schedule if best.cost < before else winner
-        if done < share:
+        total = moves
+        if total is None:
+            pace = _pace(crew.tree(starts[0]), engine.BLOCK)
+            total = int(pace * max(0.0, clock.left()) * SAFETY)
+        pilot = int(total * PILOT) if total >= FIRST else 0
+        shares = Shares(pilot, int(total * SCOUTING))
+    ran = [_Ran(LOCAL, -1, 0, charge(graph, starts[0], objective), starts[0], 0.0)]
+    chosen = _pilots(crew, starts, shares, ran, moves is None)
+    if chosen is None:
+        return crew.answer(ran, ())
+    if not isinstance(moves, tuple):
+        spent = sum(run.made for run in ran)
+        if moves is not None:
+            rest = moves - spent
+            half, other = _rounds(rest, count)
+        else:
+            if spent:
+                pace = spent / max(1e-6, sum(run.seconds for run in ran))
+            each = int(pace * max(0.0, clock.left()) * SAFETY)
+            half, other = (crew.threads * runs for runs in _rounds(each, count))
+            rest = crew.threads * each
+        scouting = sum(run.made for run in ran if run.schedule is SCOUTS)
+        shares = Shares(shares.pilot, scouting, half, other, rest, rest)
+    return crew.answer(ran, shares._replace(made=_runs(crew, starts, chosen, shares, ran)))
+
+
+class Shares(NamedTuple):
+    """Moves of each pilot and of all scouts; the runs of both halves, the moves planned for these and made by them."""
+
+    pilot: int
+    scouting: int
+    half: int = 0
+    other: int = 0
+    rest: int = 0
+    made: int = 0
+
+
+def _pilots(
+    crew: _Crew, starts: Sequence[Pairs], shares: Shares, ran: list[_Ran], timed: bool
+) -> list[Schedule] | None:
+    """Return the promising schedules after their pilots and the scouts, best first; None if the time was over."""
+    pilot = shares.pilot
+    local = [LOCAL] if len(starts) == 1 else [LOCAL, SWEPT]
+    if not pilot:
+        return local[-1:]
+    length = min(pilot, SCOUT * len(crew.graph.leaves))
+    scout = Job(SCOUTS, starts[0], length, length)
+    first = pilot // length
+    jobs = [Job(schedule, starts[schedule.start], pilot, pilot) for schedule in local] + [scout] * first
+    pilots = crew.run(jobs, ran)
+    if sum(run.made for run in pilots) < sum(job.moves for job in jobs):
+        return None
+    ranked = sorted(pilots, key=lambda run: (run.cost, run.number))
+    chosen = [run.schedule for run in ranked if run.cost <= ranked[0].cost + PROMISING]
+    if SCOUTS in chosen:
+        more = max(0, shares.scouting // length - first)
+        if timed:
+            pace = sum(run.seconds for run in pilots[len(local) :]) / first
+            more = min(more, int(SCOUTING * crew.threads * max(0.0, crew.clock.left()) / max(1e-6, pace)))
+        scouts = crew.run([scout] * more, ran)
+        if scouts and scouts[-1].made < length:
+            ran.pop()  # it could not be made again
+        best = min([run.cost for run in ran if run.schedule is SCOUTS])
+        if best < ranked[0].cost:
+            chosen = [SCOUTS, *(run.schedule for run in ranked if run.cost <= best + CLOSE)]
+    return [WALKS if schedule is SCOUTS else schedule for schedule in dict.fromkeys(chosen)]
+
+
+def _runs(
+    crew: _Crew, starts: Sequence[Pairs], chosen: list[Schedule], shares: Shares, ran: list[_Ran]
+) -> int:
+    """Return how many moves were made in the runs of both halves."""
+    scouts = [run for run in ran if run.schedule is SCOUTS]
+    leaders = [run.tree for run in sorted(scouts, key=lambda run: (run.cost, run.number))[:LEADERS]]
+    number, made, walks = shares.half + shares.other, 0, 0
+    for places in (range(shares.half), range(shares.half, number)):
+        jobs = []
+        for k in places:
+            schedule, before = chosen[k % len(chosen)], shares.rest * k // number
+            start = starts[schedule.start]
+            if schedule is WALKS:
+                start = leaders[walks % len(leaders)]
+                walks += 1
+            planned = shares.rest * (k + 1) // number - before
+            if shares.made > before:
+                jobs.append(Job(schedule, start, planned, min(planned, shares.made - before)))
+        made += sum(run.made for run in crew.run(jobs, ran))
+        if made < shares.rest * places.stop // number:
             break
-    return Annealed(
-        path_of(*best.found, tree.count), best.cost, winner.name, engine.NAME, (pilot, rest, made)
-    )
+        best = min(run.cost for run in ran)
+        close = {run.schedule for run in ran if run.cost <= best + CLOSE}
+        chosen = [schedule for schedule in chosen if schedule in close] or chosen
+    return made
 
 
-def schedules_from(starts: int) -> tuple[Schedule, ...]:
-    """Return the schedules that take part: those from a sweep only if there is one, beside the other start."""
-    return SCHEDULES if starts > 1 else SCHEDULES[:-1]
+def _rounds(moves: int, count: int) -> tuple[int, int]:
+    """Return in how many runs one after the other `moves` are made for `count` tensors: two halves."""
+    runs = max(1, min(MOST, moves // (ENOUGH * count)))
+    return (runs + 1) // 2, runs // 2
 
 
 def colder(
@@ -187,72 +271,121 @@ def colder(
     """Return the best tree met in `moves` local moves at low temperature, and the moves; the deadline undoes them."""
     if not moves or len(path) < 2:
         return path, moves
-    tree: Engine = engine.Tree(graph, path, objective)
-    best = _Best(tree)
-    done, _ = _run(tree, LAST, moves, moves, np.random.RandomState(seed), clock, best, engine.BLOCK)
-    return (path_of(*best.found, tree.count), moves) if done == moves else (path, 0)
+    crew = _Crew(graph, objective, engine, seed, 1, clock)
+    (ran,) = crew.run([Job(LAST, path, moves, moves)], [])
+    return (ran.tree, moves) if ran.made == moves else (path, 0)
 
 
-class _Best:
-    """The cheapest tree met, and the cheapest of each run."""
+class Job(NamedTuple):
+    """A run to be made: its schedule, the tree it starts from, the moves planned, those after which it stops."""
 
-    def __init__(self, tree: Engine) -> None:
-        self.found = tree.get()
-        self.cost = tree.cost()
-        self.runs: list[tuple[float, tuple[list[int], list[int]]]] = []
-
-    def begin(self) -> None:
-        """A new run begins."""
-        self.runs.append((inf, self.found))
-
-    def look(self, tree: Engine) -> float:
-        """Keep the tree if it is cheaper, and return log2 of its charge."""
-        cost = tree.cost()
-        if cost < self.runs[-1][0]:
-            found = tree.get()
-            self.runs[-1] = cost, found
-            if cost < self.cost:
-                self.cost, self.found = cost, found
-        return cost
-
-    def trees(self, count: int) -> tuple[Pairs, ...]:
-        """Return the best tree of each run, the cheapest first."""
-        return tuple([path_of(*found, count) for _, found in sorted(self.runs, key=lambda run: run[0])])
+    schedule: Schedule
+    start: Pairs
+    moves: int
+    stop: int
 
 
-def _run(
-    tree: Engine,
-    schedule: Schedule,
-    moves: int,
-    stop: int,
-    random: np.random.RandomState,
-    clock: Clock,
-    best: _Best,
-    block: int,
-) -> tuple[int, float]:
-    """Return how many of `moves` were made before the deadline or `stop`, and the least log2 charge on the way."""
-    sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
-    attempt = tree.walk if schedule.proposal == "walk" else tree.local
-    done, least = 0, inf
-    best.begin()
-    for sweep in range(sweeps):
-        beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
-        tree.begin()
-        end = min(stop, moves * (sweep + 1) // sweeps)
+class _Ran(NamedTuple):
+    """One run: its schedule and number, the moves it made, log2 of what its best tree is charged, that tree."""
+
+    schedule: Schedule
+    number: int
+    made: int
+    cost: float
+    tree: Pairs
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Crew:
+    """Who makes runs of annealing: one after the other, or on several threads."""
+
+    graph: Graph
+    objective: Objective
+    engine: ModuleType
+    seed: int
+    threads: int
+    clock: Clock
+    idle: list[Engine] = field(default_factory=list)
+
+    def tree(self, path: Pairs) -> Engine:
+        """Return a tree set to `path` that no other run uses."""
         try:
-            while done < end and not clock.late(best.cost):
-                number = min(block, end - done)
-                attempt(random.random_sample((number, 2)), beta)
-                done += number
-        except (
-            KeyboardInterrupt
-        ):  # between two moves of Python's engine, perhaps within one: the tree is dropped
-            clock.stop()
-            break
-        least = min(least, best.look(tree))
-        if done < end or done >= stop:
-            break
-    return done, least
+            tree = self.idle.pop()
+        except IndexError:
+            made: Engine = self.engine.Tree(self.graph, path, self.objective)
+            return made
+        tree.set(*children(path, tree.count))
+        return tree
+
+    def run(self, jobs: Sequence[Job], ran: list[_Ran]) -> list[_Ran]:
+        """Return the runs of `jobs` up to the first that the deadline or its stop cut short; add them to `ran`."""
+        numbered = [(len(ran) + k, job) for k, job in enumerate(jobs)]
+        least = min([run.cost for run in ran], default=inf)
+        if self.threads == 1 or len(jobs) == 1:
+            done = []
+            for number, job in numbered:
+                done.append(self._made(number, job, self.clock, least))
+                least = min(least, done[-1].cost)
+                if done[-1].made < job.moves:
+                    break
+        else:
+            done = self._together(numbered, least)
+        ran += done
+        return done
+
+    def _together(self, numbered: Sequence[tuple[int, Job]], least: float) -> list[_Ran]:
+        """Return runs made on several threads; this one looks at the clock and reports."""
+        quiet = Clock(self.clock.deadline)
+        with ThreadPoolExecutor(self.threads) as pool:
+            futures = [pool.submit(self._made, number, job, quiet, least) for number, job in numbered]
+            try:
+                while wait(futures, timeout=EVERY).not_done:
+                    self.clock.late(min([least, *(f.result().cost for f in futures if f.done())]))
+            except KeyboardInterrupt:
+                quiet.stop()
+                self.clock.stop()
+        made = [future.result() for future in futures]
+        cut = next((k for k, (_, job) in enumerate(numbered) if made[k].made < job.moves), len(made))
+        return made[: cut + 1]
+
+    def _made(self, number: int, job: Job, clock: Clock, least: float) -> _Ran:
+        """Return one run; its random numbers are given by the seed and its number."""
+        schedule, start, moves, stop = job
+        began = monotonic()
+        tree = self.tree(start)
+        random = np.random.RandomState([self.seed % 2**32, number])
+        sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
+        attempt = tree.walk if schedule.proposal == "walk" else tree.local
+        found, cost, done, block = tree.get(), tree.cost(), 0, self.engine.BLOCK
+        for sweep in range(sweeps):
+            beta = schedule.first + (schedule.last - schedule.first) * sweep / max(1, sweeps - 1)
+            tree.begin()
+            end = min(stop, moves * (sweep + 1) // sweeps)
+            try:
+                while done < end and not clock.late(min(cost, least)):
+                    size = min(block, end - done)
+                    attempt(random.random_sample((size, 2)), beta)
+                    done += size
+            except KeyboardInterrupt:  # perhaps within a move of Python's engine: the tree is dropped
+                clock.stop()
+                break
+            if 2 * sweep >= sweeps or done < end or done >= stop:  # before that it is too hot for good trees
+                now = tree.cost()
+                if now < cost:
+                    cost, found = now, tree.get()
+            if done < end or done >= stop:
+                break
+        else:
+            self.idle.append(tree)
+        return _Ran(schedule, number, done, cost, path_of(*found, tree.count), monotonic() - began)
+
+    def answer(self, ran: Sequence[_Ran], moves: tuple[int, ...]) -> Annealed:
+        """Return the best of all runs."""
+        best, *others = sorted(ran, key=lambda run: (run.cost, run.number))
+        name = WALKS.name if best.schedule is SCOUTS else best.schedule.name
+        paths = tuple(dict.fromkeys(run.tree for run in others[:TREES]))
+        return Annealed(best.tree, best.cost, name, self.engine.NAME, moves, paths)
 
 
 def _pace(tree: Engine, block: int) -> float:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from contractc.cost import costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
+from contractc.options import Search
 from contractc.plans import Path, kept_terms
-from contractc.search.anneal import annealed, colder, engine, schedules_from
+from contractc.search.anneal import annealed, colder, engine
 from contractc.search.ask import Ask, Found
 from contractc.search.clock import Clock
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
@@ -148,7 +149,7 @@ def _annealed(
     hot = FLOPS if ask.options.minimize == "seconds" else goal
     try:
         reduction = reduced(graph)
-        found = list(_parts(reduction, first, moves, clock, seed, hot, chosen))
+        found = list(_parts(reduction, first, moves, clock, hot, ask, chosen))
     except KeyboardInterrupt:
         return Found(first, f"{start[1]}, interrupted")
     found.sort(key=lambda item: item.at)
@@ -161,7 +162,7 @@ def _annealed(
         return Found(_better(network, (path, first), ask), f"annealing by {ways}, cut short")
     record = [number for part in sorted(found, key=lambda item: item.turn) for number in part.moves]
     total = (
-        moves[-1] if isinstance(moves, tuple) else sum(part.moves[2] for part in found if part.moves) // COLD
+        moves[-1] if isinstance(moves, tuple) else sum(part.moves[-1] for part in found if part.moves) // COLD
     )
     final, cold = colder(graph, path, total, clock, seed, chosen, goal)
     record.append(cold)
@@ -201,8 +202,8 @@ def _parts(
     first: Pairs,
     moves: int | tuple[int, ...] | None,
     clock: Clock,
-    seed: int,
     goal: Objective,
+    ask: Ask,
     chosen: ModuleType,
 ) -> Iterator[_PartFound]:
     """Yield a tree for each part, smallest part first: exact for few tensors, else annealed for its share."""
@@ -215,14 +216,13 @@ def _parts(
             yield _PartFound(at, turn, optimal_pairs(graph, (), 0) or (), "", ())
             continue
         if isinstance(moves, tuple):
-            share: int | tuple[int, ...] | None = moves[4 * turn : 4 * turn + 4]
+            share: int | tuple[int, ...] | None = moves[7 * turn : 7 * turn + 7]
         else:
             share = None if moves is None else moves * sizes[at] // sum(s for s in sizes if s > FULL)
         end = clock.deadline if moves is not None else monotonic() + clock.left() * sizes[at] / left
         path = first if sizes[at] == reduction.count else greedy_pairs(graph)
-        found = _annealed_part(
-            graph, path, share, Clock(end, clock.report, clock.started), seed, goal, chosen
-        )
+        until = Clock(end, clock.report, clock.started)
+        found = _annealed_part(graph, path, share, until, goal, ask.options, chosen)
         yield _PartFound(at, turn, *found)
         left -= sizes[at]
         turn += 1
@@ -233,8 +233,8 @@ def _annealed_part(
     path: Pairs,
     moves: int | tuple[int, ...] | None,
     clock: Clock,
-    seed: int,
     goal: Objective,
+    options: Search,
     chosen: ModuleType,
 ) -> tuple[Pairs, str, tuple[int, ...], tuple[Pairs, ...]]:
     """Return the tree of one part by annealing from the greedy `path` and from a sweep, how, the moves, and more."""
@@ -249,7 +249,7 @@ def _annealed_part(
     starts = [path]
     if swept is not None:
         starts = [swept, path, swept] if cost < charge(graph, path) else [path, swept]
-    found = annealed(graph, starts, moves, clock, seed, goal, chosen)
+    found = annealed(graph, starts, moves, clock, options.seed, goal, chosen, options.threads)
     return found.path, found.schedule, (sweeps, *found.moves) if found.moves else (), found.others
 
 
@@ -262,5 +262,7 @@ def _total(moves: int | tuple[int, ...]) -> int:
     """Return the moves made in all."""
     if isinstance(moves, int):
         return moves
-    parts = [moves[k : k + 4] for k in range(0, len(moves) - 1, 4)]
-    return sum(len(schedules_from(sweeps + 1)) * pilot + done for sweeps, pilot, _, done in parts) + moves[-1]
+    parts = [moves[k : k + 7] for k in range(0, len(moves) - 1, 7)]
+    return moves[-1] + sum(
+        (1 + (sweeps > 0)) * pilot + scouting + made for sweeps, pilot, scouting, _, _, _, made in parts
+    )

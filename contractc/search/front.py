@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Callable
 from math import inf
 
 from contractc.search.clock import Clock
@@ -39,49 +39,47 @@ def sweep(graph: Graph, first: int, clock: Clock) -> Pairs | None:
         for b in own:
             holders[b].append(k)
     open_ = {b: len(held) + (graph.wanted >> b & 1) for b, held in holders.items()}
-    waiting: dict[int, int] = {}
     todo = dict.fromkeys(range(count))
+    waiting: dict[int, int] = {}  # since when
+    grown: dict[int, float] = {}  # log2 of what the front grows by
+    heap: list[tuple[float, int, int]] = []
     front, k, steps, made = 0, first, [], first
     for time in range(count):
         if time:
-            if not waiting:
-                k = next(iter(todo))
-            elif clock.late():
-                return None
-            else:
-                k = _smallest(waiting, front, graph, modes, open_, weight)
+            k = _next(heap, waiting, grown, todo)
             steps.append((min(k, made), max(k, made)))
             made = count + len(steps) - 1
-            waiting.pop(k, None)
+            if clock.late():
+                return None
         del todo[k]
-        front |= graph.leaves[k]
+        waiting.pop(k, None)
+        changed: set[int] = set()
         for b in modes[k]:
+            entered = not front >> b & 1
             open_[b] -= 1
+            front |= 1 << b
             if not open_[b]:
                 front ^= 1 << b
-            for j in holders[b]:
-                if j in todo:
-                    waiting.setdefault(j, time)
-            holders[b] = [j for j in holders[b] if j in todo]
+            if entered or open_[b] == 1:
+                changed.update(j for j in holders[b] if j in todo)
+        for j in changed:
+            waiting.setdefault(j, time)
+            mine = graph.leaves[j]
+            last = sum([1 << b for b in modes[j] if open_[b] == 1])
+            grown[j] = weight(mine & ~front & ~last) - weight(mine & front & last)
+            heapq.heappush(heap, (grown[j], waiting[j], j))
     return tuple(steps)
 
 
-def _smallest(
+def _next(
+    heap: list[tuple[float, int, int]],
     waiting: dict[int, int],
-    front: int,
-    graph: Graph,
-    modes: list[tuple[int, ...]],
-    open_: dict[int, int],
-    weight: Callable[[int], float],
+    grown: dict[int, float],
+    todo: dict[int, None],
 ) -> int:
-    """Return the waiting tensor that leaves the smallest front."""
-    best, chosen = (inf, 0, 0), -1
-    for j, since in waiting.items():
-        kept = front | graph.leaves[j]
-        for b in modes[j]:
-            if open_[b] == 1:
-                kept ^= 1 << b
-        key = (weight(kept), since, j)
-        if key < best:
-            best, chosen = key, j
-    return chosen
+    """Return the waiting tensor that lets the front grow least; if none waits, the first one left."""
+    while heap:
+        growth, _, j = heapq.heappop(heap)
+        if j in waiting and grown[j] == growth:
+            return j
+    return next(iter(todo))

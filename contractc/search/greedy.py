@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Sequence
+from math import exp2
 
 from contractc.network import TensorNetwork
 from contractc.plans import Path
@@ -34,47 +36,69 @@ def greedy_pairs(graph: Graph) -> Pairs:
 
 
 class _State:
-    """The tensors still alive, as bit masks of modes, and for each mode who has it."""
+    """The tensors still alive, as bit masks of modes, and for each the partners that are tried.
+
+    Those share a mode with it that at most `WIDEST` tensors have. `pairs` are the modes that two tensors have and
+    the output has not: contracting these two makes them vanish.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.weight = weigher(graph.extents)
         self.masks = dict(enumerate(graph.leaves))
-        self.holders: dict[int, set[int]] = defaultdict(set)
         self.steps: list[tuple[int, int]] = []
         self.next = len(graph.leaves)
         self.wanted = graph.wanted
-        self.sizes: dict[int, float] = {}
-        for k, mask in self.masks.items():
-            for b in bits(mask):
-                self.holders[b].add(k)
+        self.sizes = {i: self._size(mask) for i, mask in self.masks.items()}
+        self.near: dict[int, set[int]] = {i: set() for i in self.masks}
+        self.number: dict[int, int] = {}
+        self.pairs = 0
+        for m, held in self._holders().items():
+            self.number[m] = len(held)
+            if len(held) <= WIDEST:
+                self._link(held)
+            if len(held) == 2 and not self.wanted >> m & 1:
+                self.pairs |= 1 << m
+
+    def _holders(self) -> dict[int, list[int]]:
+        """Return the tensors that have each mode."""
+        holders: dict[int, list[int]] = defaultdict(list)
+        for i, mask in self.masks.items():
+            for m in bits(mask):
+                holders[m].append(i)
+        return holders
+
+    def _link(self, held: Sequence[int]) -> None:
+        """Let all these tensors be partners."""
+        for i in held:
+            self.near[i].update(held)
+            self.near[i].discard(i)
 
     def _size(self, mask: int) -> float:
         """Return the elements of a tensor with the modes of `mask`; capped, only compared."""
-        found = self.sizes.get(mask)
-        if found is None:
-            found = self.sizes[mask] = 2.0 ** min(self.weight(mask), 1000.0)
-        return found
-
-    def _result(self, one: int, two: int) -> int:
-        """Return the modes of the contraction of two tensors."""
-        a, b = self.masks[one], self.masks[two]
-        gone = 0
-        for m in bits(a & b & ~self.wanted):
-            if len(self.holders[m]) == 2:
-                gone |= 1 << m
-        return (a | b) & ~gone
+        return exp2(min(self.weight(mask), 1000.0))
 
     def contract(self, one: int, two: int) -> int:
         """Contract two tensors and return the id of the result."""
-        result = self._result(one, two)
-        for i in (one, two):
-            for m in bits(self.masks.pop(i)):
-                self.holders[m].discard(i)
+        a, b = self.masks.pop(one), self.masks.pop(two)
+        gone = a & b & self.pairs
         made, self.next = self.next, self.next + 1
-        self.masks[made] = result
-        for m in bits(result):
-            self.holders[m].add(made)
         self.steps.append((min(one, two), max(one, two)))
+        self.masks[made] = (a | b) ^ gone
+        self.sizes[made] = self._size(self.masks[made])
+        near = self.near.pop(one) | self.near.pop(two)
+        near -= {one, two}
+        for k in near:
+            other = self.near[k]
+            other.discard(one)
+            other.discard(two)
+            other.add(made)
+        self.near[made] = near
+        for m in bits((a & b) ^ gone):  # one tensor less has them
+            self.number[m] -= 1
+            if self.number[m] == 2 and not self.wanted >> m & 1:
+                self.pairs |= 1 << m
+            if self.number[m] == WIDEST:
+                self._link([i for i, mask in self.masks.items() if mask >> m & 1])
         return made
 
     def merge_equal(self) -> None:
@@ -91,22 +115,12 @@ class _State:
                     break
 
     def _score(self, one: int, two: int) -> float:
-        return self._size(self._result(one, two)) - self._size(self.masks[one]) - self._size(self.masks[two])
-
-    def _pairs(self, i: int) -> list[int]:
-        """Return the tensors that are tried as partners of tensor `i`."""
-        partners: set[int] = set()
-        for m in bits(self.masks[i]):
-            if len(self.holders[m]) <= WIDEST:
-                partners |= self.holders[m]
-        partners.discard(i)
-        return sorted(partners)
+        a, b = self.masks[one], self.masks[two]
+        return self._size((a | b) ^ (a & b & self.pairs)) - self.sizes[one] - self.sizes[two]
 
     def contract_neighbours(self) -> None:
         """Contract pairs that share a mode, best score first, until none is left."""
-        heap: list[tuple[float, int, int]] = []
-        for i in sorted(self.masks):
-            heap += [(self._score(i, j), i, j) for j in self._pairs(i) if i < j]
+        heap = [(self._score(i, j), i, j) for i, near in self.near.items() for j in near if i < j]
         heapq.heapify(heap)
         while True:
             while heap:
@@ -114,23 +128,23 @@ class _State:
                 if i not in self.masks or j not in self.masks:
                     continue
                 made = self.contract(i, j)
-                for k in self._pairs(made):
+                for k in self.near[made]:
                     heapq.heappush(heap, (self._score(k, made), k, made))
-            again = [(m, h) for m, h in self.holders.items() if len(h) > 1]
+            again = [held for held in self._holders().values() if len(held) > 1]
             if not again:
                 return
-            for _, holders in again:
-                near = sorted(holders, key=lambda j: (self._size(self.masks[j]), j))
+            for held in again:
+                near = sorted(held, key=lambda j: (self.sizes[j], j))
                 pairs = zip(near, near[1:], strict=False)
                 heap += [(self._score(i, j), min(i, j), max(i, j)) for i, j in pairs]
             heapq.heapify(heap)
 
     def join_parts(self) -> None:
         """Multiply what is left, smallest first: parts that share no mode."""
-        left = [(self._size(mask), i) for i, mask in self.masks.items()]
+        left = [(self.sizes[i], i) for i in self.masks]
         heapq.heapify(left)
         while len(left) > 1:
             _, i = heapq.heappop(left)
             _, j = heapq.heappop(left)
             made = self.contract(i, j)
-            heapq.heappush(left, (self._size(self.masks[made]), made))
+            heapq.heappush(left, (self.sizes[made], made))

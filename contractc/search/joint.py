@@ -64,6 +64,9 @@ def sliced_jointly(
     on the whole charge. Only results of steps count: the tensors given are there anyway. Several trees to start
     from get some rounds each, and the best of them the rest.
 
+    Most starts are grown: from a tree without slices one mode after the other is sliced, and after each the tree
+    settles in a round of its own. (Slicing and improving the tree in turn: cotengra's `slicing_reconf`, J. Gray.)
+
     Args:
         rounds: how many, or (planned, made) as an earlier search has recorded them; None for as many as there is
             time for.
@@ -74,6 +77,7 @@ def sliced_jointly(
     states = sorted(states, key=lambda state: state.cost)[:STARTS]
     if not states:
         return None
+    starts = list(dict.fromkeys(starts))
     if isinstance(rounds, tuple):
         planned, stop = rounds
     else:
@@ -81,8 +85,17 @@ def sliced_jointly(
             rounds = _affordable(graph, states[0], limit, clock, engine, barred)
         planned = stop = rounds
     random = np.random.RandomState(seed)
-    done = 0
+    done, length, share = 0, states[0].modes.bit_count(), 0.0
     try:
+        while done + length <= min(stop, GROWING * planned) and not clock.late(states[0].best.cost):
+            path = starts[len(states) % len(starts)]
+            grown = _grown(graph, path, limit, engine, random, barred, clock)
+            if grown is None or clock.left() <= 0:
+                break
+            states.append(_State(graph, *grown[:2]))
+            length = grown[2]
+            done += length
+        states = sorted(states, key=lambda state: state.cost)[:STARTS]
         while done < stop and not clock.late(states[0].best.cost):
             share = done / planned
             if share > TRIALS:
@@ -119,8 +132,14 @@ PACE = 0.75
 STARTS = 4
 """Most trees that slicing starts from."""
 
-TRIALS = 0.3
-"""The share of the rounds in which all starts take part."""
+GROWING = 0.4
+"""The share of the rounds in which starts are grown."""
+
+ADVENTURE = 1.0
+"""How many better modes are passed over on average when the next to slice is chosen."""
+
+TRIALS = 0.6
+"""The share of the rounds after which only the best goes on."""
 
 
 class _State:
@@ -162,20 +181,67 @@ def _round(
     sliced = list(bits(modes))
     for k in random.permutation(len(sliced))[: 1 + random.randint(3)]:
         modes &= ~(1 << sliced[k])
+    steps, number, warm = 4, SWEEP, WARM
+    if random.random_sample() < RARE:
+        steps, number, warm = 24, LONG, HOT
+    path = _settled(graph, path, modes, limit, engine, random, clock, steps, number, warm)
+    found = fitted(graph, path, modes, limit, barred)
+    return None if found is None else (path, _dropped(graph, path, found, limit))
+
+
+def _grown(
+    graph: Graph,
+    path: Pairs,
+    limit: float,
+    engine: ModuleType,
+    random: np.random.RandomState,
+    barred: int,
+    clock: Clock,
+) -> tuple[Pairs, int, int] | None:
+    """Return a tree and slices that fit, after one mode at a time, and the rounds it took; None if none fit.
+
+    The next mode is of the largest tensor, one of those that add the fewest multiplications.
+    """
+    modes, weight, taken = 0, weigher(graph.extents), 0
+    while True:
+        nodes = masks(graph, path)[len(graph.leaves) :]
+        largest = max(nodes, key=lambda mask: weight(mask & ~modes))
+        if weight(largest & ~modes) <= limit + 1e-9:
+            return path, _dropped(graph, path, modes, limit), taken
+        candidates = [
+            ((_charge(graph, path, modes | 1 << b) - _charge(graph, path, modes)) / log2(graph.extents[b]), b)
+            for b in bits(largest & ~modes & ~barred)
+        ]
+        if not candidates or clock.left() <= 0:
+            return None
+        place = min(len(candidates) - 1, int(random.exponential(ADVENTURE)))
+        modes |= 1 << sorted(candidates)[place][1]
+        taken += 1
+        path = _settled(graph, path, modes, limit, engine, random, clock, 4, SWEEP, WARM)
+
+
+def _settled(
+    graph: Graph,
+    path: Pairs,
+    modes: int,
+    limit: float,
+    engine: ModuleType,
+    random: np.random.RandomState,
+    clock: Clock,
+    steps: int,
+    number: int,
+    warm: float,
+) -> Pairs:
+    """Return the tree after `number` moves a tensor in `steps` temperatures, too large tensors being charged more."""
     reference = _charge(graph, path, modes) - modes_log2(graph, modes)
     goal = Objective(1.0, 0.0, exp2(max(-900.0, min(900.0, reference - EASE - STEEP * limit))), STEEP)
     tree: Engine = engine.Tree(_without(graph, modes), path, goal)
-    steps, number, warm = 4, SWEEP * tree.count, WARM
-    if random.random_sample() < RARE:
-        steps, number, warm = 24, LONG * tree.count, HOT
     for beta in np.linspace(warm, COLD, steps):
         if clock.left() <= 0:
             break
         tree.begin()
-        tree.local(random.random_sample((number // steps, 2)), float(beta))
-    path = tree.path()
-    found = fitted(graph, path, modes, limit, barred)
-    return None if found is None else (path, _dropped(graph, path, found, limit))
+        tree.local(random.random_sample((number * tree.count // steps, 2)), float(beta))
+    return tree.path()
 
 
 def _without(graph: Graph, modes: int) -> Graph:

@@ -55,7 +55,7 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         options, clock = ask.options, ask.clock
         record = options.moves if isinstance(options.moves, tuple) else ()
         rounds: int | tuple[int, int] | None = max(LEAST, WORK // len(network.tensors))
-        if len(record) % 4 == 3:
+        if len(record) % 7 == 3:
             rounds = (record[-2], record[-1])
         elif options.time_limit is not None and options.moves is None:
             rounds = None

@@ -218,3 +218,44 @@ def test_every_precision_computes_the_contraction(precision: str) -> None:
     torch.testing.assert_close(gradients, torch.autograd.grad((xs[0] @ xs[1]).sum(), xs))
     again = contractc.contract("ij,jk->ik", *xs, backend="triton", precision=precision)
     torch.testing.assert_close(again, made)
+
+
+CHAIN = "ab,bc,cd,de,ef->af"
+
+
+def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contractc.backends.triton import choose
+
+    monkeypatch.setattr(choose, "_mergeable", lambda program: [])
+
+
+def test_intermediates_share_one_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    _unfused(monkeypatch)
+    xs = tensors([(7, 6), (6, 5), (5, 8), (8, 4), (4, 9)])
+    executable = compiled(CHAIN, xs)
+    assert "block_for(" in executable.source and executable.source.count("out=") == 3
+    expected = torch.einsum(CHAIN, *xs)
+    made = executable(*xs)
+    torch.testing.assert_close(made, expected)
+    assert made.untyped_storage().size() == made.numel() * made.element_size()
+    again = executable(*[2 * x for x in xs])
+    torch.testing.assert_close(made, expected)  # the second call has not written into the first result
+    torch.testing.assert_close(again, 32 * expected)
+
+
+def test_what_autograd_keeps_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    _unfused(monkeypatch)
+    xs = tensors([(7, 6), (6, 5), (5, 8), (8, 4), (4, 9)])
+    executable = compiled(CHAIN, xs)
+    xs[4].requires_grad_()  # the others' product is kept for its gradient
+    made = torch.autograd.grad(executable(*xs).square().sum(), xs[4])
+    torch.testing.assert_close(made, torch.autograd.grad(torch.einsum(CHAIN, *xs).square().sum(), xs[4]))
+
+
+def test_slices_have_a_workspace_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _unfused(monkeypatch)
+    ys = tensors([(3, 3, 3)] * 4)
+    text = "abc,cde,efg,gbh->adfh"
+    sliced = contractc.compile(text, *ys, target="triton", memory_limit=3_300)
+    assert "loop" in str(sliced.program) and sliced.source.count("block_for(") == 1
+    torch.testing.assert_close(sliced(*ys), torch.einsum(text, *ys))

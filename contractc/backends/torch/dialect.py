@@ -28,14 +28,26 @@ class Torch:
     """The words of torch; see `emit.Dialect`.
 
     `kernel(names, out, program)` returns the expression for a step that is none of torch's own operations, or
-    None for one that is.
+    None for one that is; `opening(names, program)` the lines that a function of inputs of these names starts with.
+    `sliced` runs loops.
     """
 
     fuse_batch = True
 
-    def __init__(self, kernel: Callable[[Sequence[str], Value, Program], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Callable[[Sequence[str], Value, Program], str | None] | None = None,
+        opening: Callable[[Sequence[str], Program], Sequence[str]] | None = None,
+        sliced: Callable[..., Any] = operations.sliced,
+    ) -> None:
         self.names: dict[str, Any] = {"Tensor": torch.Tensor}
-        self.kernel = kernel
+        self.kernel, self.starts, self.sliced = kernel, opening, sliced
+
+    def opening(self, function: Function) -> Sequence[str]:
+        """Return what `starts` says, if anything."""
+        program = function.program
+        names = [function.names[v.number] for v in program.inputs]
+        return () if self.starts is None else self.starts(names, program)
 
     def wide(self, dtype: str) -> str:
         """Return int64 for the unsigned dtypes that torch only stores (it wraps as they do), else `dtype`.
@@ -169,7 +181,7 @@ class Torch:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
-        function = self.use("sliced", operations.sliced)
+        function = self.use("sliced", self.sliced)
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
         modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]

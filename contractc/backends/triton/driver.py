@@ -118,8 +118,8 @@ class Kernel:
         first = self.passes[0].launch
         return f"kernel compiled ahead of time, {first.config}"
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        """Return the contraction of `tensors`.
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None, partial: Tensor | None = None) -> Tensor:
+        """Return the contraction of `tensors`, in the memory `out` and with `partial` for partial sums, if given.
 
         Torch's own operations compute it where autograd records it, where there is nothing to compute, and where the
         extents are beyond what the kernel was compiled for. Tensors that do not lie in order in memory, or not at
@@ -130,17 +130,21 @@ class Kernel:
         sizes = tuple(prod(extents[m] for m in modes) for modes in first.stands_for)
         recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         if recorded or 0 in extents or not self._reaches(extents, sizes):
-            return self.plain(*tensors)
+            plain = self.plain(*tensors)
+            return (
+                plain if len(tensors) > 1 or recorded else plain.clone()
+            )  # a view of what may be overwritten
         strides = self._strides(extents)
         given = [in_order(x, first.alignment) for x in tensors]
         with torch.cuda.device(device):
             context, *functions = self.load(device)
             self.api.cuCtxSetCurrent(context)  # a new thread has none
-            result = unwritten(self.task, extents, device)
+            result = unwritten(self.task, extents, device) if out is None else out
             if len(self.passes) == 1:
                 self._launch(functions[0], first, [*given, result], sizes, strides)
                 return result
-            partial = torch.empty(first.partial_size, dtype=getattr(torch, first.partial), device=device)
+            if partial is None or partial.numel() < first.partial_size:
+                partial = torch.empty(first.partial_size, dtype=getattr(torch, first.partial), device=device)
             self._launch(functions[0], first, [*given, partial], sizes, strides)
             second = self.passes[1].launch
             self._launch(functions[1], second, [partial, result], second.sizes, [])

@@ -76,14 +76,17 @@ class Step:
     variants: dict[object, Variant | None] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None, partial: Tensor | None = None) -> Tensor:
         """Return the contraction of `tensors`, recorded for autograd where one of them requires grad."""
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return self.recorded(self, *tensors)
-        return self.launch(*tensors)
+        return self.launch(*tensors, out=out, partial=partial)
 
-    def launch(self, *tensors: Tensor) -> Tensor:
-        """Return the contraction of `tensors` from kernels."""
+    def launch(self, *tensors: Tensor, out: Tensor | None = None, partial: Tensor | None = None) -> Tensor:
+        """Return the contraction of `tensors` from kernels, in the memory `out` if it is given.
+
+        `partial` is memory for the partial results of a split sum. What no kernel computes is fresh memory.
+        """
         strides = tuple(x.stride() for x in tensors)
         shapes = tuple(x.shape for x in tensors) if self.task.dynamic else ()
         key = (strides, shapes)
@@ -96,8 +99,9 @@ class Step:
                 self.variants[key] = variant
         extents = self._extents(tensors)
         if variant is None or 0 in extents:
-            return self.plain(*tensors)  # type: ignore[no-any-return]
-        return self._run(variant, tensors, extents)
+            plain: Tensor = self.plain(*tensors)
+            return plain if len(tensors) > 1 else plain.clone()  # a view of what may be overwritten
+        return self._run(variant, tensors, extents, out, partial)
 
     def _extents(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         if not self.task.dynamic:
@@ -127,9 +131,16 @@ class Step:
             config = next((c for c in ranking if fits(problem, c, self.device)), None)
         return None if config is None else Variant(passes_of(problem, config, self.device), modes)
 
-    def _run(self, variant: Variant, tensors: Sequence[Tensor], extents: tuple[int, ...]) -> Tensor:
+    def _run(
+        self,
+        variant: Variant,
+        tensors: Sequence[Tensor],
+        extents: tuple[int, ...],
+        out: Tensor | None,
+        partial: Tensor | None,
+    ) -> Tensor:
         like = tensors[0]
-        result = unwritten(self.task, extents, like.device)
+        result = unwritten(self.task, extents, like.device) if out is None else out
         sizes = []
         for part in variant.parts:
             size = 1
@@ -139,10 +150,12 @@ class Step:
         first = variant.passes[0]
         target = result
         if len(variant.passes) == 2:
-            # fresh memory, not a workspace of this step: two threads may be here, and the allocator reuses it
             width = getattr(torch, first.problem.out.dtype)
-            kept = first.problem.size(first.problem.out.modes)
-            target = torch.empty(first.config.split * kept, dtype=width, device=like.device)
+            size = first.config.split * first.problem.size(first.problem.out.modes)
+            if partial is not None and partial.dtype == width and partial.numel() >= size:
+                target = partial
+            else:
+                target = torch.empty(size, dtype=width, device=like.device)
         numbers = [self._stride(at, m, variant, tensors, result) for at, m in first.source.strides]
         launch(first, (*tensors, target), sizes, numbers)
         if len(variant.passes) == 2:

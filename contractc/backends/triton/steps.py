@@ -16,7 +16,9 @@ from contractc.backends.torch.dialect import Torch
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import notes, prepared, unfused
 from contractc.backends.triton.gradients import recorded
+from contractc.backends.triton.graphs import sliced
 from contractc.backends.triton.launch import Step
+from contractc.backends.triton.places import Places
 from contractc.backends.triton.tasks import Task, task_of
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Value
@@ -40,6 +42,13 @@ def emitted_with(
 ) -> Compiled:
     """Return the function of a prepared program that calls `kernel_of(step, its program)` for steps with a tile."""
     known: dict[str, Any] = {}
+    places: dict[int, Places] = {}
+
+    def opening(names: Sequence[str], inside: Program) -> Sequence[str]:
+        places[id(inside)] = found = Places(inside)
+        for name, thing in found.globals().items():
+            dialect.use(name, thing)
+        return found.opening(names)
 
     def kernel(names: Sequence[str], out: Value, inside: Program) -> str | None:
         step = next(s for s in inside.steps if s.outs == (out,))
@@ -53,9 +62,9 @@ def emitted_with(
             dialect.use("not_negative", semirings.not_negative)
             given = [f"not_negative({x})" for x in given]
         dialect.use(name, known[name])
-        return f"{name}({', '.join(given)})"
+        return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
 
-    dialect = Torch(kernel)
+    dialect = Torch(kernel, opening, sliced)
     return emit(program, dialect, constants, "<contractc triton program>")
 
 

@@ -152,11 +152,8 @@ def compiled(
     """Return `source` cross-compiled for a CUDA architecture; no GPU is needed. See `signature_of`."""
     kernel = loaded(source)
     signature, attributes = signature_of(source, kernel, divisible=divisible, numbers=numbers)
-    made = triton.compile(
-        ASTSource(kernel, signature, {}, attributes),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": warps, "num_stages": stages},
-    )
+    target = GPUTarget("cuda", arch, 32)
+    made = _compiled(ASTSource(kernel, signature, {}, attributes), target, warps, stages)
     cubin = made.asm["cubin"]
     registers, spills = resources(cubin)
     ptx = made.asm["ptx"]
@@ -251,8 +248,23 @@ def compiled_elsewhere(source: Source, warps: int, stages: int, target: tuple[st
     """Return what Triton makes of `source` for another kind of GPU: (kind, architecture, threads of a warp)."""
     kernel = loaded(source)
     signature, attributes = signature_of(source, kernel)
-    return triton.compile(
-        ASTSource(kernel, signature, {}, attributes),
-        target=GPUTarget(*target),
-        options={"num_warps": warps, "num_stages": stages},
-    )
+    return _compiled(ASTSource(kernel, signature, {}, attributes), GPUTarget(*target), warps, stages)
+
+
+def _compiled(source: ASTSource, target: GPUTarget, warps: int, stages: int) -> Any:
+    """Return what Triton makes of `source`.
+
+    Triton parses Python, and CPython counts the depth of `ast.parse` for all threads together: two at a time may fail
+    with a SystemError, whatever they parse. Then it is tried again.
+    """
+    options = {"num_warps": warps, "num_stages": stages}
+    for _ in range(PARSED):
+        try:
+            return triton.compile(source, target=target, options=options)
+        except SystemError:
+            continue
+    return triton.compile(source, target=target, options=options)
+
+
+PARSED = 3
+"""How often parsing is tried again."""
