@@ -219,7 +219,7 @@ def compile(
       %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
       return %4
     """
-    from contractc.building import build, conj_and_constant, network_of, plan_of, trained
+    from contractc.building import conj_and_constant, network_of, planned, trained
     from contractc.errors import OperandError
     from contractc.operands import flattened, is_shape, stored_orders
     from contractc.options import Options, conjugated, frozen
@@ -247,8 +247,7 @@ def compile(
     network = network_of(einsum_, tensors, chosen, options, dynamic)
     plain = chosen.backend == "numpy" and len(given) == len(network.tensors)
     orders = {k: order for k, order in stored_orders(given).items() if k not in fixed} if plain else {}
-    arrays = flattened([given[k] for k in fixed])
-    return build(plan_of(network, options), chosen, options, arrays, orders)
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]), orders)
 
 
 def plan(
