@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_a_measured_machine_is_that_of_later_processes(
     known.this_machine.cache_clear()
     try:
         assert known.this_machine() is DEFAULT_MACHINE
-        other = known.replace(DEFAULT_MACHINE, call=2e-6, products=DEFAULT_MACHINE.products[:1])
+        other = replace(DEFAULT_MACHINE, call=2e-6, products=DEFAULT_MACHINE.products[:1])
         assert known.keep(other)
         known.this_machine.cache_clear()
         found = known.this_machine()
