@@ -4,8 +4,9 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-peers test-triton36 fuzz lint clean
-.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory bench-others
+.PHONY: demo test test-bare test-peers test-triton36 fuzz lint clean
+.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
+.PHONY: bench-others
 .PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-static
 
 demo: .venv/.ready
@@ -13,6 +14,9 @@ demo: .venv/.ready
 
 test: .venv/.ready .venv/.triton36
 	@$(VENV_PYTHON) tools/check.py
+
+test-bare: .venv/.ready
+	$(VENV_PYTHON) -m pytest -q tests --hide numba --hide llvmlite
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py

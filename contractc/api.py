@@ -1,21 +1,21 @@
-"""The calls: contract, einsum, einsum_path, compile, plan. Each is a few lines over the stages."""
+"""The calls: contract, einsum, einsum_path, compile, plan. Each is a few lines over the stages.
+
+The stages are loaded when one of them is needed first, which keeps the import as quick as NumPy's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contractc.building import conj_and_constant, network_of, plan_of, planned, trained
-from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, moved_ahead, traced_call
-from contractc.errors import OperandError
-from contractc.executable import MISS, Executable
-from contractc.machine import Target
-from contractc.operands import flattened, is_shape, traced
-from contractc.options import Options, conjugated, frozen
-from contractc.plans import Plan
-from contractc.reading import NOTHING, described, dtype_named, read_ahead
-from contractc.several import Members, is_several, joined
+from contractc.recent import MISS, NOTHING, latest, latest_einsum, moved_ahead, traced
+
+if TYPE_CHECKING:
+    from contractc.executable import Executable
+    from contractc.machine import Target
+    from contractc.plans import Plan
+    from contractc.several import Members
 
 
 def contract(
@@ -118,6 +118,8 @@ def contract(
         backend,
         precision,
     )
+    from contractc.calls import contract_anew, traced_call
+
     if tracing:
         return traced_call("contract", out, casting, expression, operands, *given)
     return contract_anew(out, expression, operands, *given)
@@ -163,6 +165,8 @@ def einsum(
                 if result is not MISS:
                     latest_einsum[subscripts] = moved_ahead(entry, run)
                     return result
+    from contractc.calls import einsum_anew, traced_call
+
     if tracing:
         return traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)
     return einsum_anew(out, subscripts, operands, optimize, dtype, order, casting)
@@ -192,6 +196,7 @@ def compile(
     strip_exponent: bool = False,
     mode: str | None = None,
     precision: str = "default",
+    tune: bool = False,
 ) -> Executable:
     """Return `expression` planned and compiled ahead of time.
 
@@ -206,6 +211,8 @@ def compile(
         dynamic: labels of the modes whose extent varies from call to call; the one given here is for planning.
         target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
         optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent, precision: as in `contract`.
+        tune: measure the best predicted ways to compute each large step, on random NumPy arrays, and keep the fastest
+            (`contractc.tune`); takes some hundred calls.
         mode: "train" to choose the order, and what is done with operands held as factors, by what value and
             gradients cost together; "infer" by the value alone; None: "train" if torch records an operand.
 
@@ -216,6 +223,13 @@ def compile(
       %4: f64[i=3, l=6] = contract %2 %3 over k  # gemm
       return %4
     """
+    from contractc.building import conj_and_constant, network_of, planned, trained
+    from contractc.errors import OperandError
+    from contractc.operands import flattened, is_shape, stored_orders
+    from contractc.options import Options, conjugated, frozen
+    from contractc.reading import described, dtype_named, read_ahead
+    from contractc.several import is_several, joined
+
     started = monotonic()
     members: Members = ()
     if is_several(expression):
@@ -232,6 +246,7 @@ def compile(
         dtype_named(preferred_element_type),
         ahead=True,
         precision=precision,
+        tune=tune,
     )
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, fixed)
     for k in fixed:
@@ -239,7 +254,9 @@ def compile(
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
     network = network_of(einsum_, tensors, chosen, options, dynamic, members)
-    return planned(network, chosen, options, flattened([given[k] for k in fixed]), started)
+    plain = chosen.backend == "numpy" and len(given) == len(network.tensors)
+    orders = {k: order for k, order in stored_orders(given).items() if k not in fixed} if plain else {}
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]), started, orders)
 
 
 def plan(
@@ -266,6 +283,11 @@ def plan(
       %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
     120 flops, 376 bytes traffic, 376 bytes peak, 1.03 us predicted
     """
+    from contractc.building import conj_and_constant, network_of, plan_of, trained
+    from contractc.options import Options, conjugated, frozen
+    from contractc.reading import described, dtype_named, read_ahead
+    from contractc.several import is_several, joined
+
     started = monotonic()
     members: Members = ()
     if is_several(expression):

@@ -10,11 +10,12 @@ from typing import Any
 
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
-from contractc.executable import MISS, Executable
+from contractc.executable import Executable
 from contractc.hosted import REMARK, hostable, hosted
-from contractc.machine import DEFAULT_MACHINE, Target
+from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Program
+from contractc.recent import MISS
 
 
 def executable_of(
@@ -98,8 +99,9 @@ def _considered(program: Program, target: Target) -> dict[int, str]:
         return {}
     from contractc.backends.steps.choose import considered
     from contractc.providers import providers
+    from contractc.providers.known import this_machine
 
-    return considered(program, DEFAULT_MACHINE, providers())
+    return considered(program, this_machine(), providers())
 
 
 def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -14,7 +14,7 @@ from contractc.dtypes import is_floating, itemsize, widens
 from contractc.errors import OperandError, ResourceLimitError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import NEGLIGIBLE, fusers, lower
+from contractc.lower import NEGLIGIBLE, NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
@@ -23,6 +23,7 @@ from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
+from contractc.providers.known import this_machine
 from contractc.remembering import remembered
 from contractc.search import check_allocation
 from contractc.several import Members, restricted
@@ -66,10 +67,17 @@ def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
     return bytes_allowed(options.memory_limit, sizes)
 
 
-def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any] = ()) -> Executable:
+def build(
+    plan: Plan,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
+) -> Executable:
     """Return `plan` compiled for `target`.
 
     Args:
+        orders: of operands that are not in C order in memory, their axes as `stored_orders` has them.
         constants: the arrays of the constant tensors, in order; steps that need nothing else run now.
 
     Raises:
@@ -79,10 +87,19 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     if target.device == "cpu":
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
-    kernels = fusers(target, options.ahead)
-    memory = memory_allowed(plan.network, options)
+    if options.tune and target.backend != "numpy":
+        raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
+    machine = this_machine()
+    kernels = fusers(target, options.ahead, machine)
     program = lower(
-        plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels, memory=memory
+        plan,
+        target,
+        exponents=options.exponent,
+        ordered=options.ordered,
+        machine=machine,
+        kernels=kernels,
+        orders=orders,
+        memory=memory_allowed(plan.network, options),
     )
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
@@ -96,6 +113,10 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         )
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
+    if options.tune:
+        from contractc.tune import tuned  # loaded by those who tune
+
+        program = tuned(program)
     return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
 
 
@@ -105,6 +126,7 @@ def planned(
     options: Options,
     constants: Sequence[Any] = (),
     started: float | None = None,
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
 ) -> Executable:
     """Return `network` planned and compiled for `target`; see `kept_within`.
 
@@ -116,7 +138,7 @@ def planned(
     def find(limit: int | None) -> Plan:
         return remembered(network, options.optimize, limit, started if limit == allowed else None)
 
-    return kept_within(find, allowed, target, options, constants)
+    return kept_within(find, allowed, target, options, constants, orders)
 
 
 def kept_within(
@@ -125,6 +147,7 @@ def kept_within(
     target: Target,
     options: Options,
     constants: Sequence[Any] = (),
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
 ) -> Executable:
     """Return the plan that `find` makes for a memory limit in bytes compiled for `target`, within that limit.
 
@@ -133,7 +156,7 @@ def kept_within(
     Raises:
         ResourceLimitError: the limit cannot be kept, with the least that was found.
     """
-    executable = build(find(limit), target, options, constants)
+    executable = build(find(limit), target, options, constants, orders)
     if limit is None:
         return executable
     least, allowed = executable.peak, limit
@@ -142,7 +165,7 @@ def kept_within(
             return executable
         allowed -= executable.peak - limit
         try:
-            executable = build(find(max(0, allowed)), target, options, constants)
+            executable = build(find(max(0, allowed)), target, options, constants, orders)
         except ResourceLimitError:
             break
         least = min(least, executable.peak)

@@ -11,31 +11,25 @@ import numpy as np
 
 from contractc.building import conj_and_constant, network_of, planned, trained
 from contractc.errors import EinsumError, pointed
-from contractc.executable import MISS, Executable, stored
+from contractc.executable import Executable, stored
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
-from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, traced
+from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, stored_orders
 from contractc.options import Options, conjugated, frozen
 from contractc.programs import Contract, kind
 from contractc.providers.copies import packed
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
+from contractc.recent import MISS, Codes, latest, latest_einsum, traced
 
 MOST_CACHED = 512
 """Executables kept by the cache of `contract` and `einsum`; the least recently used goes first."""
 
-Codes = tuple[int, Callable[..., Any], tuple[Callable[..., Any], ...]]
-"""For a text: how many operands it has, the code met last, and older code for other shapes and dtypes."""
-
 MOST_CODES = 8
 """Older codes kept for one text: a call tries them one after the other."""
 
-latest: dict[Hashable, Codes] = {}
-latest_einsum: dict[Hashable, Codes] = {}
-"""What the calls look up by their text, when it comes without options and with plain arrays."""
-
 _latest_asked: dict[Hashable, Codes] = {}
-"""The same for calls with options or factorized operands, by everything that they are asked for."""
+"""What `latest` is, calls with options or factorized operands, by everything that they are asked for."""
 _executables: OrderedDict[object, Executable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -197,7 +191,10 @@ def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: O
     operands = conj_and_constant([describe(x) for x in arrays], options.conj, ())
     if any(map(is_factorized, arrays)):
         operands = trained(operands, arrays, None)
-    key = (expression, tuple(operands), target, options)
+    orders = stored_orders(arrays) if len(arrays) > 1 and target.backend == "numpy" else {}
+    if orders and any(map(is_factorized, arrays)):
+        orders = {}  # operands and inputs of the program have other numbers
+    key = (expression, tuple(operands), target, options, tuple(orders.items()))
     try:
         with _lock:
             found = _executables.get(key)
@@ -207,7 +204,7 @@ def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: O
     except TypeError:  # an unhashable path optimizer: nothing to look up, nothing to keep
         key = None  # type: ignore[assignment]
     network = network_of(expression, operands, target, options)
-    executable = planned(network, target, options)
+    executable = planned(network, target, options, orders=orders)
     if key is not None:
         with _lock:
             _executables[key] = executable
@@ -236,11 +233,6 @@ def _remember(
     before = recent.get(text)
     older = () if before is None or before[0] != len(arrays) else (before[1], *before[2])[:MOST_CODES]
     recent[text] = len(arrays), executable.run, tuple(run for run in older if run is not executable.run)
-
-
-def moved_ahead(codes: Codes, run: Callable[..., Any]) -> Codes:
-    """Return `codes` with `run`, which is one of the older ones, as the code met last."""
-    return codes[0], run, (codes[1], *(other for other in codes[2] if other is not run))
 
 
 def _forget(recent: dict[Hashable, Codes], executable: Executable) -> None:

@@ -13,12 +13,10 @@ from contractc.dtypes import widens
 from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
-from contractc.operands import dtype_name, flattened, is_torch, shares_storage, traced, with_dtype
+from contractc.operands import dtype_name, flattened, is_torch, shares_storage, with_dtype
 from contractc.plans import Plan, bytes_text
 from contractc.programs import Program
-
-MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
-"""What a generated function returns when the operands are not the ones it was generated for."""
+from contractc.recent import MISS, traced
 
 
 @dataclass(frozen=True, slots=True, eq=False)

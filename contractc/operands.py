@@ -107,10 +107,23 @@ def recorded(x: Any) -> bool:
     return is_torch(x) and x.requires_grad and sys.modules["torch"].is_grad_enabled()
 
 
-def traced() -> bool:
-    """Return whether this call is being traced by torch.compile or torch.export rather than run."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling()
+LEAST_ORDERED = 2**14
+"""Elements of an array from which it matters in which order its axes lie in memory."""
+
+
+def stored_orders(arrays: Sequence[object]) -> dict[int, tuple[int, ...]]:
+    """Return for each large NumPy array that is another order of axes of one in C order, by its number, that order.
+
+    Axes are listed from the slowest to the fastest. An array with gaps or with equal strides is not one of them.
+    """
+    found = {}
+    for k, x in enumerate(arrays):
+        if type(x) is not np.ndarray or x.size < LEAST_ORDERED or x.flags.c_contiguous:
+            continue
+        order = tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+        if x.transpose(order).flags.c_contiguous:
+            found[k] = order
+    return found
 
 
 def library_of(operands: Sequence[object]) -> Library:

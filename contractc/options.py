@@ -70,7 +70,8 @@ class Options:
     `optimize` is what `search` takes, lists as tuples. `memory_limit` is in bytes or "max_input".
     `dtype` is the dtype to compute in and `element_type` that of the result (None: promoted). `ahead` tells that
     the code is made ahead of the calls, so that making it may take longer than a call is worth. `ordered` tells that
-    results are wanted in C order; else they may be views in whatever order they are made.
+    results are wanted in C order; else they may be views in whatever order they are made. `tune` asks for steps whose
+    ways are chosen by measurement, on NumPy arrays.
 
     `precision` of float32 on a GPU is "strict" (every product and sum in float32), "default" (products of three tf32
     parts each, nearly float32) or "fast" (one tf32 product, 10 bits of mantissa). On a CPU it is strict in any case.
@@ -86,6 +87,7 @@ class Options:
     ahead: bool = False
     ordered: bool = False
     precision: str = "default"
+    tune: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a precision that there is not; raises ValueError."""

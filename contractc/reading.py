@@ -28,10 +28,8 @@ from contractc.operands import (
     shape_of,
 )
 from contractc.options import Options
+from contractc.recent import NOTHING
 from contractc.semirings import semiring_named
-
-NOTHING = object()
-"""Stands for the argument that `einsum()` lacks."""
 
 
 @lru_cache(maxsize=1024)

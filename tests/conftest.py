@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,10 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"draw N random examples in all instead of the fixed {fuzzing.DEFAULT_EXAMPLES}",
     )
+    parser.addoption(
+        "--hide",
+        action="append",
+        default=[],
+        metavar="LIBRARY",
+        help="run as if this optional library were not installed (in this process)",
+    )
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden instead of comparing")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in config.getoption("--hide"):
+        sys.modules[name] = None  # type: ignore[assignment]  # what import and find_spec take for absent
     wanted = config.getoption("--fuzz-examples")
     hypothesis.settings.register_profile(
         "contractc",

@@ -17,10 +17,10 @@ import contractc
 from contractc import Executable, OperandError, ResourceLimitError, UnsupportedError
 from contractc.backends import REGISTRY, backend_named
 from contractc.building import build
-from contractc.executable import MISS
 from contractc.machine import Target
 from contractc.options import Options
 from contractc.programs import Program
+from contractc.recent import MISS
 from messages import message_of
 
 rng = np.random.default_rng(0)

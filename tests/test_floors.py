@@ -35,7 +35,7 @@ FLOORS = """
     expansion, several
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates
-    archive, serial, options, errors
+    archive, serial, options, errors, recent
     contractc_kernels
 """
 """A room imports from the floors below, and on its own floor from the rooms to its right.

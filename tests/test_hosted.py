@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import calls, formats
+from contractc import calls, formats, recent
 from contractc.lower import lower
 from contractc.lower.seconds import program_seconds
 from contractc.machine import Target
@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return plain(x)
 
     def forget() -> None:
-        for kept in (calls.latest, calls.latest_einsum, calls._latest_asked, calls._executables):
+        for kept in (recent.latest, recent.latest_einsum, calls._latest_asked, calls._executables):
             kept.clear()
 
     forget()

@@ -759,7 +759,7 @@ def test_tracing_leaves_nothing_in_the_cache_that_slows_later_calls() -> None:
         lambda *xs: contractc.contract(text, *xs), fullgraph=True, backend="aot_eager", dynamic=True
     )
     close(function(*operands), contractc.contract(text, *operands))
-    from contractc import calls
+    from contractc import recent
 
-    source = calls.latest[text][1].__code__.co_varnames
+    source = recent.latest[text][1].__code__.co_varnames
     assert not [name for name in source if name.startswith("d")]

@@ -179,6 +179,9 @@ class _ArrayAPI:
     ) -> str | None:
         return None
 
+    def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
+        return None
+
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         raise AssertionError("refuses() lets a step through that runs as compiled loops")
 

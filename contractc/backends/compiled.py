@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.backends.steps.choose import choose, layout
+from contractc.backends.steps.choose import arranged
 from contractc.dtypes import to_numpy
 from contractc.fused import unfused
-from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Program
 from contractc.providers import loops, providers
+from contractc.providers.known import this_machine
 from contractc.providers.loops import COPIED, HOW, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
 
 
@@ -54,9 +54,8 @@ def _pairwise(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
     """Return the function that does `step` by the best ways of the libraries, one pair after the other."""
-    names = providers()
-    pairs = layout(unfused(program, step), DEFAULT_MACHINE, names)
-    return compile_(choose(pairs, DEFAULT_MACHINE, names)).run
+    names, machine = providers(), this_machine()
+    return compile_(arranged(unfused(program, step), machine, names)).run
 
 
 def _form(x: np.ndarray) -> int:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from contractc.backends import Compiled
 from contractc.dtypes import is_complex
-from contractc.executable import MISS
 from contractc.notation import Term
 from contractc.programs import (
     COPY,
@@ -27,6 +26,7 @@ from contractc.programs import (
     kind,
 )
 from contractc.providers import loops
+from contractc.recent import MISS
 
 
 class Dialect(Protocol):
@@ -92,6 +92,9 @@ class Dialect(Protocol):
         self, names: Sequence[str], terms: Sequence[Term], out: Value, program: Program, conj: Sequence[bool]
     ) -> str | None:
         """Return the expression for a step that is no sum of products of numbers, or None for one that is."""
+
+    def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
+        """Return the expression for a step that `how` wants done in the dtype of its operands, or None."""
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         """Return the expression for a step that runs as compiled loops, and how it runs."""
@@ -284,9 +287,12 @@ class Function:
             return self.dialect.compiled(step, self.program, names)
         note = kind(terms, step.out.modes)
         whole = self.dialect.whole_step(names, terms, step.out, self.program, conj)
+        if whole is None:
+            whole = self.dialect.unwidened(step.how, terms, step.out.modes, names)
         if whole is not None:
             return whole, note
-        work = self.dialect.wide(step.out.dtype)
+        moved = len(terms) == 1 and set(terms[0]) <= set(step.out.modes)  # nothing is computed
+        work = step.out.dtype if moved else self.dialect.wide(step.out.dtype)
         own = tuple(dict.fromkeys(step.out.modes))
         factors = [self._prepared(i, flag, work) for i, flag in zip(step.inputs, conj, strict=True)]
         if len(factors) == 1:

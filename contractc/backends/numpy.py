@@ -12,6 +12,7 @@ from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.compiled import numpy_loops
 from contractc.backends.emit import Function, emit
 from contractc.backends.sliced import borrowed_results, scaled_slices, sliced
+from contractc.backends.steps import NARROW
 from contractc.backends.steps.code import write_pair
 from contractc.dtypes import promote as promoted
 from contractc.dtypes import to_numpy, wide
@@ -104,7 +105,7 @@ class _Numpy:
         return condition if shape is None else f"{condition} or {name}.shape != {shape}"
 
     def cast(self, x: str, dtype: str) -> str:
-        if dtype in ("float16", "float32"):
+        if dtype in ("float16", "bfloat16", "float32"):
             return f"{self.use('converted', converted)}({x}, {self.dtype(dtype)})"
         return f"{x}.astype({self.dtype(dtype)})"
 
@@ -177,6 +178,13 @@ class _Numpy:
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
         return f"{name}({', '.join(names)})", loops.note(program, step)
+
+    def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
+        if how != NARROW:
+            return None
+        from contractc.providers.torch_products import torch_einsum
+
+        return f"{self.use('torch_einsum', torch_einsum)}({_letters(terms, out)!r}, {', '.join(names)})"
 
     def pair(
         self,

@@ -205,6 +205,11 @@ def _compiled(case: Case, arrays: Sequence[Any]) -> Call:
     return lambda: run(*arrays)
 
 
+def _tuned(case: Case, arrays: Sequence[Any]) -> Call:
+    run = compile(case.text, *arrays, tune=True)
+    return lambda: run(*arrays)
+
+
 def _einsum(case: Case, arrays: Sequence[Any]) -> Call:
     return lambda: np.einsum(case.text, *arrays)
 
@@ -296,6 +301,7 @@ def _cutensor(case: Case, arrays: Sequence[Any]) -> Call:
 PEERS = (
     Peer(OURS, "contractc", _contract, contiguous=_contract_in_order, ours=True),
     Peer("compiled", "contractc", _compiled, ours=True),
+    Peer("tuned", "contractc", _tuned, ours=True),
     Peer("contract on torch", "torch", _contract, convert=_tensors, refuses=_torch_refuses, ours=True),
     Peer("opt_einsum", "opt_einsum", _opt_einsum, refuses=_no_bfloat16),
     Peer("jax", "jax", _jax, convert=_jax_arrays, refuses=_path_refuses),

@@ -7,19 +7,20 @@ from math import isfinite, prod
 
 from contractc.executable import Executable
 from contractc.lower.fuse import library_seconds
-from contractc.machine import DEFAULT_MACHINE, Machine
+from contractc.machine import Machine
 from contractc.programs import Contract, Loop, Program
 from contractc.providers import loops, providers
+from contractc.providers.known import this_machine
 
 
-def predicted_seconds(executable: Executable, machine: Machine = DEFAULT_MACHINE) -> float | None:
+def predicted_seconds(executable: Executable, machine: Machine | None = None) -> float | None:
     """Return the predicted seconds of `executable` on a CPU, or None where a step has no price.
 
     A step of compiled loops is priced by their schedule, any other by the best way of the libraries.
     """
     if executable.target.backend != "numpy":
         return None
-    found = _seconds(executable.program, machine)
+    found = _seconds(executable.program, machine or this_machine())
     return found if isfinite(found) else None
 
 

@@ -16,7 +16,7 @@ from contractc.errors import StoreError
 from contractc.machine import GRID, physical_memory
 from contractc.options import store_folder
 from contractc.plans import bytes_text
-from contractc.providers import NUMPY
+from contractc.providers.known import keep
 from contractc.providers.measure import measure_machine
 from contractc.store import opened
 
@@ -169,8 +169,12 @@ def _core() -> str | None:
 
 
 def _rates() -> dict[str, float]:
-    """Return operations a second of NumPy's products, bytes a second of a copy, seconds of a small call."""
-    measured = measure_machine(names=(NUMPY,))
+    """Return operations a second of NumPy's products, bytes a second of a copy, seconds of a small call.
+
+    What was measured is kept in the store: programs of later processes are priced by it.
+    """
+    measured = measure_machine()
+    keep(measured)
     return {
         "float32": measured.flops_float32,
         "float64": measured.flops_float64,

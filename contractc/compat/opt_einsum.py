@@ -42,11 +42,12 @@ from contractc import api
 from contractc.backends import backend_named
 from contractc.compat.paths import compiled, search_path, text_and_path, unsearched, with_letters
 from contractc.errors import EinsumError, OperandError, UnsupportedError
-from contractc.executable import MISS, Executable
+from contractc.executable import Executable
 from contractc.machine import Target
 from contractc.notation import numpy_refuses, parse
 from contractc.operands import describe, device_of, is_torch, library_of
 from contractc.options import frozen
+from contractc.recent import MISS
 
 __all__ = [
     "BranchBound",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
-from contractc.backends.steps.choose import choose, free_results, layout
+from contractc.backends.steps.choose import arranged, free_results
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
-from contractc.lower.passes import PASSES
+from contractc.lower.passes import PASSES, as_stored
 from contractc.lower.slices import in_slices, packed
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.plans import Plan
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 
+NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
+
+
 def lower(
     plan: Plan,
     target: Target,
@@ -38,6 +42,7 @@ def lower(
     ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
     memory: int | None = None,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
@@ -46,6 +51,7 @@ def lower(
         exponents: take a power of two out of every intermediate; the program then returns each result and
             its exponent. The caller has made sure that the dtype is floating and the semiring the usual one.
         ordered: results are wanted in C order; else they may be views of arrays in an order that is cheaper to make.
+        orders: for inputs that are not in C order in memory, their axes from the slowest to the fastest.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
         memory: bytes that slices keep to: steps leave a loop, and slices run side by side, as far as there is room.
     """
@@ -58,6 +64,7 @@ def lower(
             return split_exponents(program)
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
+        program = as_stored(program, orders) if orders else program
         return finished(program, target, ordered=ordered, machine=machine, kernels=kernels)
 
     program = made(True, True)
@@ -85,7 +92,7 @@ def finished(
     if target.backend == "numpy" and program.semiring == "sum_product":
         names = providers()
         program = program if ordered else free_results(program)
-        program = choose(layout(program, machine, names), machine, names)
+        program = arranged(program, machine, names)
     return program
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contractc.notation import Term
@@ -135,6 +135,35 @@ def _product_order(inputs: Sequence[Term], modes: Term, others: Sequence[Term], 
     if g.rows and g.columns and g.columns[-1] in batch and g.rows[-1] not in batch:
         return (*g.batch, *g.columns, *g.rows)
     return (*g.batch, *g.rows, *g.columns)
+
+
+def as_stored(program: Program, orders: Mapping[int, Sequence[int]]) -> Program:
+    """Return `program` reading some inputs through a view whose axes have the order of the memory.
+
+    Steps take the modes of a value for its memory order; a transposed array is then read as it lies, not copied.
+
+    Args:
+        orders: for the number of an input, its axes from the slowest to the fastest.
+
+    Before:  (%0: [i, j, k]),  %2 = contract %0 %1 over k
+    After:   (%0: [i, j, k]),  %3: [k, i, j] = contract %0,  %2 = contract %3 %1 over k
+    """
+    number = 1 + max(program.values())
+    views: list[Step] = []
+    renamed: dict[int, int] = {}
+    for value in program.inputs:
+        order = orders.get(value.number)
+        if order is None or len(order) != len(set(value.modes)) or len(order) != len(value.modes):
+            continue
+        view = Value(number, tuple(value.modes[axis] for axis in order), value.dtype)
+        views.append(Contract(view, (value.number,)))
+        renamed[value.number] = number
+        number += 1
+    steps = [
+        replace(s, inputs=tuple(renamed.get(i, i) for i in s.inputs)) if isinstance(s, Contract) else s
+        for s in program.steps
+    ]
+    return replace(program, steps=(*views, *steps))
 
 
 PASSES: tuple[Callable[[Program], Program], ...] = (pairwise, merge_equal_steps, natural_layout)

@@ -26,6 +26,10 @@ _LOCAL = 2**20
 """Bytes of an array's part that is copied within itself up to which one call copies all of it well."""
 
 
+_BY_TORCH = ({"float16", "float32"}, {"bfloat16", "float32"})
+"""Conversions that torch does with vectors, NumPy one by one."""
+
+
 def packed(x: np.ndarray) -> np.ndarray:
     """Return `x` as a contiguous array in C order: itself if it is one, else a copy."""
     if x.flags.c_contiguous:
@@ -38,9 +42,9 @@ def packed(x: np.ndarray) -> np.ndarray:
 
 
 def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return `x` in another dtype: from or to float16 by torch, which has vectors for it, if it is loaded."""
-    pair = {x.dtype.char, dtype.char}
-    if x.size < SMALL or pair != {"e", "f"} or TORCH not in providers() or not x.flags.c_contiguous:
+    """Return `x` in another dtype: from float16 or bfloat16 to float32, or back, by torch if it is loaded."""
+    pair = {x.dtype.name, dtype.name}
+    if x.size < SMALL or pair not in _BY_TORCH or TORCH not in providers() or not x.flags.c_contiguous:
         return x.astype(dtype)
     from contractc.providers.torch_products import torch_convert
 

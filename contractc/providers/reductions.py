@@ -30,7 +30,7 @@ def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.nda
     """
     if dtype.char not in "fdFD" or x.dtype is not dtype:
         return np.asarray(x.sum(axes, dtype))
-    if x.ndim == 1 and x.size <= _VECTOR and x.strides[0] > 0 and dtype.kind == "f":
+    if x.ndim == 1 and _SHORT**2 <= x.size <= _VECTOR and x.strides[0] > 0 and dtype.kind == "f":
         return np.asarray(x.dot(_ones(x.size, dtype)))
     if x.size < SMALL or not x.flags.c_contiguous:
         return np.asarray(x.sum(axes, dtype))

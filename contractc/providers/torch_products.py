@@ -85,6 +85,20 @@ def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     torch.mul(tensors[0], tensors[1], out=tensors[2])
 
 
+def torch_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return torch.einsum of two arrays of float16 or bfloat16, multiplied as they are, summed in float32."""
+    result = torch.einsum(equation, _narrow(x), _narrow(y)).contiguous()
+    return result.view(torch.int16).numpy().view(x.dtype)
+
+
+def _narrow(x: np.ndarray) -> Any:
+    """Return `x`, whose elements have two bytes, as a tensor on the same memory, copied if a stride is negative."""
+    if min(x.strides, default=0) < 0:
+        x = np.ascontiguousarray(x)
+    return _tensor(x.view(np.int16)).view(torch.float16 if x.dtype.kind == "f" else torch.bfloat16)
+
+
 def torch_convert(x: np.ndarray, out: np.ndarray) -> None:
     """Write `x`, which has no negative strides, to `out` in the dtype of `out`."""
-    _tensor(out).copy_(_tensor(x))
+    tensors = (_narrow(a) if a.dtype.itemsize == 2 else _tensor(a) for a in (out, x))
+    next(tensors).copy_(next(tensors))

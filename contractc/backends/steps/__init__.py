@@ -27,6 +27,10 @@ from contractc.providers import NUMPY, TORCH
 MATMUL, MULTIPLY, EINSUM, KRON = "matmul", "multiply", "einsum", "kron"
 
 
+NARROW = f"{EINSUM}, by {TORCH}"
+"""How a step runs whose operands and result are float16, or bfloat16: torch multiplies them without widening them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A pairwise step: its operands and its result in memory order, modes of extent 1 left out.
@@ -56,6 +60,12 @@ _SHORT = 512.0
 """Bytes that reading or writing one run of memory costs beside the run, where the array is larger than `_CACHE`."""
 
 _CACHE = 2**21
+
+_COPY_CALL = 2e-6
+"""Seconds that any copy takes at least."""
+
+_SLOW_READING = 1.25
+"""How much longer np.einsum reads large arrays than a dot product does."""
 
 _TALL = 1.08
 """How much longer a product takes whose result has long columns rather than long rows (in C order)."""
@@ -104,6 +114,8 @@ def _products(task: Task, machine: Machine, providers: Sequence[str]) -> list[Wa
     least = least_seconds(task, machine, providers)
     best = float("inf")
     for copies in COPIES:
+        if best <= least + _COPY_CALL:
+            break
         moved = _copies_seconds(task, machine, copies)
         if moved is None or moved + least >= best:
             continue
@@ -208,7 +220,7 @@ def copy_seconds(machine: Machine, old: Term, new: Term, extents: Sequence[int],
         rate *= run / (run + 64)
     else:
         rate = min(rate, machine.permuting if 2 * size > 2**21 else 1.5 * machine.permuting)
-    return 2 * size / rate + 2e-6 + fresh_seconds(machine, size)
+    return 2 * size / rate + _COPY_CALL + fresh_seconds(machine, size)
 
 
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:
@@ -234,5 +246,5 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
     rate = 2.0e9 if task.dtype == "float32" else 1.0e9
-    seconds = max(count / rate, moved / bandwidth(machine, moved))
+    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, moved))
     return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from contractc.backends.steps import Task, least_seconds, ways
+from contractc.backends.steps import NARROW, Task, Way, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import task_of
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
+from contractc.providers import TORCH
+
+MOST_LETTERS = 52
+"""Modes that an equation of torch.einsum can name."""
 
 NEGLIGIBLE = 2e-6
 """Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
@@ -49,7 +53,15 @@ def free_results(program: Program) -> Program:
     return replace(program, steps=tuple(steps))
 
 
-def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+def arranged(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+    """Return `program` after `layout` and `choose`, which price each task once between them."""
+    prices = Prices(machine, tuple(providers), {}, {})
+    return choose(layout(program, machine, providers, prices), machine, providers, prices)
+
+
+def layout(
+    program: Program, machine: Machine, providers: Sequence[str], prices: Prices | None = None
+) -> Program:
     """Return `program` with what large steps make in the memory order that is predicted to cost least.
 
     For every value the orders in which matrix products leave it are compared, and those in which its reader
@@ -64,11 +76,11 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
         *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
     }
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    prices = Prices(machine, tuple(providers), {}, {})
+    prices = prices or Prices(machine, tuple(providers), {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=layout(step.body, machine, providers))
+            step = replace(step, body=layout(step.body, machine, providers, prices))
         elif isinstance(step, Contract) and step.out.number not in fixed:
             task = task_of(program, step, known)
             if task is not None and len(set(step.out.modes)) == len(step.out.modes):
@@ -81,18 +93,23 @@ def layout(program: Program, machine: Machine, providers: Sequence[str]) -> Prog
 
 
 class Prices(NamedTuple):
-    """Predicted seconds of tasks, each computed once."""
+    """Predicted seconds of tasks, each computed once; all are of one machine and its providers."""
 
     machine: Machine
     providers: tuple[str, ...]
-    known: dict[Task, float]
+    known: dict[Task, Way]
     least: dict[Task, float]
+
+    def best(self, task: Task) -> Way:
+        """Return the best way to compute `task`."""
+        found = self.known.get(task)
+        if found is None:
+            found = self.known[task] = ways(task, self.machine, self.providers)[0]
+        return found
 
     def seconds(self, task: Task) -> float:
         """Return the seconds of the best way to compute `task`."""
-        if task not in self.known:
-            self.known[task] = ways(task, self.machine, self.providers)[0].seconds
-        return self.known[task]
+        return self.best(task).seconds
 
     def floor(self, task: Task) -> float:
         """Return seconds that no order of the arrays of `task` can do much better than."""
@@ -150,26 +167,39 @@ def considered(program: Program, machine: Machine, providers: Sequence[str]) -> 
     for step in program.steps:
         if isinstance(step, Contract) and step.how:
             task = task_of(program, replace(step, how=""), known)
-            if task is not None:
+            if task is not None and step.how != NARROW:
                 compared = ways(task, machine, providers)
                 found[step.out.number] = "; ".join(f"{w.how} {seconds_text(w.seconds)}" for w in compared)
     return found
 
 
-def choose(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+def choose(
+    program: Program, machine: Machine, providers: Sequence[str], prices: Prices | None = None
+) -> Program:
     """Return `program` with the way to compute it written into each large pairwise step.
 
     Before:  %2: [i, k] = contract %0 %1 over j  # gemm
     After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
     """
     known = program.values()
+    prices = prices or Prices(machine, tuple(providers), {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=choose(step.body, machine, providers))
+            step = replace(step, body=choose(step.body, machine, providers, prices))
         elif isinstance(step, Contract) and not step.how:
             task = task_of(program, step, known)
-            if task is not None:
-                step = replace(step, how=ways(task, machine, providers)[0].how)
+            if task is not None and TORCH in providers and _is_narrow(step, known):
+                step = replace(step, how=NARROW)
+            elif task is not None:
+                step = replace(step, how=prices.best(task).how)
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _is_narrow(step: Contract, known: Mapping[int, Value]) -> bool:
+    """Return whether `step` sums products of two arrays of one narrow dtype that torch can multiply as they are."""
+    terms = [known[i].modes for i in step.inputs]
+    distinct = all(len(set(t)) == len(t) for t in (*terms, step.out.modes))
+    dtypes = {step.out.dtype, *(known[i].dtype for i in step.inputs)}
+    return distinct and len({*terms[0], *terms[1]}) <= MOST_LETTERS and dtypes in ({"float16"}, {"bfloat16"})

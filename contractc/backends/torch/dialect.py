@@ -156,6 +156,9 @@ class Torch:
             code = self.cast(code, out.dtype)
         return code if own == out.modes else self.spread(code, own, out.modes, program, out.dtype)
 
+    def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
+        return None
+
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
         name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
         note = loops.note(program, step)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contractc.backends.torch.compiled import plain, watched
-from contractc.executable import MISS
+from contractc.recent import MISS
 
 
 def hosted(run: Callable[..., Any], make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contractc.executable import MISS
+from contractc.recent import MISS
 
 _transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 """Whether torch.func transforms the running code; a torch that does not tell differentiates each call itself."""

@@ -27,10 +27,10 @@ from contractc.backends.triton.launch import Step
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tuning import clocked, timed, tuned
 from contractc.errors import OperandError
-from contractc.executable import MISS
 from contractc.machine import Gpu, Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
+from contractc.recent import MISS
 
 __all__ = [
     "Artifact", "Step", "artifacts", "as_array", "as_given", "binaries", "compile", "compile_once", "constant",

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from contractc.programs import Contract, Program
 from contractc.providers.loops import native
-from contractc.providers.loops.kernel import kernel
 from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
 from contractc.providers.loops.schedule import Schedule, best_schedule
 
@@ -191,6 +190,8 @@ def _variant(
     schedule = pick(problem, native.vector_bytes())
     if schedule is None:
         return None
+    from contractc.providers.loops.kernel import kernel  # loaded by those who compile
+
     made = kernel(problem, schedule, native.vector_bytes())
     extents = tuple(tuple(where[m] for m in problem.members[k]) for k in sorted(problem.dynamic))
     strided = tuple(k for k, f in enumerate(forms) if f != ORDERED)
@@ -202,6 +203,8 @@ def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
     problem = problem_of(program, step, [ORDERED] * len(step.inputs))
     schedule = best_schedule(problem, vector_bytes)
     assert schedule is not None, problem
+    from contractc.providers.loops.kernel import kernel
+
     return kernel(problem, schedule, vector_bytes).text
 
 
