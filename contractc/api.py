@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from contractc.building import build, conj_and_constant, network_of, plan_of, trained
+from contractc.building import conj_and_constant, network_of, plan_of, planned, trained
 from contractc.calls import contract_anew, einsum_anew, latest, latest_einsum, moved_ahead, traced_call
 from contractc.errors import OperandError
 from contractc.executable import MISS, Executable
@@ -231,7 +231,7 @@ def compile(
             raise OperandError(f"operand {k} is a constant, so its values are needed, not its shape")
     tensors = trained(tensors, given, mode)
     network = network_of(einsum_, tensors, chosen, options, dynamic)
-    return build(plan_of(network, options), chosen, options, flattened([given[k] for k in fixed]))
+    return planned(network, chosen, options, flattened([given[k] for k in fixed]))
 
 
 def plan(

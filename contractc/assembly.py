@@ -75,8 +75,17 @@ def executable_of(
         tuple(constants),
         exponent,
         (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
+        lambda: _peak(program, target),
         saver,
     )
+
+
+def _peak(program: Program, target: Target) -> int:
+    """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs."""
+    from contractc.lower.memory import peak_bytes
+    from contractc.providers.threads import allowed
+
+    return peak_bytes(program, target, allowed()) if target.device == "cpu" and not program.dynamic else 0
 
 
 def _considered(program: Program, target: Target) -> dict[int, str]:

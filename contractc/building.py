@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -11,17 +11,17 @@ from typing import Any
 from contractc.assembly import executable_of
 from contractc.backends import backend_named
 from contractc.dtypes import is_floating, itemsize, widens
-from contractc.errors import OperandError, UnsupportedError
+from contractc.errors import OperandError, ResourceLimitError, UnsupportedError
 from contractc.executable import Executable
 from contractc.expansion import expanded
-from contractc.lower import fusers, lower
+from contractc.lower import NEGLIGIBLE, fusers, lower
 from contractc.lower.passes import hoist_constants
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
-from contractc.plans import Plan
+from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
 from contractc.remembering import remembered
 from contractc.search import check_allocation
@@ -51,10 +51,7 @@ def network_of(
 
 def plan_of(network: TensorNetwork, options: Options) -> Plan:
     """Return the plan for `network` that the options ask for."""
-    plan = remembered(network, options.optimize, memory_allowed(network, options))
-    if options.exponent and plan.sliced:
-        raise UnsupportedError("strip_exponent cannot be combined with slices; raise memory_limit")
-    return plan
+    return remembered(network, options.optimize, memory_allowed(network, options))
 
 
 def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
@@ -77,7 +74,10 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
         check_allocation(plan, physical_memory())
     backend = backend_named(target.backend)
     kernels = fusers(target, options.ahead)
-    program = lower(plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels)
+    memory = memory_allowed(plan.network, options)
+    program = lower(
+        plan, target, exponents=options.exponent, ordered=options.ordered, kernels=kernels, memory=memory
+    )
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
@@ -91,6 +91,56 @@ def build(plan: Plan, target: Target, options: Options, constants: Sequence[Any]
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+
+
+def planned(
+    network: TensorNetwork, target: Target, options: Options, constants: Sequence[Any] = ()
+) -> Executable:
+    """Return `network` planned and compiled for `target`; see `kept_within`."""
+
+    def find(limit: int | None) -> Plan:
+        return remembered(network, options.optimize, limit)
+
+    return kept_within(find, memory_allowed(network, options), target, options, constants)
+
+
+def kept_within(
+    find: Callable[[int | None], Plan],
+    limit: int | None,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any] = (),
+) -> Executable:
+    """Return the plan that `find` makes for a memory limit in bytes compiled for `target`, within that limit.
+
+    Where the program needs more than its plan foresaw, for copies or sums of slices, another is made for so much less.
+
+    Raises:
+        ResourceLimitError: the limit cannot be kept, with the least that was found.
+    """
+    executable = build(find(limit), target, options, constants)
+    if limit is None:
+        return executable
+    least, allowed = executable.peak, limit
+    for _ in range(MOST_PLANS):
+        if executable.peak <= limit + NEGLIGIBLE:
+            return executable
+        allowed -= executable.peak - limit
+        try:
+            executable = build(find(max(0, allowed)), target, options, constants)
+        except ResourceLimitError:
+            break
+        least = min(least, executable.peak)
+    if executable.peak <= limit + NEGLIGIBLE:
+        return executable
+    raise ResourceLimitError(
+        f"the contraction needs {exact_bytes_text(least)} with its operands, "
+        f"memory_limit is {exact_bytes_text(limit)}"
+    )
+
+
+MOST_PLANS = 4
+"""Plans made anew for one memory limit."""
 
 
 def _saved(path: str | PathLike[str], *executables: Executable) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from contractc.building import build, conj_and_constant, network_of, plan_of, trained
+from contractc.building import conj_and_constant, network_of, planned, trained
 from contractc.errors import EinsumError, pointed
 from contractc.executable import MISS, Executable, stored
 from contractc.machine import Target
@@ -207,7 +207,7 @@ def cached(expression: Einsum, arrays: Sequence[Any], target: Target, options: O
     except TypeError:  # an unhashable path optimizer: nothing to look up, nothing to keep
         key = None  # type: ignore[assignment]
     network = network_of(expression, operands, target, options)
-    executable = build(plan_of(network, options), target, options)
+    executable = planned(network, target, options)
     if key is not None:
         with _lock:
             _executables[key] = executable

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from contractc.building import build, conj_and_constant, memory_allowed, network_of
+from contractc.building import conj_and_constant, kept_within, memory_allowed, network_of
 from contractc.dtypes import is_complex, is_floating
 from contractc.errors import OperandError, UnsupportedError
 from contractc.executable import Executable
@@ -17,6 +17,7 @@ from contractc.machine import Target
 from contractc.notation import Einsum
 from contractc.operands import Operand, describe, dtype_name, flattened, is_factorized, with_dtype
 from contractc.options import Options, conjugated, frozen
+from contractc.plans import Plan
 from contractc.reading import described, dtype_named, read, read_ahead
 from contractc.search import search_gradients
 
@@ -132,7 +133,11 @@ def _build(
     network = network_of(expression, operands, target, options, dynamic)
     limit = memory_allowed(network, options)
     wanted = _tensors_of(operands, wrt)
-    return build(search_gradients(network, wanted, options.optimize, limit), target, options)
+
+    def find(limit: int | None) -> Plan:
+        return search_gradients(network, wanted, options.optimize, limit)
+
+    return kept_within(find, limit, target, options)
 
 
 def _chosen(wrt: int | Iterable[int] | None, operands: Sequence[Operand]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
 from contractc.operands import dtype_name, flattened, is_torch, shares_storage, traced, with_dtype
-from contractc.plans import Plan
+from contractc.plans import Plan, bytes_text
 from contractc.programs import Program
 
 MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
@@ -29,9 +29,10 @@ class Executable:
     (a dynamic mode may have any extent). The result is fresh memory or a view of an operand, never of
     anything kept here; a Program without a workspace makes it safe to call from several threads.
 
-    `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered` tells by the
-    number of a value which ways to compute it were compared, with their predicted seconds. `constants` are the
-    arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
+    `memory` tells how many bytes are in memory at a time at most, operands and constants included (0 where that cannot
+    be told ahead). `source` is the generated code as text; `notes[s]` says what step s runs as and why. `considered`
+    tells by the number of a value which ways to compute it were compared, with their predicted seconds. `constants`
+    are the arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
     `remarks` are what else `explain` has to say, such as why a bundle is not run by a binary it holds.
     """
 
@@ -47,6 +48,7 @@ class Executable:
     constants: tuple[Any, ...] = field(default=(), repr=False)
     exponent: bool = field(default=False, repr=False)
     remarks: tuple[str, ...] = field(default=(), repr=False)
+    memory: Callable[[], int] = field(default=int, repr=False)
     saver: Callable[..., str] | None = field(default=None, repr=False)
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
@@ -76,6 +78,11 @@ class Executable:
     def __str__(self) -> str:
         return explain(self)
 
+    @property
+    def peak(self) -> int:
+        """Return the bytes that are in memory at a time at most, as far as the program tells, or 0."""
+        return self.memory()
+
     def save(self, path: str | PathLike[str], *others: Executable) -> str:
         """Write this to a bundle, with `others` compiled from the same expression for other targets.
 
@@ -93,7 +100,9 @@ class Executable:
 def explain(executable: Executable) -> str:
     """Return which step of `executable` runs as what, and why: the ways compared and their predicted seconds."""
     plan, program, considered = executable.plan, executable.program, executable.considered()
-    lines = [f"runs on {executable.target}; order found by {plan.search}", *executable.remarks]
+    most = executable.peak
+    peak = f"; {bytes_text(most)} in memory at most" if most >= 2**20 else ""
+    lines = [f"runs on {executable.target}; order found by {plan.search}{peak}", *executable.remarks]
     for step, note in zip(program.steps, executable.notes, strict=True):
         outs = ", ".join(f"%{v.number}" for v in step.outs)
         lines.append(f"  {outs}: {note}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from contractc import serial
-from contractc.dtypes import is_complex, is_dtype, is_floating, to_numpy, zero_of
+from contractc.dtypes import is_dtype, is_floating, to_numpy, zero_of
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.network import typed
 from contractc.notation import Term
+from contractc.operations import OPERATIONS, add_scaled, times_power
 from contractc.options import PRECISIONS
 from contractc.semirings import SEMIRINGS
+from contractc.slices import Sums, place, positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,24 @@ COPY = "copy"
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The `body` run for every position of `modes`, its inputs sliced there.
+    """The `body` run for every position of `modes`, the last the fastest, its inputs sliced there.
 
     A result whose value here has a loop mode gets the slices side by side along it; loop modes it lacks are
-    summed over, in the semiring's addition.
+    summed over, in the semiring's addition and in the order of a fixed tree (`slices`): in `pairs`, or one after the
+    other where that takes too much memory.
+
+    With `scaled`, every second result of the body is the exponent of the one before: what is summed up and put
+    side by side are the numbers value * 2**exponent, with one exponent for all of a result. As many slices as
+    `threads` may be computed at the same time: how many are does not change a bit of the results.
     """
 
     outs: tuple[Value, ...]
     inputs: tuple[int, ...]
     body: Program
     modes: Term
+    scaled: bool = False
+    pairs: bool = True
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,37 +243,6 @@ def kind(terms: Sequence[Term], out: Term) -> str:
     return f"batched {name}" if g.batch else name
 
 
-class Operation(NamedTuple):
-    """An operation a `Call` can name: what its outputs look like and what they are."""
-
-    outs: Callable[[Sequence[Value]], list[tuple[Term, str]]]
-    evaluate: Callable[[Sequence[Array]], list[Array]]
-
-
-def _split_exponent(arrays: Sequence[Array]) -> list[Array]:
-    (x,) = arrays
-    parts = [x.real, x.imag] if is_complex(x.dtype.name) else [x]
-    largest = max((float(np.max(np.abs(p), initial=0)) for p in parts), default=0.0)
-    exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
-    scaled = [np.ldexp(p, -exponent) for p in parts]
-    value = scaled[0] + 1j * scaled[1] if len(parts) == 2 else scaled[0]
-    return [np.asarray(value, x.dtype), np.array(exponent)]
-
-
-OPERATIONS = {
-    "split_exponent": Operation(
-        lambda values: [(values[0].modes, values[0].dtype), ((), "int64")],
-        _split_exponent,
-    ),
-    "sum_exponents": Operation(
-        lambda values: [((), "int64")],
-        lambda arrays: [np.array(sum(int(x) for x in arrays))],
-    ),
-}
-"""`split_exponent`: x -> (x / 2**e, e), the largest part of x / 2**e in [0.5, 1); e = 0 for zeros and infinities.
-`sum_exponents`: any number of exponents -> their sum."""
-
-
 def _printed(program: Program, indent: str = "") -> str:
     def number(value: Value) -> str:
         return f"%{value.number}: {typed(value.dtype, value.modes, program)}"
@@ -288,7 +266,9 @@ def _printed(program: Program, indent: str = "") -> str:
             lines.append(f"  {outs} = {type(step).__name__.lower()} {names}")
         elif isinstance(step, Loop):
             over = " ".join(f"{program.label(m)}={program.extents[m]}" for m in step.modes)
-            lines.append(f"  {outs} = loop {names} over {over}")
+            how = [*["scaled"] * step.scaled, *["one after the other"] * (not step.pairs)]
+            how += [f"at most {step.threads} at a time"] * (step.threads > 1)
+            lines.append(f"  {outs} = loop {names} over {over}{'  # ' * bool(how)}{', '.join(how)}")
             lines += ["    " + line for line in _printed(step.body).splitlines()]
         else:
             lines.append(f"  {outs} = {step.operation} {names}")
@@ -393,6 +373,15 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
             yield "has a body with other extents or another semiring"
         if step.body.precision != program.precision:
             yield "has a body of another precision"
+        if (
+            len(set(step.modes)) != len(step.modes)
+            or step.threads < 1
+            or (step.threads > 1 and not step.pairs)
+        ):
+            yield f"loops over {step.modes}, {step.threads} slices at a time"
+        exponents = step.outs[1::2] if step.scaled else ()
+        if len(step.outs) % (1 + step.scaled) or any((v.modes, v.dtype) != ((), "int64") for v in exponents):
+            yield "is scaled, but its results are not pairs of a value and an exponent"
         if len(step.body.inputs) != len(inputs) or len(step.body.results) != len(step.outs):
             yield "has another number of inputs or results than its body"
             return
@@ -449,25 +438,33 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
 def _evaluate_loop(
     program: Program, step: Loop, operands: Sequence[Array], terms: Sequence[Term]
 ) -> list[Array]:
-    add: Any = getattr(np, SEMIRINGS[program.semiring].add)
-    made: list[Array | None] = [None] * len(step.outs)
-    for position in product(*(range(program.extents[m]) for m in step.modes)):
-        at = dict(zip(step.modes, position, strict=True))
-        sliced = [
-            x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(operands, terms, strict=True)
-        ]
-        for k, (out, part) in enumerate(zip(step.outs, _evaluate(step.body, sliced, ()), strict=True)):
-            whole = made[k]
-            place = tuple(at.get(m, slice(None)) for m in out.modes)
-            if whole is None:
-                whole = _empty_sum(program, out)
-            whole[place] = add(whole[place], part) if _is_sum(step, out) else part
-            made[k] = whole
-    return [_empty_sum(program, v) if x is None else x for v, x in zip(step.outs, made, strict=True)]
+    add: Any = add_scaled if step.scaled else getattr(np, SEMIRINGS[program.semiring].add)
+    outs = step.outs[:: 1 + step.scaled]
+    whole = [_empty_sum(program, v) for v in outs]
+    exponents: list[dict[tuple[int, ...], int]] = [{} for _ in outs]
 
+    def done(k: int, at: dict[int, int], total: Any) -> None:
+        here = (*place(at, outs[k].modes), ...)
+        whole[k][here], exponents[k][tuple(at.values())] = total if step.scaled else (total, 0)
 
-def _is_sum(step: Loop, out: Value) -> bool:
-    return any(m not in out.modes for m in step.modes)
+    modes = {m: program.extents[m] for m in step.modes}
+    sums = Sums(modes, [v.modes for v in outs], add, done, step.pairs)
+    for at in positions(modes):
+        given = [x[(*place(at, t), ...)] for x, t in zip(operands, terms, strict=True)]
+        parts = _evaluate(step.body, given, ())
+        for k in range(len(outs)):
+            sums.put(k, at, (parts[2 * k], int(parts[2 * k + 1])) if step.scaled else parts[k])
+    if not step.scaled:
+        return whole
+    made = []
+    for k, out in enumerate(outs):
+        largest = max(exponents[k].values(), default=0)
+        kept = [m for m in step.modes if m in out.modes]
+        for position, exponent in exponents[k].items():
+            here = (*place(dict(zip(kept, position, strict=True)), out.modes), ...)
+            whole[k][here] = times_power(whole[k][here], exponent - largest)
+        made += [whole[k], np.array(largest)]
+    return made
 
 
 def _empty_sum(program: Program, out: Value) -> Array:

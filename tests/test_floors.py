@@ -31,6 +31,7 @@ FLOORS = """
     assembly, training, search, lower, backends, providers, store
     cost
     executable, plans, fused, workspace, programs, machine
+    operations, slices
     expansion
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates

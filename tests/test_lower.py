@@ -40,28 +40,46 @@ def test_translate_makes_one_contract_a_step() -> None:
     )
 
 
-def test_translate_puts_one_loop_around_everything_that_is_sliced() -> None:
+def test_translate_puts_loops_around_what_depends_on_them() -> None:
     sliced = replace(plan("ij,jk,kl->il", (2, 3), (3, 4), (4, 5)), sliced=(1, 3))
-    assert str(translate(sliced, NUMPY)) == (
+    assert str(translate(sliced, NUMPY, hoist=False)) == (
         "program (%0: f64[i=2, j=3], %1: f64[j=3, k=4], %2: f64[k=4, l=5])\n"
-        "  %5: f64[i=2, l=5] = loop %0 %1 %2 over j=3 l=5\n"
+        "  %4: f64[i=2, l=5] = loop %0 %1 %2 over j=3 l=5\n"
         "    program (%0: f64[i=2], %1: f64[k=4], %2: f64[k=4])\n"
         "      %3: f64[i=2, k=4] = contract %0 %1  # outer product\n"
         "      %4: f64[i=2] = contract %3 %2 over k  # gemv\n"
         "      return %4\n"
-        "  %6: f64[i=2, l=5] = contract %5  # view\n"
-        "  return %6"
+        "  %5: f64[i=2, l=5] = contract %4  # view\n"
+        "  return %5"
     )
+    assert str(translate(sliced, NUMPY)) == (
+        "program (%0: f64[i=2, j=3], %1: f64[j=3, k=4], %2: f64[k=4, l=5])\n"
+        "  %4: f64[i=2, l=5] = loop %0 %1 %2 over j=3\n"
+        "    program (%0: f64[i=2], %1: f64[k=4], %2: f64[k=4, l=5])\n"
+        "      %3: f64[i=2, k=4] = contract %0 %1  # outer product\n"
+        "      %4: f64[i=2, l=5] = loop %3 %2 over l=5\n"
+        "        program (%3: f64[i=2, k=4], %2: f64[k=4])\n"
+        "          %4: f64[i=2] = contract %3 %2 over k  # gemv\n"
+        "          return %4\n"
+        "      return %4\n"
+        "  %5: f64[i=2, l=5] = contract %4  # view\n"
+        "  return %5"
+    )
+
+
+def test_translate_leaves_out_loops_of_one_or_no_position() -> None:
+    sliced = replace(plan("ij,jk,k->i", (2, 1), (1, 0), (0,)), sliced=(1, 2))
+    assert not any(isinstance(step, Loop) for step in translate(sliced, NUMPY).steps)
 
 
 def test_translate_spreads_repeated_outputs_after_the_loop() -> None:
     sliced = replace(plan("ij,j->ii", (2, 3), (3,)), sliced=(0,))
     assert steps(translate(sliced, NUMPY)) == [
-        "%3 = loop %0 %1 over i=2",
+        "%2 = loop %0 %1 over i=2",
         "program (%0, %1: f64[j=3])",
         "%2 = contract %0 %1 over j",
         "return %2",
-        "%4 = contract %3",
+        "%3 = contract %2",
     ]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import contractc
+from contractc.operations import OPERATIONS
 from contractc.programs import (
-    OPERATIONS,
     Call,
     Constant,
     Contract,

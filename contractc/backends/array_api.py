@@ -20,6 +20,7 @@ from contractc.errors import OperandError, UnsupportedError
 from contractc.notation import Term
 from contractc.operands import Operand, dtype_name
 from contractc.programs import Call, Contract, Loop, Program, Step, Value
+from contractc.slices import Sums, place, positions
 
 try:
     from array_api_compat import array_namespace as namespace
@@ -200,7 +201,9 @@ class _ArrayAPI:
     ) -> str:
         modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]
-        return f"{self.use(_sliced)}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs})"
+        return (
+            f"{self.use(_sliced)}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {step.pairs})"
+        )
 
     def scalar(self, x: str, dtype: str) -> str:
         return x
@@ -335,28 +338,40 @@ def _spread(x: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _sliced(
-    body: Any, arrays: Sequence[Any], terms: Sequence[Term], modes: dict[int, int], outs: Sequence[Term]
+    body: Any,
+    arrays: Sequence[Any],
+    terms: Sequence[Term],
+    modes: dict[int, int],
+    outs: Sequence[Term],
+    pairs: bool,
 ) -> Any:
-    """Return the results of `body` over all slices along `modes`, stacked or added up, last mode first."""
+    """Return the results of `body` over all slices along `modes`, stacked or added up."""
     xp = namespace(arrays[0])
+    found: list[dict[tuple[int, ...], Any]] = [{} for _ in outs]
 
-    def over(at: dict[int, int], todo: list[int]) -> list[Any]:
-        if not todo:
-            places = (tuple(at.get(m, slice(None)) for m in term) for term in terms)
-            parts = body(*(x[place] for x, place in zip(arrays, places, strict=True)))
-            return list(parts) if len(outs) > 1 else [parts]
-        mode, rest = todo[0], todo[1:]
-        every = [over({**at, mode: k}, rest) for k in range(modes[mode])]
-        return [combined(mode, at, out, [parts[o] for parts in every]) for o, out in enumerate(outs)]
+    def add(x: Any, y: Any) -> Any:
+        return xp.logical_or(x, y) if dtype_name(x) == "bool" else xp.add(x, y)
 
-    def combined(mode: int, at: dict[int, int], out: Term, parts: list[Any]) -> Any:
-        if mode in out:
-            return xp.stack(parts, axis=len([m for m in out[: out.index(mode)] if m not in at]))
-        add = xp.logical_or if dtype_name(parts[0]) == "bool" else xp.add
-        total = parts[0]
-        for part in parts[1:]:
-            total = add(total, part)
-        return total
+    def done(k: int, at: dict[int, int], total: Any) -> None:
+        found[k][tuple(at.values())] = total
 
-    results = over({}, list(modes))
+    sums = Sums(modes, outs, add, done, pairs)
+    for at in positions(modes):
+        parts = body(*(x[place(at, t)] for x, t in zip(arrays, terms, strict=True)))
+        for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
+            sums.put(k, at, part)
+    results = [_stacked(xp, found[k], modes, out) for k, out in enumerate(outs)]
     return results[0] if len(outs) == 1 else tuple(results)
+
+
+def _stacked(xp: Any, parts: dict[tuple[int, ...], Any], modes: dict[int, int], out: Term) -> Any:
+    """Return the parts, whose keys are the positions along those `modes` that `out` has, as one array."""
+    kept = [m for m in modes if m in out]
+    for mode in reversed(kept):
+        rows: dict[tuple[int, ...], list[Any]] = {}
+        for position, part in parts.items():
+            rows.setdefault(position[:-1], []).append(part)
+        later = kept[kept.index(mode) :]
+        axis = len([m for m in out[: out.index(mode)] if m not in kept or m in later])
+        parts = {position: xp.stack(row, axis=axis) for position, row in rows.items()}
+    return parts[()]

@@ -166,11 +166,12 @@ class Function:
     def write(self) -> None:
         """Write the whole function."""
         program = self.program
-        for step in program.steps:
+        bodies: dict[int, str] = {}
+        for s, step in enumerate(program.steps):
             if isinstance(step, Loop):
                 self.writer.bodies += 1
-                self.writer.function(f"body{self.writer.bodies}", step.body, guards=False)
-        body = self.writer.bodies - sum(isinstance(s, Loop) for s in program.steps)
+                bodies[s] = f"body{self.writer.bodies}"
+                self.writer.function(bodies[s], step.body, guards=False)
         self.line(f"def {self.name}({', '.join(self.names[v.number] for v in program.inputs)}):", "")
         if self.guards:
             self._guards()
@@ -190,8 +191,7 @@ class Function:
             elif isinstance(step, Broadcast):
                 code, note = self._broadcast(step), "broadcast"
             elif isinstance(step, Loop):
-                body += 1
-                code, note = self._loop(step, f"body{body}"), "a loop over slices"
+                code, note = self._loop(step, bodies[s]), "a loop over slices"
             else:
                 assert isinstance(step, Call)
                 code = self.dialect.call(step.operation, [self.names[i] for i in step.inputs])

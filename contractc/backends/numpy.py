@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,19 @@ from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
 from contractc.backends.compiled import numpy_loops
 from contractc.backends.emit import Function, emit
+from contractc.backends.sliced import borrowed_results, scaled_slices, sliced
 from contractc.backends.steps.code import write_pair
 from contractc.dtypes import promote as promoted
-from contractc.dtypes import to_numpy, wide, zero_of
+from contractc.dtypes import to_numpy, wide
 from contractc.errors import OperandError
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
-from contractc.programs import OPERATIONS, Contract, Loop, Program, Value
+from contractc.operations import OPERATIONS
+from contractc.programs import Contract, Loop, Program, Value
 from contractc.providers import loops
 from contractc.providers.copies import converted
 from contractc.providers.reductions import exact_matmul, total
-from contractc.semirings import SEMIRINGS, Semiring
+from contractc.semirings import SEMIRINGS
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_AXES = 64
@@ -194,11 +195,20 @@ class _Numpy:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
-        function = self.use("sliced", _sliced)
-        ring = self.use(program.semiring, SEMIRINGS[program.semiring])
+        function = self.use(
+            "scaled_slices" if step.scaled else "sliced", scaled_slices if step.scaled else sliced
+        )
         modes = {m: program.extents[m] for m in step.modes}
-        outs = ", ".join(f"({v.modes}, {self.dtype(v.dtype)})" for v in step.outs)
-        return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, [{outs}], {ring})"
+        borrowed = borrowed_results(step.body)
+        outs = ", ".join(
+            f"({v.modes}, {self.dtype(v.dtype)}, {i in borrowed})"
+            for v, i in zip(step.outs, step.body.results, strict=True)
+        )
+        operands = f"{body}, [{', '.join(names)}], {list(terms)}, {modes}, [{outs}]"
+        if step.scaled:
+            return f"{function}({operands}, {step.pairs}, {step.threads})"
+        ring = self.use(program.semiring, SEMIRINGS[program.semiring])
+        return f"{function}({operands}, {ring}, {step.pairs}, {step.threads})"
 
     def scalar(self, x: str, dtype: str) -> str:
         return x if dtype == "object" else f"{x}[()]"
@@ -257,39 +267,6 @@ def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
 
 def _spread(x: np.ndarray, axes: tuple[int, ...], ring: Any) -> np.ndarray:
     return spread(np.asarray(x), axes, ring, np.asarray(x).dtype)
-
-
-def _sliced(
-    body: Any,
-    arrays: Sequence[np.ndarray],
-    terms: Sequence[Term],
-    modes: dict[int, int],
-    outs: Sequence[tuple[Term, np.dtype]],
-    ring: Semiring,
-) -> Any:
-    """Return the results of `body` over all slices along `modes`, put side by side or added up in order."""
-    add = getattr(np, ring.add)
-    results: list[Any] = [None] * len(outs)
-    extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, np.shape(x), strict=True)}
-    for position in product(*(range(n) for n in modes.values())):
-        at = dict(zip(modes, position, strict=True))
-        parts = body(
-            *(x[(*(at.get(m, slice(None)) for m in t), ...)] for x, t in zip(arrays, terms, strict=True))
-        )
-        for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
-            term, dtype = outs[k]
-            place = (*(at.get(m, slice(None)) for m in term), ...)
-            first = all(at[m] == 0 for m in modes if m not in term)
-            if results[k] is None:
-                results[k] = np.empty([extents[m] for m in term], dtype)
-            target = results[k][place]
-            if first:
-                target[...] = part
-            else:
-                add(target, part, out=target)
-    if 0 in modes.values():
-        results = [np.full([extents[m] for m in t], zero_of(ring.name, d.name), d) for t, d in outs]
-    return results[0] if len(outs) == 1 else tuple(results)
 
 
 def constant(x: np.ndarray, number: int) -> np.ndarray:

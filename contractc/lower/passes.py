@@ -63,7 +63,8 @@ def natural_layout(program: Program) -> Program:
 
     That is batch, rows, columns, or batch, columns, rows: the second if the first would end in a batch mode of
     the step that reads it, which then could not read rows or columns with unit stride. What depends on
-    constants only is computed once, so it gets the order that its reader wants: batch, free, summed modes.
+    constants only, or is made ahead of a loop that reads it, is computed once, so it gets the order that its reader
+    wants: batch, free, summed modes.
 
     Before:  %2: [i, b, j] = contract %0: [i, b, k] %1: [k, b, j]
     After:   %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
@@ -80,13 +81,21 @@ def natural_layout(program: Program) -> Program:
         if constant.issuperset(step.inputs):
             constant |= {v.number for v in step.outs}
         if isinstance(step, Loop):
-            step = replace(step, body=natural_layout(step.body))
+            given = tuple(
+                replace(v, modes=tuple(m for m in known[i].modes if m not in step.modes))
+                for i, v in zip(step.inputs, step.body.inputs, strict=True)
+            )
+            step = replace(step, body=natural_layout(replace(step.body, inputs=given)))
         elif isinstance(step, Contract) and len(step.inputs) == 2 and step.out.number not in fixed:
             reader = readers.get(step.out.number)
-            read = [known[i].modes for i in reader.inputs if i != step.out.number] if reader else []
             inputs = [known[i].modes for i in step.inputs]
+            once = step.out.number in constant and reader and not constant.issuperset(reader.inputs)
+            read = [known[i].modes for i in reader.inputs if i != step.out.number] if reader else []
             wanted = reader.out.modes if reader else ()
-            if step.out.number in constant and reader and not constant.issuperset(reader.inputs):
+            looped = None if reader else _reader_in_loop(program, step.out.number)
+            if looped is not None:
+                once, (read, wanted) = True, looped
+            if once:
                 order = _order_for_reader(step.out.modes, read, wanted)
             else:
                 order = _product_order(inputs, step.out.modes, read, wanted)
@@ -94,6 +103,19 @@ def natural_layout(program: Program) -> Program:
             known[step.out.number] = step.out
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _reader_in_loop(program: Program, number: int) -> tuple[list[Term], Term] | None:
+    """Return of the step that reads value `number` inside of a loop the other terms and the one it makes."""
+    for step in program.steps:
+        if isinstance(step, Loop) and number in step.inputs:
+            inner = step.body.inputs[step.inputs.index(number)].number
+            known = step.body.values()
+            for s in step.body.steps:
+                if isinstance(s, Contract) and inner in s.inputs:
+                    return [known[i].modes for i in s.inputs if i != inner], s.out.modes
+            return _reader_in_loop(step.body, inner)
+    return None
 
 
 def _order_for_reader(modes: Term, others: Sequence[Term], wanted: Term) -> Term:

@@ -20,8 +20,8 @@ LEAST = 2**25
 MOST = 2**28
 """Bytes kept at most, in all threads together; a block in use counts until it is found to be too much."""
 
-_WASTE = 1.25
-"""How much larger than asked a block may be that is given out."""
+_WASTE = 1.05
+"""How much larger than asked a block may be that is given out: what is in memory at a time stays as predicted."""
 
 _ALIGNMENT = 64
 
@@ -73,7 +73,17 @@ def _idle(size: int) -> np.ndarray | None:
 
 
 def _make_room(size: int) -> None:
-    """Forget blocks, those used longest ago first, until `size` bytes more are not too much; arrays keep theirs."""
+    """Forget blocks, those used longest ago first, until `size` bytes more are not too much; arrays keep theirs.
+
+    As many idle bytes go as come, so that there are never more than were in use at a time.
+    """
+    listed = 0 if _IDLE is None else _IDLE - 1  # references to a block that has no name here
+    idle = [k for k in range(len(_blocks)) if sys.getrefcount(_blocks[k]) == listed]
+    dropped = 0
+    for at, k in enumerate(idle):
+        if dropped >= size:
+            break
+        dropped += _blocks.pop(k - at).nbytes
     total = size + sum(block.nbytes for block in _blocks)
     while _blocks and total > MOST:
         total -= _blocks.pop(0).nbytes

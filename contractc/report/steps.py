@@ -69,18 +69,25 @@ def compiled(plan: Plan, target: Target | None = None) -> Executable | str:
 def runs_as(plan: Plan, executable: Executable) -> dict[int, str]:
     """Return for the id of each step of `plan` what it runs as in `executable`, and why."""
     notes: dict[int, str] = {}
-    inside: Program | None = None
     for step, note in zip(executable.program.steps, executable.notes, strict=True):
         notes |= {value.number: note for value in step.outs}
-        if isinstance(step, Loop):
-            inside = step.body
-    if inside is not None:
-        known = inside.values()
-        for step in inside.steps:
-            if isinstance(step, Contract):
-                word = step.how or kind([known[i].modes for i in step.inputs], step.out.modes)
-                notes[step.out.number] = f"{word}, in the loop over slices"
+    notes |= _in_loops(executable.program)
     return {number: notes.get(number) or _elsewhere(plan, notes, number) for number in _ids(plan)}
+
+
+def _in_loops(program: Program) -> dict[int, str]:
+    """Return what the steps inside of the loops of `program` run as."""
+    notes: dict[int, str] = {}
+    for step in program.steps:
+        if not isinstance(step, Loop):
+            continue
+        known = step.body.values()
+        for inner in step.body.steps:
+            if isinstance(inner, Contract):
+                word = inner.how or kind([known[i].modes for i in inner.inputs], inner.out.modes)
+                notes[inner.out.number] = f"{word}, in the loop over slices"
+        notes |= _in_loops(step.body)
+    return notes
 
 
 def _ids(plan: Plan) -> range:

@@ -178,12 +178,16 @@ class Torch:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
+        modes = {m: program.extents[m] for m in step.modes}
+        if step.scaled:
+            function = self.use("scaled_slices", operations.scaled_slices)
+            outs = [v.modes for v in step.outs[::2]]
+            return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {outs}, {step.pairs})"
         function = self.use("sliced", self.sliced)
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
-        modes = {m: program.extents[m] for m in step.modes}
         outs = [v.modes for v in step.outs]
         dtypes = [f"({self.dtype(v.dtype)}, {self.dtype(self.wide(wide(v.dtype)))})" for v in step.outs]
-        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}]"
+        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}], {step.pairs}"
         return f"{function}({body}, {listed}, {add})"
 
     def scalar(self, x: str, dtype: str) -> str:

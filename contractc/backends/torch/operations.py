@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contractc.errors import UnsupportedError
 from contractc.notation import Term
+from contractc.slices import Sums, place, positions
 
 BLOCK = 2**22
 """Most products of integers that are in memory at a time where torch has no integer matmul."""
@@ -125,25 +126,81 @@ def sliced(
     modes: dict[int, int],
     outs: Sequence[Term],
     dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
+    pairs: bool,
     add: Callable[[Tensor, Tensor], Tensor],
 ) -> Any:
-    """Return the results of `body` over all slices along `modes`, stacked or added up in order.
+    """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`.
 
     `dtypes` are those of each result and in which it is added up.
     """
-    sums: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
-    for position in product(*(range(n) for n in modes.values())):
-        at = dict(zip(modes, position, strict=True))
-        slices = [tuple(at.get(m, slice(None)) for m in term) for term in terms]
-        parts = body(*(x[place] for x, place in zip(arrays, slices, strict=True)))
+    found: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
+
+    def done(k: int, at: dict[int, int], total: Tensor) -> None:
+        found[k][tuple(at.values())] = total
+
+    sums = Sums(modes, outs, add, done, pairs)
+    for at in positions(modes):
+        parts = body(*(x[place(at, term)] for x, term in zip(arrays, terms, strict=True)))
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
-            place = tuple(at[m] for m in outs[k] if m in modes)
-            before = sums[k].get(place)
-            if len(place) < len(modes):
-                part = part.to(dtypes[k][1])
-            sums[k][place] = part if before is None else add(before, part)
-    results = [_stacked(sums[k], modes, out).to(dtypes[k][0]) for k, out in enumerate(outs)]
+            sums.put(k, at, part.to(dtypes[k][1]) if sums.counts[k] > 1 else part)
+    results = [_stacked(found[k], modes, out).to(dtypes[k][0]) for k, out in enumerate(outs)]
     return results[0] if len(outs) == 1 else tuple(results)
+
+
+def scaled_slices(
+    body: Callable[..., Any],
+    arrays: Sequence[Tensor],
+    terms: Sequence[Term],
+    modes: dict[int, int],
+    outs: Sequence[Term],
+    pairs: bool,
+) -> tuple[Tensor, ...]:
+    """Return the same for a `body` that gives pairs of a value and its exponent, a pair for each of `outs`."""
+    found: list[dict[tuple[int, ...], tuple[Tensor, Tensor]]] = [{} for _ in outs]
+
+    def done(k: int, at: dict[int, int], total: tuple[Tensor, Tensor]) -> None:
+        found[k][tuple(at.values())] = total
+
+    sums = Sums(modes, outs, add_scaled, done, pairs)
+    for at in positions(modes):
+        parts = body(*(x[place(at, term)] for x, term in zip(arrays, terms, strict=True)))
+        for k in range(len(outs)):
+            sums.put(k, at, (parts[2 * k], parts[2 * k + 1]))
+    made: list[Tensor] = []
+    for k, out in enumerate(outs):
+        largest = torch.stack([_exponent(*pair) for pair in found[k].values()]).amax()
+        largest = torch.where(largest == _NONE, 0, largest)
+        scaled = {at: scaled_by_power(x, e - largest) for at, (x, e) in found[k].items()}
+        made += [_stacked(scaled, modes, out), largest]
+    return tuple(made)
+
+
+_NONE = -(2**40)
+"""The exponent of zeros, where exponents are compared."""
+
+
+def _exponent(x: Tensor, exponent: Tensor) -> Tensor:
+    return torch.where(x.detach().any(), exponent, _NONE)
+
+
+def scaled_by_power(x: Tensor, exponent: Tensor) -> Tensor:
+    """Return x * 2**exponent, exact where the result is a normal number."""
+    most = 500 if x.real.dtype in (torch.float32, torch.bfloat16) else 4000  # a quarter is a normal number
+    exponent = exponent.clamp(-most, most)
+    quarter, rest = _power_of_two(exponent >> 2, x.real.dtype), _power_of_two(exponent & 3, x.real.dtype)
+    return x * rest * quarter * quarter * quarter * quarter
+
+
+def times_power(x: Tensor, exponent: Tensor) -> tuple[Tensor]:
+    """Return x * 2**exponent, as the one result of this operation."""
+    return (scaled_by_power(x, exponent),)
+
+
+def add_scaled(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the sum of two tensors that carry exponents; zeros have none."""
+    e = torch.maximum(_exponent(*left), _exponent(*right))
+    (x, a), (y, b) = left, right
+    return scaled_by_power(x, a - e) + scaled_by_power(y, b - e), torch.where(e == _NONE, 0, e)
 
 
 def _stacked(parts: dict[tuple[int, ...], Tensor], modes: dict[int, int], out: Term) -> Tensor:
