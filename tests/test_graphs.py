@@ -43,7 +43,7 @@ def arguments(count: int) -> tuple[Any, ...]:
     x, y = torch.randn(count, 3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     outs = [(0, 2), (1,)]
     dtypes = [(torch.float64, torch.float64)] * 2
-    return [x, y], [(0, 1), (1, 2)], {0: count}, outs, dtypes, torch.add
+    return [x, y], [(0, 1), (1, 2)], {0: count}, outs, dtypes, True, torch.add
 
 
 def body(x: Any, y: Any) -> Any:
@@ -102,7 +102,7 @@ def test_devices_compute_ranges_of_slices(devices: int) -> None:
         return x @ y, x @ y
 
     outs, dtypes = [(3, 0), (3,)], [(torch.float32, torch.float64)] * 2
-    given = [x, y], [(0, 1, 2), (2, 1, 3)], {0: 7, 1: 2}, outs, dtypes, torch.add
+    given = [x, y], [(0, 1, 2), (2, 1, 3)], {0: 7, 1: 2}, outs, dtypes, True, torch.add
     kept, summed = sliced_over(("cpu",) * devices, body, *given)
     expected = torch.einsum("iab,bac->ci", x, y)
     assert kept.dtype == summed.dtype == torch.float32 and len(sizes) == 14

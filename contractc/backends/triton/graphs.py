@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from contractc.backends.torch import operations
+from contractc.backends.triton import toolchain
 from contractc.notation import Term
 
 LEAST_SLICES = 16
@@ -110,6 +111,7 @@ def sliced_over(
     modes: dict[int, int],
     outs: Sequence[Term],
     dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
+    pairs: bool,
     add: Callable[[Tensor, Tensor], Tensor],
 ) -> Any:
     """Return what `sliced` does, each device computing a range of the outermost loop mode.
@@ -121,7 +123,7 @@ def sliced_over(
     mode, extent = next(iter(modes.items()))
     count = min(len(devices), extent)
     if count < 2 or (torch.is_grad_enabled() and any(x.requires_grad for x in arrays)):
-        return sliced(body, arrays, terms, modes, outs, dtypes, add)
+        return sliced(body, arrays, terms, modes, outs, dtypes, pairs, add)
     edges = [extent * d // count for d in range(count + 1)]
     summed = [(wide, wide) for _, wide in dtypes]
 
@@ -134,11 +136,11 @@ def sliced_over(
         device = torch.device(devices[number])
         with torch.no_grad(), torch.cuda.device(device if device.type == "cuda" else -1):
             found = sliced(
-                body, [x.to(device) for x in given], terms, {**modes, mode: size}, outs, summed, add
+                body, [x.to(device) for x in given], terms, {**modes, mode: size}, outs, summed, pairs, add
             )
         return found if isinstance(found, tuple) else (found,)
 
-    with ThreadPoolExecutor(count) as pool:
+    with ThreadPoolExecutor(1 if toolchain.interpreted() else count) as pool:  # interpreted one at a time
         parts = list(pool.map(part, range(count)))
     results = []
     for k, (out, (narrow, _)) in enumerate(zip(outs, dtypes, strict=True)):
