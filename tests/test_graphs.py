@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import torch
 
 from contractc.backends.torch import operations
-from contractc.backends.triton.graphs import LEAST_SLICES, Replayed, sliced
+from contractc.backends.triton.graphs import LEAST_SLICES, Replayed, sliced, sliced_over
 
 
 class Recorder:
@@ -42,7 +43,7 @@ def arguments(count: int) -> tuple[Any, ...]:
     x, y = torch.randn(count, 3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     outs = [(0, 2), (1,)]
     dtypes = [(torch.float64, torch.float64)] * 2
-    return [x, y], [(0, 1), (1, 2)], {0: count}, outs, dtypes, torch.add
+    return [x, y], [(0, 1), (1, 2)], {0: count}, outs, dtypes, True, torch.add
 
 
 def body(x: Any, y: Any) -> Any:
@@ -89,3 +90,28 @@ def test_what_does_not_vary_is_not_copied() -> None:
     assert {b for _, b in seen} == {y.data_ptr()} and len({a for a, _ in seen}) == 1
     assert not {a for a, _ in seen} & {x[k].data_ptr() for k in range(8)}
     assert len({r.data_ptr() for r in results}) == 8
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 9])
+def test_devices_compute_ranges_of_slices(devices: int) -> None:
+    x, y = torch.randn(7, 2, 3, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
+    sizes: list[int] = []
+
+    def body(x: Any, y: Any) -> Any:
+        sizes.append(threading.get_ident())
+        return x @ y, x @ y
+
+    outs, dtypes = [(3, 0), (3,)], [(torch.float32, torch.float64)] * 2
+    given = [x, y], [(0, 1, 2), (2, 1, 3)], {0: 7, 1: 2}, outs, dtypes, True, torch.add
+    kept, summed = sliced_over(("cpu",) * devices, body, *given)
+    expected = torch.einsum("iab,bac->ci", x, y)
+    assert kept.dtype == summed.dtype == torch.float32 and len(sizes) == 14
+    torch.testing.assert_close(kept.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(summed.double(), expected.sum(1), rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_do_not_leave_the_device() -> None:
+    given = arguments(6)
+    given[0][0].requires_grad_()
+    found = sliced_over(("cpu", "cpu"), body, *given)[0]
+    assert found.requires_grad

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from contractc.backends.triton.ahead import Artifact, artifacts, binaries, runs_
 from contractc.backends.triton.choose import prepared as _prepared
 from contractc.backends.triton.driver import launched
 from contractc.backends.triton.gpus import gpu_model, measured, stored
+from contractc.backends.triton.graphs import sliced_over
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.steps import aten, emitted
 from contractc.backends.triton.tuning import clocked, timed, tuned
-from contractc.errors import OperandError
+from contractc.errors import OperandError, UnsupportedError
+from contractc.executable import Executable
 from contractc.machine import Gpu, Target
 from contractc.programs import Contract, Loop, Program
 from contractc.programs import Step as AnyStep
@@ -34,8 +38,8 @@ from contractc.recent import MISS
 
 __all__ = [
     "Artifact", "Step", "artifacts", "as_array", "as_given", "binaries", "compile", "compile_once", "constant",
-    "from_binaries", "from_portable", "is_available", "prepared", "promote", "refuses", "remark", "to_bytes",
-    "to_portable", "tune", "unavailable", "version",
+    "from_binaries", "from_portable", "is_available", "over_devices", "prepared", "promote", "refuses", "remark",
+    "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
 
 
@@ -174,6 +178,23 @@ def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[
         return plain(*operands)
 
     return run
+
+
+def over_devices(executable: Executable, devices: Sequence[str]) -> Executable:
+    """Return `executable` with the slices of its loops shared out to `devices`, by ranges of the outermost mode.
+
+    Operands are given, and results come, on one device, the same for all.
+
+    Raises:
+        UnsupportedError: it returns exponents, which are not put together from ranges.
+    """
+    if executable.exponent:
+        raise UnsupportedError("slices that carry exponents run on one device")
+    program, constants = executable.program, executable.constants
+    loop = partial(sliced_over, tuple(devices))
+    kernels = emitted(program, gpu_model("cuda"), constants, loop)
+    run = _switch(kernels.run, aten(program, constants).run)
+    return replace(executable, run=run, source=kernels.source, notes=kernels.notes)
 
 
 def tune(program: Program, target: Target, database: Path | None = None) -> Program:

@@ -6,6 +6,8 @@ The recorder is a parameter, so that what is done with it is tested without a GP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from contractc.backends.torch import operations
+from contractc.backends.triton import toolchain
 from contractc.notation import Term
 
 LEAST_SLICES = 16
@@ -98,3 +101,50 @@ def sliced(
 
 def _recordable(arrays: Sequence[Tensor]) -> bool:
     return all(x.is_cuda for x in arrays) and not torch.cuda.is_current_stream_capturing()
+
+
+def sliced_over(
+    devices: Sequence[str],
+    body: Callable[..., Any],
+    arrays: Sequence[Tensor],
+    terms: Sequence[Term],
+    modes: dict[int, int],
+    outs: Sequence[Term],
+    dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
+    pairs: bool,
+    add: Callable[[Tensor, Tensor], Tensor],
+) -> Any:
+    """Return what `sliced` does, each device computing a range of the outermost loop mode.
+
+    Operands are copied to each device and results to that of the operands, where they are put together in the order
+    of the ranges: the value does not depend on which device is done first, but its last bits on how many there are.
+    Where autograd records, one device computes all.
+    """
+    mode, extent = next(iter(modes.items()))
+    count = min(len(devices), extent)
+    if count < 2 or (torch.is_grad_enabled() and any(x.requires_grad for x in arrays)):
+        return sliced(body, arrays, terms, modes, outs, dtypes, pairs, add)
+    edges = [extent * d // count for d in range(count + 1)]
+    summed = [(wide, wide) for _, wide in dtypes]
+
+    def part(number: int) -> tuple[Tensor, ...]:
+        start, size = edges[number], edges[number + 1] - edges[number]
+        given = [
+            x.narrow(term.index(mode), start, size) if mode in term else x
+            for x, term in zip(arrays, terms, strict=True)
+        ]
+        device = torch.device(devices[number])
+        with torch.no_grad(), torch.cuda.device(device if device.type == "cuda" else -1):
+            found = sliced(
+                body, [x.to(device) for x in given], terms, {**modes, mode: size}, outs, summed, pairs, add
+            )
+        return found if isinstance(found, tuple) else (found,)
+
+    with ThreadPoolExecutor(1 if toolchain.interpreted() else count) as pool:  # interpreted one at a time
+        parts = list(pool.map(part, range(count)))
+    results = []
+    for k, (out, (narrow, _)) in enumerate(zip(outs, dtypes, strict=True)):
+        moved = [found[k].to(arrays[0].device) for found in parts]
+        whole = torch.cat(moved, out.index(mode)) if mode in out else reduce(add, moved)
+        results.append(whole.to(narrow))
+    return results[0] if len(outs) == 1 else tuple(results)

@@ -25,12 +25,18 @@ from contractc.programs import Contract, Loop, Program, Value
 from contractc.programs import Step as AnyStep
 
 
-def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled:
-    """Return the function of a prepared program; its notes say what each step runs as and why."""
+def emitted(
+    program: Program, device: Gpu, constants: Sequence[Any], loop: Callable[..., Any] = sliced
+) -> Compiled:
+    """Return the function of a prepared program; its notes say what each step runs as and why.
+
+    `loop` runs the slices of loops.
+    """
     made = emitted_with(
         program,
         constants,
         lambda step, inside: step_of(task_of(step, inside), step.how, device),
+        loop,
     )
     said = notes(program, device)
     lines = (f"{note}: {why}" if why else note for note, why in zip(made.notes, said, strict=True))
@@ -38,7 +44,10 @@ def emitted(program: Program, device: Gpu, constants: Sequence[Any]) -> Compiled
 
 
 def emitted_with(
-    program: Program, constants: Sequence[Any], kernel_of: Callable[[Contract, Program], Any]
+    program: Program,
+    constants: Sequence[Any],
+    kernel_of: Callable[[Contract, Program], Any],
+    loop: Callable[..., Any] = sliced,
 ) -> Compiled:
     """Return the function of a prepared program that calls `kernel_of(step, its program)` for steps with a tile."""
     known: dict[str, Any] = {}
@@ -64,7 +73,7 @@ def emitted_with(
         dialect.use(name, known[name])
         return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
 
-    dialect = Torch(kernel, opening, sliced)
+    dialect = Torch(kernel, opening, loop)
     return emit(program, dialect, constants, "<contractc triton program>")
 
 
