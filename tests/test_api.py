@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import EinsumError, OperandError, ResourceLimitError, UnsupportedError, calls, formats
+from contractc import EinsumError, OperandError, ResourceLimitError, UnsupportedError, calls, formats, recent
 from contractc.notation import parse
 from contractc.options import Options, bytes_allowed, conjugated, frozen
 from messages import message_of
@@ -631,8 +631,8 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the calls caches of their own, small ones."""
     monkeypatch.setattr(calls, "MOST_CACHED", 8)
     monkeypatch.setattr(calls, "_executables", type(calls._executables)())
-    calls.latest.clear()
-    calls.latest_einsum.clear()
+    recent.latest.clear()
+    recent.latest_einsum.clear()
 
 
 def test_a_text_keeps_code_for_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +654,7 @@ def test_a_full_cache_forgets_the_oldest_texts_only(monkeypatch: pytest.MonkeyPa
     texts = ["i->", "i->i", "i,i->i", "i,i->"]
     for text in texts:
         contractc.contract(text, *[np.ones(2)] * (1 + text.count(",")))
-    assert set(calls.latest) == set(texts[1:])
+    assert set(recent.latest) == set(texts[1:])
 
 
 def test_results_are_made_in_c_order_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,8 +718,8 @@ def test_texts_of_one_expression_do_not_grow_the_cache() -> None:
         assert contractc.contract(" " * k + "i->", [1.0]) == 1
         assert contractc.einsum(chr(ord("a") + k % 26) + " " * k + "->", [1.0]) == 1
     assert len(calls._executables) <= 8
-    assert len(calls.latest) <= 8
-    assert len(calls.latest_einsum) <= 8
+    assert len(recent.latest) <= 8
+    assert len(recent.latest_einsum) <= 8
 
 
 @pytest.mark.usefixtures("empty_cache")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import calls, formats
+from contractc import calls, formats, recent
 from contractc.fused import all_unfused
 from contractc.lower import lower
 from contractc.lower.backward import backward
@@ -55,7 +55,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return plain(ctx, *given)
 
     def forget() -> None:
-        for kept in (calls.latest, calls.latest_einsum, calls._latest_asked, calls._executables):
+        for kept in (recent.latest, recent.latest_einsum, calls._latest_asked, calls._executables):
             kept.clear()
 
     forget()
