@@ -54,7 +54,7 @@ def executable_of(
         from contractc.training import with_joint_backward
 
         if hostable(program, target, plan.seconds):
-            run = hosted(run, program, constants, backend, ahead)
+            run = hosted(run, program, plan.seconds, constants, backend, ahead)
             remarks = (*remarks, REMARK)
         run = with_joint_backward(run, program, plan.seconds, constants, backend, target)
     run = run if program.inputs else _with_fresh_results(run)

@@ -16,6 +16,9 @@ NUMPY = Target()
 LEAST_SECONDS = 3e-5
 """Predicted seconds from which on looking at the tensors as arrays, some microseconds, is made up for."""
 
+LONG_SECONDS = 2e-4
+"""Predicted seconds from which on torch's threads, if it may use several, are worth more than a better program."""
+
 REMARK = "tensors of the CPU that neither autograd nor a tracer watches run as the numpy program"
 
 
@@ -34,21 +37,30 @@ def hostable(program: Program, target: Target, seconds: float) -> bool:
 
 
 def hosted(
-    run: Callable[..., Any], program: Program, constants: Sequence[Any], backend: Any, ahead: bool
+    run: Callable[..., Any],
+    program: Program,
+    seconds: float,
+    constants: Sequence[Any],
+    backend: Any,
+    ahead: bool,
 ) -> Callable[..., Any]:
     """Return the code `run` of a hostable `program` that runs as the NumPy program for tensors nobody watches.
+
+    Programs of `LONG_SECONDS` do so only where torch has one thread.
 
     Args:
         ahead: that program is made now, not when it is first needed.
     """
+
+    alone = seconds >= LONG_SECONDS
 
     def make() -> Callable[..., Any]:
         return compiled(for_numpy(program, ahead), backend.hosted.arrays(constants))
 
     if ahead:
         made = make()
-        return backend.hosted.hosted(run, lambda: made)  # type: ignore[no-any-return]
-    return backend.hosted.hosted(run, make)  # type: ignore[no-any-return]
+        return backend.hosted.hosted(run, lambda: made, alone)  # type: ignore[no-any-return]
+    return backend.hosted.hosted(run, make, alone)  # type: ignore[no-any-return]
 
 
 def for_numpy(program: Program, ahead: bool = True) -> Program:

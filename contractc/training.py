@@ -44,13 +44,18 @@ def with_joint_backward(
     if not (host or _copies_batches(program)):
         return run
     differentiated: Callable[..., Any] = backend.joint.differentiated(
-        run, lambda needs: _joint(program, constants, backend, needs, host)
+        run, lambda needs: _joint(program, seconds, constants, backend, needs, host)
     )
     return differentiated
 
 
 def _joint(
-    program: Program, constants: Sequence[Any], backend: Any, needs: Sequence[bool], host: bool
+    program: Program,
+    seconds: float,
+    constants: Sequence[Any],
+    backend: Any,
+    needs: Sequence[bool],
+    host: bool,
 ) -> Any:
     """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program."""
     numbers = [v.number for v in program.inputs]
@@ -74,14 +79,14 @@ def _joint(
         held = [arrays[c.value.number] for c in back.constants]
         run = backend.compile(back, held).run
         if host and not codes:  # the others come when gradients are differentiated, under torch's eyes
-            run = hosted(run, back, held, backend, ahead=True)
+            run = hosted(run, back, seconds, held, backend, ahead=True)
         reads = tuple(places[v.number] for v in back.inputs[:-1])
         codes.append(backend.joint.Backward(run, reads, tuple(numbers.index(n) for n in targets)))
     if any(k not in codes[0].reads for code in codes for k in code.reads):
         return None
     run = backend.compile(forward, constants).run
     if host:
-        run = hosted(run, forward, constants, backend, ahead=True)
+        run = hosted(run, forward, seconds, constants, backend, ahead=True)
     return backend.joint.Joint(run, tuple(codes), len(numbers))
 
 

@@ -126,3 +126,17 @@ def test_choices_are_priced_by_the_steps_that_would_run() -> None:
     assert {a.choices for a in found.alternatives} == {("factored",), ("materialised",)}
     least = min(found.alternatives, key=lambda a: a.seconds)
     assert least.choices == found.choices
+
+
+def test_long_programs_leave_it_to_torch_where_it_has_threads(
+    counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operands = drawn("ij,jk,kl->il")
+    for seconds, threads, runs_there in ((0.0, 2, False), (0.0, 1, True), (1.0, 2, True)):
+        monkeypatch.setattr(hosting, "LONG_SECONDS", seconds)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        executable = contractc.compile("ij,jk,kl->il", *operands)
+        counted.clear()
+        found = executable(*operands)
+        assert bool(counted) == runs_there
+        torch.testing.assert_close(found, torch.einsum("ij,jk,kl->il", *operands))

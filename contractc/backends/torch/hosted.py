@@ -13,16 +13,23 @@ from contractc.backends.torch.compiled import plain, watched
 from contractc.recent import MISS
 
 
-def hosted(run: Callable[..., Any], make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+def hosted(
+    run: Callable[..., Any], make: Callable[[], Callable[..., Any]], alone: bool
+) -> Callable[..., Any]:
     """Return `run` that lets the code of `make`, for arrays of NumPy, do what nobody watches.
 
     Autograd, torch.func, torch.compile, autocast and other modes have to see aten calls, and tensors of other
     devices have no memory here: for these `run` is called. `make` is called when it is first needed.
+
+    Args:
+        alone: leave it to `run` where torch may use several threads, which NumPy's loops do not.
     """
     made: list[Callable[..., Any]] = []
 
     def run_hosted(*tensors: Any) -> Any:
         if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
+            return run(*tensors)
+        if alone and torch.get_num_threads() > 1:
             return run(*tensors)
         if not made:
             made.append(make())
