@@ -456,7 +456,8 @@ show("cuda:90")
 def test_each_refusal_says_why(tmp_path: Path) -> None:
     path = tmp_path / "net.ccb"
     kernels = compiled(FUSED, *SHAPES, dtype="float32")
-    contractc.compile(FUSED, *SHAPES, dtype="float32").save(path, kernels)
+    numbers = contractc.compile(FUSED, *SHAPES, dtype="float32")
+    numbers.save(path, kernels)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
     command = [sys.executable, "-c", WITHOUT_TRITON, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -465,7 +466,7 @@ def test_each_refusal_says_why(tmp_path: Path) -> None:
     uncompiled = "compiling kernels needs Triton, which is not installed"
     for text, reason in ((no_gpu, backend.unavailable("cuda:90")), (no_triton, f"{UNUSABLE}; {uncompiled}")):
         assert text.splitlines()[:3] == [
-            "runs on numpy; order found by optimal",
+            f"runs on numpy; order found by {numbers.plan.search}",
             "loaded from net.ccb",
             f"not for triton:cuda:90: {reason}",
         ]

@@ -151,7 +151,8 @@ def product_form_seconds(task: Task, form: Form, machine: Machine, provider: str
     if form.sums:
         width = itemsize(task.dtype)
         moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
-        seconds += sums * (call if provider == NUMPY else call / 3) + (sums - 1) * loops * moved
+        each = 5 * call if provider == NUMPY else call / 3  # two slices, a product, a sum
+        seconds += sums * each + (sums - 1) * loops * moved
     return seconds + _memory_seconds(task, form, machine, loops * sums * one)
 
 
