@@ -112,6 +112,25 @@ def test_fake_tensors_and_graphs_see_plain_operations() -> None:
     torch.testing.assert_close(graph(*xs), xs[0] @ xs[1])
 
 
+def test_dynamic_extents_that_outgrow_the_offsets_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    xs = tensors([(6, 4), (4, 5)])
+    executable = compiled("bi,ij->bj", xs, dynamic="b")
+    launched: list[int] = []
+    run = Step._run
+
+    def counted(*given: Any) -> torch.Tensor:
+        launched.append(1)
+        return run(*given)
+
+    monkeypatch.setattr(Step, "_run", counted)
+    monkeypatch.setattr("contractc.backends.triton.launch.MOST_OFFSET", 200)
+    for batch, in_kernel in ((6, True), (30, False), (7, True)):
+        launched.clear()
+        x = tensors([(batch, 4)])[0]
+        torch.testing.assert_close(executable(x, xs[1]), x @ xs[1])
+        assert bool(launched) == in_kernel
+
+
 def test_dynamic_extent_is_a_number_of_the_launch() -> None:
     xs = tensors([(6, 4, 3), (4, 3, 2), (2, 3, 5)])
     executable = compiled("bij,iar,rjc->bac", xs, dynamic="b")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from contractc.notation import Term
 
 MOST_VARIANTS = 64
 """Kernels that one step keeps for different strides; beyond, torch computes it."""
+
+
+MOST_OFFSET = 2**31
+"""What an int32 holds is below: offsets into larger values are computed in 64 bits, where that was foreseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +103,23 @@ class Step:
                     self.variants.clear()
                 self.variants[key] = variant
         extents = self._extents(tensors)
-        if variant is None or 0 in extents:
+        if variant is None or 0 in extents or not self._reaches(variant, tensors, extents):
             plain: Tensor = self.plain(*tensors)
             return plain if len(tensors) > 1 else plain.clone()  # a view of what may be overwritten
         return self._run(variant, tensors, extents, out, partial)
+
+    def _reaches(self, variant: Variant, tensors: Sequence[Tensor], extents: tuple[int, ...]) -> bool:
+        """Return whether offsets into all values are as wide as they need to be: dynamic extents may have grown."""
+        if not self.task.dynamic:
+            return True
+        problem = variant.passes[0].problem
+        reached = [sum(s * (n - 1) for s, n in zip(x.stride(), x.shape, strict=True)) for x in tensors]
+        reached.append(prod([extents[m] for m in self.task.terms[-1]]))
+        return all(
+            2 * reach < MOST_OFFSET
+            or 2 * problem.size(access.modes) >= MOST_OFFSET  # two to a complex number
+            for reach, access in zip(reached, problem.values, strict=True)
+        )
 
     def _extents(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         if not self.task.dynamic:
