@@ -142,7 +142,8 @@ def _annealed(
     began = monotonic()
     if clock.deadline < inf:
         measured(network, first, "seconds")
-    candidates = 1 if ask.options.minimize == "flops" else 3 + KEPT
+    candidates = 2 if len(network.tensors) > MANY else 3 + KEPT
+    candidates = 1 if ask.options.minimize == "flops" else candidates
     pricing = candidates * PRICING * (monotonic() - began)
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
@@ -180,13 +181,23 @@ def _annealed(
 KEPT = 2
 """Trees of other runs that take part in the choice by predicted seconds."""
 
+MANY = 100
+"""Beyond so many tensors only two paths are priced, which takes as long as thousands of moves."""
+
 
 def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> Pairs:
-    """Return the best of some paths; for flops by their multiplications, else as the cost model says."""
+    """Return the best of some paths; for flops by their multiplications, else as the cost model says.
+
+    Of many tensors the first path and the one of fewest multiplications are compared.
+    """
     distinct = list(dict.fromkeys(candidates))
-    if ask.options.minimize == "flops":
+    flops = ask.options.minimize == "flops"
+    if flops or len(network.tensors) > MANY:
         graph = graph_of(network)
-        return min(distinct, key=lambda path: charge(graph, path))
+        fewest = min(distinct, key=lambda path: charge(graph, path))
+        if flops:
+            return fewest
+        distinct = list(dict.fromkeys((distinct[0], fewest)))
     return min(distinct, key=lambda path: measured(network, path, ask.options.minimize))
 
 
