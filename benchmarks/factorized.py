@@ -343,12 +343,13 @@ def ways(
         lambda *xs: path(*(x.reshape(s) for x, s in zip(xs, shapes, strict=True))).reshape(result),
         tensors,
     )
-    found["torch.einsum"] = (
-        lambda *xs: torch.einsum(text, *(x.reshape(s) for x, s in zip(xs, shapes, strict=True))).reshape(
-            result
-        ),
-        tensors,
-    )
+    if text.isascii():  # torch.einsum has 52 letters
+        found["torch.einsum"] = (
+            lambda *xs: torch.einsum(text, *(x.reshape(s) for x, s in zip(xs, shapes, strict=True))).reshape(
+                result
+            ),
+            tensors,
+        )
     if case.layer is not None:
         layer = case.layer().to(device)
         parameters = [p for p in layer.parameters() if p.requires_grad]

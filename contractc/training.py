@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
-from contractc.dtypes import is_floating
+from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
 from contractc.hosted import for_numpy, hostable, hosted
 from contractc.lower.backward import backward, with_kept
@@ -14,6 +15,7 @@ from contractc.lower.passes import PASSES, natural_layout
 from contractc.lower.seconds import program_seconds
 from contractc.machine import Target
 from contractc.programs import COPY, Contract, Program, groups
+from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4
 """Predicted seconds of the value from which on a call into Python on the way back, 30 us, is made up for."""
@@ -34,7 +36,7 @@ def with_joint_backward(
     for each factor of a product its own, where one backward program shares them. What takes less than
     `LEAST_SECONDS` torch differentiates call by call, and all else.
     """
-    host = hostable(program, target, seconds)
+    host = hostable(program, target, seconds) and _reusable(program)
     program = natural_layout(all_unfused(program))
     (result, *others) = program.results
     if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS:
@@ -47,6 +49,17 @@ def with_joint_backward(
         run, lambda needs: _joint(program, seconds, constants, backend, needs, host)
     )
     return differentiated
+
+
+def _reusable(program: Program) -> bool:
+    """Return whether all values of `program` are small enough for their memory to be given out again.
+
+    Pages from the system, which every step of a training would wait for, take back what the NumPy program gains.
+    """
+    return all(
+        prod([program.extents[m] for m in v.modes]) * itemsize(v.dtype) <= MOST // 2
+        for v in program.values().values()
+    )
 
 
 def _joint(
