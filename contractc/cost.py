@@ -13,6 +13,7 @@ from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.network import TensorNetwork
 from contractc.notation import Term
 from contractc.plans import Path, Plan, kept_terms
+from contractc.slices import repeats
 
 ALWAYS = ("numpy",)
 """The libraries of matrix products that every installation has."""
@@ -213,7 +214,10 @@ def costs(
     sliced: Term = (),
     machine: Machine = DEFAULT_MACHINE,
 ) -> Costs:
-    """Return the costs of contracting `network` along an SSA `path`, looping over the modes `sliced`."""
+    """Return the costs of contracting `network` along an SSA `path`, all of it in each slice over `sliced`.
+
+    What a search compares: `priced` counts a step less often where slices share it.
+    """
     each = step_costs(network, path, results, sliced, machine)
     highest = max((step.peak for step in each), default=0)
     if sliced:
@@ -287,9 +291,36 @@ def step_costs(
 
 
 def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
-    """Return `plan` with its predicted costs filled in."""
+    """Return `plan` with its predicted costs filled in; a step counts as often as it runs, see `step_times`."""
     found = costs(plan.network, plan.path, plan.results, plan.sliced, machine)
+    if plan.sliced:
+        each = step_costs(plan.network, plan.path, plan.results, plan.sliced, machine)
+        times = step_times(plan)
+        found = found._replace(
+            seconds=sum([step.seconds * min(n, 10**300) for step, n in zip(each, times, strict=True)]),
+            flops=sum([step.flops * n for step, n in zip(each, times, strict=True)]),
+            traffic=sum([step.traffic * n for step, n in zip(each, times, strict=True)]),
+        )
     return replace(plan, seconds=found.seconds, flops=found.flops, traffic=found.traffic, peak=found.peak)
+
+
+def step_times(plan: Plan) -> list[int]:
+    """Return how often each step of `plan` runs: once for all slices that give it the same operands.
+
+    So it is where memory does not forbid it; a program that is short of memory repeats more.
+    """
+    network, count = plan.network, len(plan.network.tensors)
+    sliced = tuple(m for m in plan.sliced if network.extents[m] > 1)
+    if not sliced:
+        return [1] * len(plan.path)
+    every, terms = frozenset(sliced), plan.terms()
+    depends = [every.intersection(tensor.modes) for tensor in network.tensors]
+    work = []
+    for number, ids in enumerate(plan.path, count):
+        own = every.intersection(terms[number]).union(*[depends[i] for i in ids])
+        depends.append(every if number in plan.results else own)
+        work.append(flops([terms[i] for i in ids], terms[number], network.extents))
+    return repeats(depends[count:], work, sliced, network.extents)
 
 
 _BATCH = 3

@@ -73,7 +73,15 @@ def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None) -> str
 def _searcher() -> str:
     """Return a digest of the source of the search and the cost model: a better one forgets older plans."""
     here = Path(__file__).parent
-    sources = sorted([*here.glob("search/*.py"), here / "cost.py", here / "machine.py", here / "plans.py"])
+    sources = sorted(
+        [
+            *here.glob("search/*.py"),
+            here / "cost.py",
+            here / "machine.py",
+            here / "plans.py",
+            here / "slices.py",
+        ]
+    )
     found = [path.read_bytes() for path in sources if path.exists()]
     found = found or [str(here).encode()]  # inside of a zip archive
     return hashlib.sha256(b"".join(found)).hexdigest()

@@ -21,6 +21,10 @@ Add = Callable[[Any, Any], Any]
 """Addition of two parts, the earlier one first; it may write into either, nothing else refers to them."""
 
 
+DEEPEST = 4
+"""Loops inside of each other at most; modes that would make more of them share one."""
+
+
 class Node(NamedTuple):
     """The sum of 2**`level` parts, from part `number` * 2**`level` on."""
 
@@ -116,3 +120,34 @@ def positions(modes: Mapping[int, int], start: int = 0, stop: int | None = None)
 def place(at: Mapping[int, int], term: Term) -> tuple[Any, ...]:
     """Return the index of the slice `at` in an array with the modes `term`."""
     return tuple([at.get(m, slice(None)) for m in term])
+
+
+def repeats(
+    depends: Sequence[frozenset[int]], work: Sequence[int], modes: Term, extents: Sequence[int]
+) -> list[int]:
+    """Return how often each step runs when steps are in the loops they depend on; `work` are their flops."""
+    loops = levels(modes, list(zip(depends, work, strict=True)), extents)
+    counts = []
+    for own in depends:
+        depth = max((k + 1 for k, g in enumerate(loops) if own & set(g)), default=0)
+        counts.append(prod(extents[m] for g in loops[:depth] for m in g))
+    return counts
+
+
+def levels(
+    modes: Term, work: Sequence[tuple[frozenset[int], int]], extents: Sequence[int]
+) -> tuple[Term, ...]:
+    """Return the modes of each loop, the outermost first; a loop of its own where that takes work out of it."""
+    left, rest = list(modes), list(work)
+    order: list[int] = []
+    saved: list[int] = []
+    while left:
+        outside = {m: sum(f for own, f in rest if m not in own) for m in left}
+        inner = max(left, key=lambda m: (outside[m] - outside[m] // extents[m], m))
+        order.insert(0, inner)
+        saved.insert(0, outside[inner])
+        left.remove(inner)
+        rest = [(own, f) for own, f in rest if inner not in own]
+    starts = sorted(sorted(range(1, len(order)), key=lambda k: -saved[k])[: DEEPEST - 1])
+    starts = [0, *(k for k in starts if saved[k])]
+    return tuple(tuple(sorted(order[a:b])) for a, b in zip(starts, [*starts[1:], len(order)], strict=True))

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 import contractc
 from contractc.backends import backend_named
 from contractc.backends import sliced as numpy_slices
-from contractc.cost import priced
+from contractc.cost import priced, step_times
 from contractc.lower import lower, translate
-from contractc.lower.slices import repeats
 from contractc.machine import Target
 from contractc.plans import Plan, sliceable
 from contractc.programs import Contract, Loop, Program, Step
@@ -195,12 +194,8 @@ def test_what_depends_on_no_sliced_mode_runs_once_and_what_depends_on_some_as_of
             s.outs[0].number: n for n, s in inner_steps(translate(plan, NUMPY)) if isinstance(s, Contract)
         }
         assert [counts[n] for n in (5, 6, 7, 8)] == expected  # de,ef  ab,bc  cd,df  ac,cf
+        assert step_times(plan) == expected
         np.testing.assert_array_equal(run(lower(plan, NUMPY), arrays)[0], plan.evaluate(*arrays)[0])
-
-
-def test_repeats_are_those_of_the_program() -> None:
-    b, e = frozenset([1]), frozenset([4])
-    assert repeats([e, b, e, b | e], [40, 48, 32, 16], (1, 4), (2, 3, 4, 2, 5, 2)) == [5, 15, 5, 15]
 
 
 # Threads

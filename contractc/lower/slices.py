@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
 from contractc.cost import flops
 from contractc.notation import Term
 from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step, Value
-
-DEEPEST = 4
-"""Loops inside of each other at most; modes that would make more of them share one."""
+from contractc.slices import levels
 
 
 def in_slices(program: Program, modes: Term, hoist: bool = True, pairs: bool = True) -> Program:
@@ -35,23 +33,11 @@ def in_slices(program: Program, modes: Term, hoist: bool = True, pairs: bool = T
     if not hoist:
         depends |= {v.number: frozenset(modes) for step in program.steps for v in step.outs}
     work = [(depends[s.outs[0].number], _flops(program, s)) for s in program.steps]
-    levels = _levels(modes, work, program.extents)
+    loops = levels(modes, work, program.extents)
     depth = {
-        n: max((k + 1 for k, g in enumerate(levels) if own & set(g)), default=0) for n, own in depends.items()
+        n: max((k + 1 for k, g in enumerate(loops) if own & set(g)), default=0) for n, own in depends.items()
     }
-    return _Nest(program, levels, depth, pairs).level(0)
-
-
-def repeats(
-    depends: Sequence[frozenset[int]], work: Sequence[int], modes: Term, extents: Sequence[int]
-) -> list[int]:
-    """Return how often each step runs when steps are in the loops they depend on; `work` are their flops."""
-    levels = _levels(modes, list(zip(depends, work, strict=True)), extents)
-    counts = []
-    for own in depends:
-        depth = max((k + 1 for k, g in enumerate(levels) if own & set(g)), default=0)
-        counts.append(prod(extents[m] for g in levels[:depth] for m in g))
-    return counts
+    return _Nest(program, loops, depth, pairs).level(0)
 
 
 LARGE = 2**12
@@ -97,25 +83,6 @@ def _flops(program: Program, step: Step) -> int:
     known = program.values()
     terms = [known[i].modes for i in step.inputs]
     return flops(terms, step.outs[0].modes, program.extents) if isinstance(step, Contract) else 1
-
-
-def _levels(
-    modes: Term, work: Sequence[tuple[frozenset[int], int]], extents: Sequence[int]
-) -> tuple[Term, ...]:
-    """Return the modes of each loop, the outermost first; a loop of its own where that takes work out of it."""
-    left, rest = list(modes), list(work)
-    order: list[int] = []
-    saved: list[int] = []
-    while left:
-        outside = {m: sum(f for own, f in rest if m not in own) for m in left}
-        inner = max(left, key=lambda m: (outside[m] - outside[m] // extents[m], m))
-        order.insert(0, inner)
-        saved.insert(0, outside[inner])
-        left.remove(inner)
-        rest = [(own, f) for own, f in rest if inner not in own]
-    starts = sorted(sorted(range(1, len(order)), key=lambda k: -saved[k])[: DEEPEST - 1])
-    starts = [0, *(k for k in starts if saved[k])]
-    return tuple(tuple(sorted(order[a:b])) for a, b in zip(starts, [*starts[1:], len(order)], strict=True))
 
 
 @dataclass(frozen=True, slots=True)

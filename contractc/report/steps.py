@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contractc.building import build
-from contractc.cost import step_costs
+from contractc.cost import step_costs, step_times
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
 from contractc.machine import Target
@@ -38,7 +38,7 @@ class StepCost:
 def costs_of_steps(plan: Plan) -> list[StepCost]:
     """Return the predicted costs of each step of `plan`."""
     network, terms = plan.network, plan.terms()
-    count, slices, inputs = len(network.tensors), network.size(plan.sliced), network.bytes_of_inputs()
+    count, inputs = len(network.tensors), network.bytes_of_inputs()
     each = step_costs(network, plan.path, plan.results, plan.sliced)
     return [
         StepCost(
@@ -47,12 +47,12 @@ def costs_of_steps(plan: Plan) -> list[StepCost]:
             tuple(terms[i] for i in ids),
             terms[count + s],
             network.size(m for m in terms[count + s] if m not in plan.sliced),
-            cost.flops * slices,
-            cost.traffic * slices,
-            cost.seconds * min(slices, 10**300),
+            cost.flops * times,
+            cost.traffic * times,
+            cost.seconds * min(times, 10**300),
             inputs + cost.peak,
         )
-        for s, (ids, cost) in enumerate(zip(plan.path, each, strict=True))
+        for s, (ids, cost, times) in enumerate(zip(plan.path, each, step_times(plan), strict=True))
     ]
 
 
