@@ -110,7 +110,7 @@ def candidates(
 def _unsliced(options: Search, clock: Clock) -> Ask:
     """Return what is asked for the order alone, where order and slices are searched for together afterwards."""
     moves = options.moves
-    if isinstance(moves, tuple) and len(moves) % 7 == 3:
+    if isinstance(moves, tuple) and len(moves) % 7 == 4:
         moves = moves[:-2]
     end = clock.deadline if options.time_limit is None else clock.started + FIRST * options.time_limit
     return Ask(replace(options, moves=moves), Clock(end, clock.report, clock.started))

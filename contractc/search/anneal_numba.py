@@ -311,8 +311,16 @@ def _moves(
                 after = _step(goal, offset, one, sizes[b], sizes[c], size)
                 after += _step(goal, offset, two, sizes[a], size, sizes[top])
         if after > before:
-            ratio = charged / (charged + (after - before)) if walking else before / after
-            if draws[k, 1] >= ratio**beta:
+            sum_before = charged if walking else before
+            rise = (after - before) / sum_before
+            # what (1 + rise)**beta is at least: most moves are refused by that, without the power
+            least = 1.0 + beta * rise * (1.0 + 0.5 * (beta - 1.0) * rise) if beta >= 1.0 else 1.0
+            if draws[k, 1] * least >= 1.0:
+                continue
+            if (
+                draws[k, 1]
+                >= (sum_before / (sum_before + (after - before)) if walking else before / after) ** beta
+            ):
                 continue
         for w in range(words):
             legs[x, w] = (legs[b, w] | legs[c, w]) & (legs[a, w] | legs[top, w])
