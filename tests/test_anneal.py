@@ -79,6 +79,11 @@ def hyper(count: int, seed: int, extents: tuple[int, ...] = (2,)) -> TensorNetwo
     return TensorNetwork(tensors, ((0, 1),), sizes, "float64")
 
 
+def chain(count: int) -> TensorNetwork:
+    tensors = tuple(Tensor((k, k + 1), "float64") for k in range(count))
+    return TensorNetwork(tensors, ((0, count),), (2,) * (count + 1), "float64")
+
+
 def start(network: TensorNetwork) -> Pairs:
     """Return the greedy path, which is one of pairs."""
     return tuple((a, b) for a, b in greedy(network)[0])
@@ -247,7 +252,9 @@ def test_without_time_the_plan_says_so() -> None:
     network = NETWORKS["three words"]
     for method in ("auto", "anneal"):
         plan = search(network, Search(method, time_limit=0.0))
-        assert plan.faults() == [] and plan.search == "greedy, then any neighbours, cut short"
+        assert plan.faults() == [] and plan.search == "greedy, no time for more"
+    plan = search(chain(1500), Search(time_limit=0.0))
+    assert plan.faults() == [] and plan.search == "greedy, then any neighbours, cut short"
 
 
 def test_an_interruption_gives_the_best_so_far() -> None:

@@ -96,7 +96,8 @@ def candidates(
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
         others = finds.found.others if joint and finds.found is not None else ()
         plan = within(plan, memory_limit, others, Ask(options, clock), joint)
-    best = priced(plan)
+    known = finds.found.costs if alone and memory_limit is None and finds.found is not None else None
+    best = priced(plan) if known is None else replace(plan, **known._asdict())
     if most == 1 or not alone or best.sliced or network.groups or finds.found is None:
         return (best,)
     paths = [other for other in dict.fromkeys(finds.found.others) if other != best.path]

@@ -8,7 +8,7 @@ from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
 
-from contractc.cost import costs
+from contractc.cost import Costs, costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.options import Search
@@ -188,7 +188,8 @@ def _annealed(
         others = tuple([whole_path(reduction, [other]) for other in found[0].others])
     ways = " and ".join(dict.fromkeys(part.way for part in found if part.way)) or "splits of small parts"
     if any(part.way and not part.moves for part in found):
-        return Found(_better(network, (path, first), ask), f"annealing by {ways}, cut short")
+        path, priced = _better(network, (path, first), ask)
+        return Found(path, f"annealing by {ways}, cut short", costs=priced)
     record = [number for part in sorted(found, key=lambda item: item.turn) for number in part.moves]
     made = sum(part.moves[-1] for part in found if part.moves)
     total: int | None = made // COLD
@@ -202,11 +203,11 @@ def _annealed(
     until = Clock(clock.deadline - LONGEST_ORDER, clock.report, clock.started) if timed else clock
     final, orders = reconfigured(graph, final, most, until, goal)
     record += [cold, orders]
-    path = _better(network, (final, path, first, *others[:KEPT]), ask)
+    path, priced = _better(network, (final, path, first, *others[:KEPT]), ask)
     if not record[:-2]:
-        return Found(path, f"greedy and {ways}")
+        return Found(path, f"greedy and {ways}", costs=priced)
     said = f"{_total(tuple(record))} moves in {chosen.NAME}"
-    return Found(path, f"annealing by {ways}, {said}", tuple(record), others)
+    return Found(path, f"annealing by {ways}, {said}", tuple(record), others, costs=priced)
 
 
 KEPT = 2
@@ -216,20 +217,22 @@ MANY = 100
 """Beyond so many tensors only two paths are priced, which takes as long as thousands of moves."""
 
 
-def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> Pairs:
-    """Return the best of some paths; for flops by their multiplications, else as the cost model says.
+def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> tuple[Pairs, Costs | None]:
+    """Return the best of some paths, and its costs if they were looked at: for flops its multiplications suffice.
 
     Of many tensors the first path and the one of fewest multiplications are compared.
     """
-    distinct = list(dict.fromkeys(candidates))
-    flops = ask.options.minimize == "flops"
-    if flops or len(network.tensors) > MANY:
+    distinct, goal = list(dict.fromkeys(candidates)), ask.options.minimize
+    if goal == "flops" or len(network.tensors) > MANY:
         graph = graph_of(network)
         fewest = min(distinct, key=lambda path: charge(graph, path))
-        if flops:
-            return fewest
+        if goal == "flops":
+            return fewest, None
         distinct = list(dict.fromkeys((distinct[0], fewest)))
-    return min(distinct, key=lambda path: measured(network, path, ask.options.minimize))
+    if goal == "size":
+        return min(distinct, key=lambda path: measured(network, path, goal)), None
+    priced = [(path, costs(network, path, (len(network.tensors) + len(path) - 1,))) for path in distinct]
+    return min(priced, key=lambda item: item[1].seconds if goal == "seconds" else item[1].traffic)
 
 
 class _PartFound(NamedTuple):
