@@ -252,8 +252,6 @@ def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
 
 def note(program: Program, step: Contract) -> str:
     """Return how `step` runs, for `explain`."""
-    from contractc.providers.loops.problem import problem_of
-
     if step.how.startswith(BUILT):
         return "compiled loop, machine code built before"
     if step.how == HOW_FIRST and native.available():
@@ -261,6 +259,8 @@ def note(program: Program, step: Contract) -> str:
     schedule = _schedule(program, step)
     if schedule is None or not installed():
         return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+    from contractc.providers.loops.problem import problem_of
+
     problem = problem_of(program, step, [ORDERED] * len(step.inputs))
     lane = " ".join(program.label(m) for m in problem.members[schedule.lane])
     outer = " ".join(program.label(m) for k in schedule.outer for m in problem.members[k])
