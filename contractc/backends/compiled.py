@@ -15,24 +15,19 @@ from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops, providers
 from contractc.providers.known import this_machine
-from contractc.providers.loops import COPIED, HOW, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
 
 
 def numpy_loops(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
-    """Return the function of arrays that computes `step`: compiled now or later, pairwise without llvmlite."""
+    """Return the function of arrays that computes `step`: compiled now or by the first call, pairwise without llvmlite."""
     if step.how == HOW_FIRST:
         now = replace(step, how=HOW)
         return loops.at_first_call(lambda: numpy_loops(program, now, compile_))
     if not loops.installed() or loops.refuses(program, step) is not None:
         return _pairwise(program, step, compile_)
-    library = numpy_library(program, step)
-    if step.how == HOW_LATER:
-        return loops.deferred(
-            lambda: loops.compiled(program, step, library), _pairwise(program, step, compile_)
-        )
-    return loops.compiled(program, step, library)
+    return loops.compiled(program, step, numpy_library(program, step))
 
 
 def numpy_library(program: Program, step: Contract) -> Library:

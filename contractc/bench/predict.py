@@ -31,7 +31,7 @@ def _seconds(program: Program, machine: Machine) -> float:
             total += prod(program.extents[m] for m in step.modes) * _seconds(step.body, machine)
         elif not isinstance(step, Contract):
             total += machine.call
-        elif step.how in (loops.HOW, loops.HOW_LATER):
+        elif step.how in (loops.HOW, loops.HOW_FIRST):
             total += loops.predicted(program, step)
         else:
             total += library_seconds(program, replace(step, how=""), machine, providers())

@@ -169,17 +169,20 @@ def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
 def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> float:
     """Return the seconds for which products wait for memory beside `busy` seconds of arithmetic.
 
-    Short runs of memory take longer than their bytes: whole cache lines and pages are moved.
+    Short runs of memory take longer than their bytes: whole cache lines and pages are moved. A run goes on where the
+    next product begins with the byte after it.
     """
     width = itemsize(task.dtype)
     matrix = (form.rows, form.columns, form.summed)
+    repeated = (*form.sums, *form.loops)
     total = sum(task.size(modes) for modes in (task.left, task.right, task.out)) * width
     waiting = 0.0
     for axes in (form.left, form.right, form.out):
         size = run = width
+        in_turn = axes == (*(x for x in repeated if x in axes), *(x for x in axes if x in matrix))
         inside = True
         for axis in reversed(axes):
-            inside = inside and axis in matrix
+            inside = inside and (in_turn or axis in matrix)
             extent = task.size(axis)
             size *= extent
             run *= extent if inside else 1
