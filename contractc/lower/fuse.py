@@ -21,7 +21,7 @@ MOST_STEPS = 8
 MOST_CANDIDATES = 400
 """The most runs whose seconds are predicted in one program."""
 
-GAIN, GAIN_ALONE = 1.2, 1.5
+GAIN, GAIN_ALONE = 1.2, 1.3
 """How many times faster a fused step, and one step as a kernel, have to be by prediction: a run saves intermediates
 for certain, while one step only is better if both predictions hold."""
 

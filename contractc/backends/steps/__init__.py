@@ -67,6 +67,9 @@ _COPY_CALL = 2e-6
 _SLOW_READING = 1.25
 """How much longer np.einsum reads large arrays than a dot product does."""
 
+_EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "complex128": 3.0e8}
+"""Products a second that np.einsum forms and adds up in cache, along rows."""
+
 _TALL = 1.08
 """How much longer a product takes whose result has long columns rather than long rows (in C order)."""
 
@@ -249,6 +252,6 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     largest = max(range(3), key=lambda k: task.size(terms[k]))
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
-    rate = 2.0e9 if task.dtype == "float32" else 1.0e9
+    rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
     seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, moved))
     return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)
