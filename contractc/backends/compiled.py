@@ -21,7 +21,7 @@ from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, 
 def numpy_loops(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
-    """Return the function of arrays that computes `step`: compiled now or by the first call, pairwise without llvmlite."""
+    """Return the function of arrays that computes `step`: compiled now or at the first call, or pairwise."""
     if step.how == HOW_FIRST:
         now = replace(step, how=HOW)
         return loops.at_first_call(lambda: numpy_loops(program, now, compile_))

@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 
 FEWEST_ROUNDS = 5
 WARM = 0.1
-"""Seconds of calls before the rounds: contractc's own plain calls change to compiled loops after some 0.05 s of them."""
+"""Seconds of calls before the rounds: plain calls of contractc change to compiled loops after some 0.05 s of them."""
 
 ROUND_SECONDS = 1e-3
 """A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond, and above
@@ -60,8 +60,8 @@ def interleaved(
     """Return the seconds of one call of each contestant in each round; every round has an order of its own.
 
     Each is called ahead for `WARM` seconds, at least twice, which warms it and tells how often a round must repeat it:
-    rounds measure what calls cost once a library has settled, and what comes before is measured apart. The garbage
-    collector is off meanwhile.
+    rounds measure what calls cost once a library has settled; the first calls are measured apart. The garbage collector
+    is off meanwhile.
 
     Args:
         rounds: how many; fewer, but at least `FEWEST_ROUNDS`, if `budget` seconds do not suffice.

@@ -253,5 +253,5 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
-    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, moved))
+    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, 2 * moved))
     return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)

@@ -40,13 +40,13 @@ CALL = 4.0e-6
 """Seconds to call a compiled function from Python and to allocate its result."""
 
 INTEGERS = {1: 1.0, 2: 1.0, 4: 3.0, 8: 4.5}
-"""How much longer products of integers take than those of floats, by their bytes: they are two or three instructions."""
+"""How much longer products of integers take than those of floats, by their bytes: they are several instructions."""
 
 NOT_HIDDEN = 0.7
 """The part of the shorter of arithmetic and memory that does not hide behind the longer one."""
 
 LINE, PAGE = 64, 4096
-"""Bytes of a cache line and of a page: what one element far from all others takes of a cache and of its table of pages."""
+"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
 
 MOST_UNROLLED = 96
 """Products in a row that are written out without a loop."""
@@ -220,7 +220,7 @@ def _rate(size: float) -> float:
 def _apart_cycles(problem: Problem, term: Term, outer: Term, part: int) -> float:
     """Return the cycles for each element of an array whose last modes are looped over outside.
 
-    Each is in a cache line of its own, often in a page of its own, which come again for the next position of those modes.
+    Each is in a cache line of its own, often in a page of its own; both come again for the next of those positions.
     """
     stride = part
     for m in reversed(term):
@@ -269,7 +269,9 @@ def _step_cycles(
     for s, ids in enumerate(problem.reads):
         repeats = (1, outer_size, outer_size * tiles)[at[s]]
         shape = step_shape(problem, s, lane, columns, outer)
-        total += repeats * (slower * blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0)
+        total += repeats * (
+            slower * blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0
+        )
         del ids
     if not kept:
         total += outer_size * problem.size([m for m in problem.out if m not in outer]) * 12.0
@@ -348,7 +350,9 @@ def blocking(shape: Shape, vector_bytes: int) -> Blocking:
         arithmetic = 0.5 * block * products
         each = max(arithmetic, 0.5 * loads * shape.parts, 4.0 if depth > 1 else 0.0)
         around = 3.0 + 1.0 * block * shape.parts + (3.0 if depth > 4 else 0.0)
-        each += 0.3 + 0.2 * loads * shape.parts  # loads are not quite free: what is read again comes from afar
+        each += (
+            0.3 + 0.2 * loads * shape.parts
+        )  # loads are not quite free: what is read again comes from afar
         cycles = whole / block * waste * (depth * each + around)
         if best is None or cycles < best.cycles:
             best = Blocking(tuple(sorted(factors.items())), _unrolled(shape, block), cycles)
