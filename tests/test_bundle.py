@@ -547,6 +547,7 @@ def test_products_of_torch_are_numpys_where_torch_is_not(tmp_path: Path) -> None
         for s in executable.program.steps
     )
     program = replace(executable.program, steps=steps)
+    assert executable.saver is not None
     made = assembly.executable_of(
         program, executable.plan, executable.target, executable.constants, False, executable.saver
     )
