@@ -52,7 +52,7 @@ def differentiated(
     def run_and_record(*operands: Any) -> Any:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return run(*operands)
-        if any([type(x) is not Tensor and type(x) is not Parameter for x in operands]):
+        if any(type(x) is not Tensor and type(x) is not Parameter for x in operands):
             return run(*operands)  # of a class that takes part in calls
         needs = tuple([x.requires_grad for x in operands])
         if True not in needs or _transformed(operands):
