@@ -43,7 +43,7 @@ class Access:
     @property
     def unit(self) -> int | None:
         """Return the mode with stride 1, or None."""
-        return next((m for m, s in zip(self.modes, self.strides, strict=True) if s == 1), None)
+        return self.modes[self.strides.index(1)] if 1 in self.strides else None
 
 
 @dataclass(frozen=True, slots=True)
