@@ -141,7 +141,9 @@ class Model:
         config: TileConfig,
         totals: _Totals,
     ) -> None:
-        """Add up what computing a node `times` times in one program costs."""
+        """Add up what computing a node `times` times in one program costs, until it is found not to fit."""
+        if totals.refused:
+            return
         node = self.nodes[number]
         if not node.children:
             size = _elements(self.kept[number], blocks)
