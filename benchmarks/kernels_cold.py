@@ -62,7 +62,9 @@ def network(kind: str, extents: tuple[int, ...], seed: int) -> tuple[str, list[t
     terms[29].append(last)
     terms.append([first, batch])
     letters = [chr(0x4E00 + m) for m in range(len(sizes))]
-    text = ",".join("".join(letters[m] for m in term) for term in terms) + f"->{letters[batch]}{letters[last]}"
+    text = (
+        ",".join("".join(letters[m] for m in term) for term in terms) + f"->{letters[batch]}{letters[last]}"
+    )
     return text, [tuple(sizes[m] for m in term) for term in terms]
 
 
