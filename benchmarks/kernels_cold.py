@@ -100,7 +100,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     from contractc.backends.triton.tiles import parsed
     from contractc.programs import Contract
 
-    triton.runtime.driver.set_active(NoDriver())  # type: ignore[arg-type]
+    triton.runtime.driver.set_active(NoDriver())
     text, shapes = network(*NETWORKS[options.network], options.seed)
     ready, before = time.perf_counter(), sum(os.times()[:4])
     made = contractc.compile(text, *shapes, dtype=options.dtype, target=f"cuda:{options.arch}")
