@@ -30,6 +30,7 @@ from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
+from contractc.backends.triton.rows import add, row_of
 from contractc.backends.triton.steps import program_of
 from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal
 from contractc.backends.triton.tiles import TileConfig, parsed
@@ -38,6 +39,7 @@ from contractc.errors import OperandError
 from contractc.machine import A100, H100, H200, Gpu, Target
 from contractc.programs import Contract, Program
 from contractc.serial import digest
+from contractc.store import opened
 
 
 def task(
@@ -274,6 +276,43 @@ def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -
     database.write_text(database.read_text().replace('"generator": ', '"generator": 9'))
     tuned(program, H200, measure, database, "cpu")
     assert calls
+
+
+def test_what_was_tuned_is_used_by_the_next_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path / "store"))
+    gpu = replace(H200, name="a GPU")
+    monkeypatch.setattr("contractc.backends.triton.tuning.gpu_name", lambda: gpu.name)
+    given = task("bi,oij,bj->bo", {"b": 256, "i": 64, "j": 64, "o": 64}, "bfloat16", ((0, 1), (3, 2)))
+    plain = program_of(given)
+    program = prepared(plain, gpu, checked=True)
+    (step,) = program.steps
+    assert isinstance(step, Contract) and step.how.startswith("tile")
+    wanted = ["none yet"]
+    calls: list[str] = []
+
+    def measure(tried: Step, tensors: Any) -> float:
+        calls.append(tried.how)
+        return 1e-9 if tried.how == wanted[0] else 1.0
+
+    ranking = [str(c) for c, _ in ranked(given.problem(given.in_order())[0], gpu)]
+    wanted[0] = ranking[3]
+    assert tuned(program, gpu, measure, None, "cpu").steps[0] == replace(step, how=ranking[3])
+    calls.clear()
+    assert tuned(program, gpu, measure, None, "cpu").steps[0] == replace(step, how=ranking[3])
+    assert not calls
+    assert prepared(plain, gpu, checked=True).steps[0] == replace(step, how=ranking[3])
+    assert prepared(plain, replace(gpu, name="another"), checked=True) == program
+    store = opened(tmp_path / "store")
+    (entry,) = [e for e in store.ls() if e.kind == "tuned"]
+    before = store.read("tuned", entry.key)
+    wanted[0] = "library"
+    problem, _ = given.problem(given.in_order())
+    add(None, problem, row_of(problem, gpu.name, "library", 1e-9))
+    after = store.read("tuned", entry.key)
+    assert before is not None and after is not None and after.startswith(before) and after.count(b"\n") == 2
+    assert [s.how for s in prepared(plain, gpu, checked=True).steps if isinstance(s, Contract)] == [
+        "library"
+    ] * 2
 
 
 def test_tuning_without_a_gpu_takes_what_compiles() -> None:

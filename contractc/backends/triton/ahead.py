@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from contractc.backends.triton.gpus import like
 from contractc.backends.triton.kept import kept
-from contractc.backends.triton.launch import ALIGNMENT, Pass, even_numbers, passes_of
+from contractc.backends.triton.launch import Pass, even_numbers, passes_of
+from contractc.backends.triton.problem import ALIGNMENT
 from contractc.backends.triton.tasks import LIBRARY, Task, chosen_config, task_of
 from contractc.errors import UnsupportedError
 from contractc.notation import Term

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +17,7 @@ from contractc.backends.triton.emit import source_of
 from contractc.backends.triton.kept import kept
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts
+from contractc.backends.triton.rows import known_rows
 from contractc.backends.triton.tasks import (
     LIBRARY,
     MOST_INPUTS,
@@ -69,10 +70,28 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
             found = Program.from_json(stored.decode())
             same = (found.inputs, found.results, found.constants)
             if same == (program.inputs, program.results, program.constants) and _holds(found, device):
-                return found
+                return _as_tuned(found, device)
     made = _prepared(program, device, checked=checked)
     store.write("prepared", key, made.to_json().encode())
-    return made
+    return _as_tuned(made, device)
+
+
+def _as_tuned(program: Program, device: Gpu) -> Program:
+    """Return a prepared program with the ways that were found by timing on a GPU of this name, where there are any."""
+    known = known_rows(None, device.name)
+    steps: list[Step] = []
+    hows: dict[int, str] = {}
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=_as_tuned(step.body, device))
+        if isinstance(step, Contract) and step.how.startswith("tile"):
+            task = task_of(step, program)
+            problem, _ = task.problem(task.in_order())
+            row = known(problem)
+            if row is not None and (row.config == LIBRARY or fits(problem, parsed(row.config), device)):
+                hows[step.out.number] = row.config
+        steps.append(step)
+    return with_ways(replace(program, steps=tuple(steps)), hows)
 
 
 def _holds(program: Program, device: Gpu) -> bool:
@@ -119,10 +138,24 @@ def _prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
         if not worse:
             break
         refused |= worse
-    steps, number = [], 1 + max(program.values(), default=0)
+    hows = {
+        s.out.number: found[task_of(s, program)].how
+        for s in program.steps
+        if isinstance(s, Contract) and not s.how
+    }
+    return with_ways(program, hows)
+
+
+def with_ways(program: Program, hows: Mapping[int, str]) -> Program:
+    """Return `program` with how the steps are done whose results have these numbers.
+
+    A fused step that the library does becomes pairwise steps.
+    """
+    steps: list[Step] = []
+    number = 1 + max(program.values(), default=0)
     for step in program.steps:
-        if isinstance(step, Contract) and not step.how:
-            step = replace(step, how=found[task_of(step, program)].how)
+        if isinstance(step, Contract) and step.out.number in hows:
+            step = replace(step, how=hows[step.out.number])
             if step.how == LIBRARY and len(step.inputs) > 2 and step.path:
                 expanded = unfused(step, program, number)
                 number += len(expanded) - 1

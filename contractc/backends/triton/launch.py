@@ -16,7 +16,7 @@ from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import Source, source_of
 from contractc.backends.triton.kept import kept
-from contractc.backends.triton.problem import Problem, contiguous, parts
+from contractc.backends.triton.problem import ALIGNMENT, Problem, contiguous, parts
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config, trials
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
@@ -26,9 +26,6 @@ from contractc.notation import Term
 MOST_VARIANTS = 64
 """Kernels that one step keeps for different strides; beyond, torch computes it."""
 
-
-ALIGNMENT = 16
-"""Pointers, and run-time numbers that are said to be, are multiples of this: bytes, or elements."""
 
 MOST_OFFSET = 2**31
 """What an int32 holds is below: offsets into larger values are computed in 64 bits, where that was foreseen."""

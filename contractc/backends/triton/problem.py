@@ -10,8 +10,8 @@ from typing import Any
 from contractc.dtypes import is_complex, itemsize
 from contractc.notation import Term
 
-PLANNED = 256
-"""The extent that is planned for where the extent of a dynamic mode is not known."""
+ALIGNMENT = 16
+"""Pointers, and run-time numbers that are said to be, are multiples of this: bytes, or elements."""
 
 
 ACCUMULATED = {
