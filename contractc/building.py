@@ -23,6 +23,7 @@ from contractc.operands import Operand, recorded
 from contractc.options import Options, Search, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
+from contractc.providers import loops
 from contractc.providers.known import this_machine
 from contractc.remembering import remembered
 from contractc.search import candidates, check_allocation
@@ -90,7 +91,7 @@ def build(
     if options.tune and target.backend != "numpy":
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
-    kernels = fusers(target, options.ahead, machine)
+    kernels = fusers(target, machine) if options.ahead else ()
     program = lower(
         plan,
         target,
@@ -117,7 +118,25 @@ def build(
         from contractc.tune import tuned  # loaded by those who tune
 
         program = tuned(program)
-    return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    if options.ahead or options.memory_limit is not None or not _may_gain(program, plan, target):
+        return made
+
+    def with_loops() -> Callable[..., Any] | None:
+        ahead = build(plan, target, replace(options, ahead=True), constants, orders)
+        return ahead.run if ahead.program != program else None
+
+    return replace(made, run=loops.later(made.run, with_loops))
+
+
+LONG = 1e-4
+"""Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
+
+
+def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
+    """Return whether `program` is one that compiled loops might do faster."""
+    on_cpu = target.device == "cpu" and target.backend in ("numpy", "torch")
+    return on_cpu and plan.seconds >= LONG and not program.dynamic and not plan.sliced
 
 
 def planned(

@@ -311,16 +311,12 @@ def _moves(
                 after = _step(goal, offset, one, sizes[b], sizes[c], size)
                 after += _step(goal, offset, two, sizes[a], size, sizes[top])
         if after > before:
-            sum_before = charged if walking else before
-            rise = (after - before) / sum_before
-            # what (1 + rise)**beta is at least: most moves are refused by that, without the power
-            least = 1.0 + beta * rise * (1.0 + 0.5 * (beta - 1.0) * rise) if beta >= 1.0 else 1.0
-            if draws[k, 1] * least >= 1.0:
+            growth = 1.0 + (after - before) / (charged if walking else before)
+            rise, draw = growth - 1.0, draws[k, 1]
+            # three terms of growth**beta are less than it: most moves are refused by them, without the power
+            if beta >= 2.0 and draw * (1.0 + beta * rise * (1.0 + 0.5 * (beta - 1.0) * rise)) >= 1.0:
                 continue
-            if (
-                draws[k, 1]
-                >= (sum_before / (sum_before + (after - before)) if walking else before / after) ** beta
-            ):
+            if draw * growth**beta >= 1.0:
                 continue
         for w in range(words):
             legs[x, w] = (legs[b, w] | legs[c, w]) & (legs[a, w] | legs[top, w])
