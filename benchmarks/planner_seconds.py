@@ -17,6 +17,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,8 @@ def line(case: dict[str, Any], dtype: str, rounds: int) -> dict[str, Any]:
     same: dict[Any, str] = {}
     for name, executable in made.items():
         same.setdefault(tree(executable.plan), name)
-    calls = {name: (lambda e=made[name]: e(*arrays)) for name in same.values()}
-    tuned = contractc.compile(text, *arrays, tune=True)
-    calls["tuned"] = lambda: tuned(*arrays)
+    calls: dict[str, Callable[[], Any]] = {name: partial(made[name], *arrays) for name in same.values()}
+    calls["tuned"] = partial(contractc.compile(text, *arrays, tune=True), *arrays)
     taken = seconds(calls, rounds)
     found = {name: taken[same[tree(executable.plan)]] for name, executable in made.items()}
     return {
