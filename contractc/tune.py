@@ -1,4 +1,4 @@
-"""A program whose ways to compute its steps were chosen by measurement: on NumPy arrays."""
+"""What measurement chooses, on NumPy arrays: ways to compute the steps of a program, and the order of contraction."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from contractc.backends.steps import NARROW, ways
 from contractc.backends.steps.choose import arranged
 from contractc.backends.steps.tasks import task_of
 from contractc.dtypes import to_numpy
+from contractc.executable import Executable
 from contractc.fused import all_unfused, unfused
 from contractc.machine import Machine
+from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 from contractc.providers import loops, providers
 from contractc.providers.known import this_machine
@@ -72,6 +74,22 @@ def tuned(
     return arranged(_pairs(whole), machine, names)
 
 
+def fastest(executables: Sequence[Executable], clock: Clock = time.perf_counter) -> Executable:
+    """Return the executable that takes least on random numbers: the first, unless another is clearly faster.
+
+    All compute the same network in different orders; what they took is among the remarks of the one returned.
+    """
+    first = executables[0]
+    inputs = [first.program.value(v.number) for v in first.program.inputs]
+    calls = {str(k): executable.run for k, executable in enumerate(executables)}
+    seconds = _timed(calls, inputs, first.program.extents, clock)
+    best = min(seconds, key=lambda name: seconds[name])
+    chosen = best if seconds[best] < MARGIN * seconds["0"] else "0"
+    others = ", ".join(seconds_text(s) for name, s in seconds.items() if name != chosen)
+    remark = f"  the order was timed: {seconds_text(seconds[chosen])}, others {others}"
+    return replace(executables[int(chosen)], remarks=(*executables[int(chosen)].remarks, remark))
+
+
 def _pairs(program: Program) -> Program:
     """Return `program` with the fused steps that lost their `how` as pairwise steps; the others stay."""
     kept = {s.out.number: s for s in program.steps if isinstance(s, Contract) and s.path and s.how}
@@ -120,10 +138,17 @@ def _alone(program: Program, step: Contract, known: Mapping[int, Value]) -> Prog
 def _measured(
     candidates: Mapping[str, Program], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
 ) -> dict[str, float]:
-    """Return the median seconds of each candidate that is not hopeless, in interleaved rounds."""
+    """Return the median seconds of each program; see `_timed`."""
+    calls = {how: numpy_backend.compile(p).run for how, p in candidates.items()}
+    return _timed(calls, inputs, extents, clock)
+
+
+def _timed(
+    calls: Mapping[str, Callable[..., Any]], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
+) -> dict[str, float]:
+    """Return the median seconds of each call that is not hopeless, in interleaved rounds."""
     rng = np.random.default_rng(0)
     arrays = [_numbers(rng, v, extents) for v in inputs]
-    calls = {how: numpy_backend.compile(p).run for how, p in candidates.items()}
 
     def seconds(run: Callable[..., Any], times: int) -> float:
         start = clock()

@@ -17,7 +17,7 @@ from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.programs import Contract, Program
 from contractc.providers import NUMPY, known, loops
 from contractc.store import opened
-from contractc.tune import tuned
+from contractc.tune import fastest, tuned
 
 
 def program_of(text: str, *shapes: tuple[int, ...]) -> Program:
@@ -80,6 +80,24 @@ def test_tuned_by_the_real_clock_keeps_the_meaning() -> None:
     found = contractc.compile("abc,cd,da->abd", x, y, z, tune=True)
     np.testing.assert_allclose(found(x, y, z), np.einsum("abc,cd,da->abd", x, y, z, optimize=True))
     assert not found.program.faults()
+
+
+def test_orders_are_timed_and_the_fastest_is_taken() -> None:
+    shapes = (8, 9), (9, 10), (10, 11)
+    orders = [contractc.compile("ab,bc,cd->ad", *shapes, optimize=path) for path in ([(0, 1)], [(1, 2)])]
+    ticks = iter([0.0, 3.0, 0.0, 3.0, *[0.0, 0.5] * (2 + tune.ROUNDS)])
+    found = fastest(orders, lambda: next(ticks))
+    assert found.plan == orders[1].plan
+    assert str(found).splitlines()[1] == "  the order was timed: 500 ms, others 3 s"
+
+
+def test_tuned_orders_keep_the_meaning_and_say_so() -> None:
+    rng = np.random.default_rng(0)
+    x, y, z = rng.random((60, 50, 40)), rng.random((50, 30)), rng.random((40, 30))
+    found = contractc.compile("abc,bd,cd->ad", x, y, z, tune=True)
+    np.testing.assert_allclose(found(x, y, z), np.einsum("abc,bd,cd->ad", x, y, z, optimize=True))
+    assert "  the order was timed: " in str(found)
+    assert "timed" not in str(contractc.compile("abc,bd,cd->ad", x, y, z, optimize="optimal", tune=True))
 
 
 def test_a_hopeless_candidate_runs_twice_only() -> None:
