@@ -210,11 +210,12 @@ def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
 
 def note(program: Program, step: Contract) -> str:
     """Return how `step` runs, for `explain`."""
+    missing = "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
     if step.how == HOW_FIRST:
-        return "compiled loop, made at the first call"
+        return "compiled loop, made at the first call" if native.present() else missing
     schedule = _schedule(program, step)
     if schedule is None or not installed():
-        return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+        return missing
     problem = problem_of(program, step, [ORDERED] * len(step.inputs))
     lane = " ".join(program.label(m) for m in problem.members[schedule.lane])
     outer = " ".join(program.label(m) for k in schedule.outer for m in problem.members[k])

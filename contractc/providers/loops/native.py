@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
@@ -46,6 +47,11 @@ def installed() -> bool:
     except ImportError:
         return False
     return bool(llvmlite.binding.llvm_version_info[0] >= 15)
+
+
+def present() -> bool:
+    """Return whether llvmlite is there, by looking for it: importing it takes long, and it may turn out too old."""
+    return loaded() or find_spec("llvmlite") is not None
 
 
 @lru_cache(maxsize=1)
