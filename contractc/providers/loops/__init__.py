@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from contractc.programs import Contract, Program
+from contractc.programs import Contract, Loop, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
 from contractc.providers.loops.schedule import Schedule, best_schedule
@@ -27,6 +27,7 @@ __all__ = [
     "installed",
     "loaded",
     "note",
+    "postponed",
     "predicted",
     "refuses",
     "text_of",
@@ -110,6 +111,19 @@ def at_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         return made[0](*arrays)
 
     return run
+
+
+def postponed(program: Program) -> Program:
+    """Return `program` with its compiled loops compiled when they are first called, if ever: nothing waits for them."""
+    steps = tuple(
+        replace(step, how=HOW_FIRST)
+        if isinstance(step, Contract) and step.how == HOW
+        else replace(step, body=postponed(step.body))
+        if isinstance(step, Loop)
+        else step
+        for step in program.steps
+    )
+    return replace(program, steps=steps)
 
 
 def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) -> Callable[..., Any]:
