@@ -11,10 +11,11 @@ from typing import Any
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
-from contractc.hosted import REMARK, hostable, hosted
+from contractc.hosted import NUMPY, REMARK, alone, for_numpy, hostable, hosted
 from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Program
+from contractc.providers.loops import postponed
 from contractc.recent import MISS
 
 
@@ -46,7 +47,8 @@ def executable_of(
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     if binaries is None:
-        compiled = backend.compile(program, constants)
+        own = not _elsewhere(program, target, plan.seconds)  # else compiled loops of torch are hardly ever needed
+        compiled = backend.compile(program if own else postponed(program), constants)
     else:
         compiled = backend.from_binaries(program, constants, binaries, target.device)
     run = compiled.run
@@ -80,17 +82,32 @@ def executable_of(
         tuple(constants),
         exponent,
         (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
-        lambda: _peak(program, target),
+        lambda: _peak(program, target, plan.seconds),
         saver,
     )
 
 
-def _peak(program: Program, target: Target) -> int:
-    """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs."""
+def _peak(program: Program, target: Target, seconds: float) -> int:
+    """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs.
+
+    Of a program for torch that runs as the NumPy program they are that program's, which nobody watches.
+    """
     from contractc.lower.memory import peak_bytes
     from contractc.providers.threads import allowed
 
-    return peak_bytes(program, target, allowed()) if target.device == "cpu" and not program.dynamic else 0
+    if target.device != "cpu" or program.dynamic:
+        return 0
+    if _elsewhere(program, target, seconds):
+        program, target = for_numpy(program), NUMPY
+    return peak_bytes(program, target, allowed())
+
+
+def _elsewhere(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` runs as the NumPy program wherever nobody watches, with torch's threads as they are."""
+    if not hostable(program, target, seconds):
+        return False
+    backend: Any = backend_named(target.backend)
+    return not alone(program, seconds) or bool(backend.hosted.threads() == 1)
 
 
 def _considered(program: Program, target: Target) -> dict[int, str]:
