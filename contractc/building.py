@@ -117,7 +117,10 @@ def build(
         from contractc.tune import tuned  # loaded by those who tune
 
         program = tuned(program)
-    return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    if options.ahead and made.peak:
+        return replace(made, plan=replace(plan, peak=made.peak))  # what it prints is what is run
+    return made
 
 
 def planned(
