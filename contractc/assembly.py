@@ -82,12 +82,12 @@ def executable_of(
         tuple(constants),
         exponent,
         (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
-        lambda: _peak(program, target, plan.seconds),
+        lambda: _peak(program, target, plan.seconds, ahead),
         saver,
     )
 
 
-def _peak(program: Program, target: Target, seconds: float) -> int:
+def _peak(program: Program, target: Target, seconds: float, ahead: bool) -> int:
     """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs.
 
     Of a program for torch that runs as the NumPy program they are that program's, which nobody watches.
@@ -98,7 +98,7 @@ def _peak(program: Program, target: Target, seconds: float) -> int:
     if target.device != "cpu" or program.dynamic:
         return 0
     if _elsewhere(program, target, seconds):
-        program, target = for_numpy(program), NUMPY
+        program, target = for_numpy(program, ahead), NUMPY
     return peak_bytes(program, target, allowed())
 
 
