@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ from contractc.bench.stats import Ratio, geometric_mean, paired
 from contractc.executable import Executable
 from contractc.formats import Factorized
 from contractc.hosted import REMARK, for_numpy
-from contractc.machine import Target
+from contractc.machine import Target, processor
 from contractc.operands import flattened
 from contractc.programs import Contract
 from contractc.providers import loops
@@ -528,7 +527,7 @@ def main() -> None:
         (case,) = selected(options.only)
         print(json.dumps(peak(case, options.peak == "train")))
         return
-    machine = {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1}
+    machine = {"cpu": processor(), "torch": torch.__version__, "threads": 1}
     if not options.only:
         RESULTS.unlink(missing_ok=True)
     lines = []
@@ -546,15 +545,6 @@ def kept(lines: Sequence[dict[str, Any]]) -> None:
     texts = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     before = [line for line in map(json.loads, texts) if (line["case"], line.get("kind")) not in known]
     RESULTS.write_text("".join(json.dumps(line) + "\n" for line in (*before, *lines)))
-
-
-def cpu_name() -> str:
-    """Return the name of the processor as Linux tells it, or what Python knows."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    names = [s.partition(":")[2].strip() for s in info.read_text().splitlines() if s.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

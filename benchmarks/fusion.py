@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import contractc
 from contractc.backends import backend_named
 from contractc.building import conj_and_constant, network_of, plan_of
 from contractc.lower import lower
+from contractc.machine import processor
 from contractc.operands import describe
 from contractc.options import Options
 from contractc.reading import read_ahead
@@ -82,15 +82,6 @@ def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, 
     return median(pairs), medians[12], medians[487]
 
 
-def cpu_name() -> str:
-    """Return the name of the processor as Linux tells it, or what Python knows."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    names = [s.partition(":")[2].strip() for s in info.read_text().splitlines() if s.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure the cases and append the lines."""
     parser = argparse.ArgumentParser(
@@ -103,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(1)
     random.seed(0)
     rng = np.random.default_rng(0)
-    machine = {"cpu": cpu_name(), "numpy": np.__version__, "torch": torch.__version__, "threads": 1}
+    machine = {"cpu": processor(), "numpy": np.__version__, "torch": torch.__version__, "threads": 1}
     for name in ("tiny-modes", "factor-chains"):
         for case in json.loads((HERE / "cases" / f"{name}.json").read_text())["cases"]:
             if case["name"] not in given.case:

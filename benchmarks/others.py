@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import contractc
+from contractc.machine import processor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "others.jsonl"
 ROUNDS = 7
@@ -276,12 +277,6 @@ def measured(name: str) -> dict[str, Any]:
         "versions": {p: version(p) for p in (program.project, "numpy")}
         | {"contractc": contractc.__version__},
     }
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
 
 
 def main(names: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 
 import networkx
 
+from contractc.machine import processor
 from contractc.network import Tensor, TensorNetwork
 from contractc.options import Search
 from contractc.search import anneal_python, search
@@ -317,24 +318,13 @@ def _of_graph(name: str, graph: Any) -> Case:
 
 def versions() -> dict[str, str]:
     """Return what the results depend on."""
-    found = {"python": platform.python_version(), "processor": _processor()}
+    found = {"python": platform.python_version(), "processor": processor()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    """Return the family of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 def warmed() -> ModuleType:

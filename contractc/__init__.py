@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contractc import formats as formats
+    from contractc import nn as nn
     from contractc.api import compile, contract, einsum, einsum_path, plan
     from contractc.bundle import load
     from contractc.derivatives import compile_gradients, gradients
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from contractc.executable import Executable, explain
     from contractc.graphical import best_assignment, marginals
     from contractc.machine import Target
+    from contractc.options import Search
     from contractc.plans import Plan
     from contractc.programs import Program
 
@@ -65,7 +68,13 @@ _MODULES = {
 }
 
 
+_PACKAGES = ("formats", "nn")
+"""Reached as attributes; not among the names of `import *`, since `nn` needs torch."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"contractc.{name}")
     for module, names in _MODULES.items():
         if name in names:
             found = globals()[name] = getattr(import_module(module), name)
@@ -74,4 +83,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})

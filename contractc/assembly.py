@@ -11,7 +11,6 @@ from typing import Any
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
-from contractc.hosted import NUMPY, REMARK, alone, for_numpy, hostable, hosted
 from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Program
@@ -47,12 +46,13 @@ def executable_of(
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     if binaries is None:
-        own = not _elsewhere(program, target, plan.seconds)  # else compiled loops of torch are hardly ever needed
-        compiled = backend.compile(program if own else postponed(program), constants)
+        elsewhere = target.backend == "torch" and _elsewhere(program, target, plan.seconds)
+        compiled = backend.compile(postponed(program) if elsewhere else program, constants)
     else:
         compiled = backend.from_binaries(program, constants, binaries, target.device)
     run = compiled.run
     if hasattr(backend, "joint"):
+        from contractc.hosted import REMARK, hostable, hosted
         from contractc.training import with_joint_backward
 
         if hostable(program, target, plan.seconds):
@@ -97,13 +97,20 @@ def _peak(program: Program, target: Target, seconds: float, ahead: bool) -> int:
 
     if target.device != "cpu" or program.dynamic:
         return 0
-    if _elsewhere(program, target, seconds):
+    if target.backend == "torch" and _elsewhere(program, target, seconds):
+        from contractc.hosted import NUMPY, for_numpy
+
         program, target = for_numpy(program, ahead), NUMPY
     return peak_bytes(program, target, allowed())
 
 
 def _elsewhere(program: Program, target: Target, seconds: float) -> bool:
-    """Return whether `program` runs as the NumPy program wherever nobody watches, with torch's threads as they are."""
+    """Return whether `program` for torch runs as the NumPy program where nobody watches, with torch's threads as now.
+
+    Torch's own compiled loops are then hardly ever needed.
+    """
+    from contractc.hosted import alone, hostable
+
     if not hostable(program, target, seconds):
         return False
     backend: Any = backend_named(target.backend)

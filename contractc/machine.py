@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from math import inf
 
@@ -119,6 +120,17 @@ def _table(machine: Machine) -> str:
     copies = ", ".join(f"{rate / 1e9:.1f} GB/s at {size / 1e6:.3g} MB" for size, rate in machine.copying)
     calls = ", ".join(f"{t.provider} {t.dtype} {t.call * 1e6:.2g} us" for t in machine.products)
     return "\n".join([*lines, f"copies, read and written: {copies}", f"calls: {calls}"])
+
+
+def processor() -> str:
+    """Return the name of the processor as Linux tells it, else what Python knows: at least its architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            found = next(names, "")
+    except OSError:
+        found = ""
+    return found or platform.processor() or platform.machine()
 
 
 def physical_memory() -> int | None:

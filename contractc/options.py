@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contractc.errors import OperandError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OBJECTIVES = ("seconds", "flops", "size", "write")
 """What a search may minimise."""
@@ -151,6 +153,8 @@ def store_folder() -> Path | None:
     Raises:
         StoreError: this user has no home.
     """
+    from pathlib import Path  # loaded by those who use the store
+
     asked = os.environ.get("CONTRACTC_STORE", "")
     if asked:
         return None if asked == "off" else Path(asked).absolute()

@@ -257,5 +257,5 @@ def test_a_loop_made_at_the_first_call_is_announced_only_where_it_can_be(
     program, step = step_of([(0, 1), (1, 2)], (0, 2), [4, 4, 4], ["float64"] * 2, "float64")
     first = replace(step, how=loops.HOW_FIRST)
     assert loops.note(program, first) == "compiled loop, made at the first call"
-    monkeypatch.setattr(native, "present", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
     assert loops.note(program, first).startswith("pairwise: compiled loops need llvmlite")

@@ -17,7 +17,7 @@ import numpy as np
 from contractc.bench.cases import Array
 from contractc.bench.measure import Call, Clock, interleaved
 from contractc.dtypes import is_complex
-from contractc.machine import physical_memory
+from contractc.machine import physical_memory, processor
 
 SIZE = 1536
 """Rows, columns and depth of the matrix product: large enough that its rate has levelled off, and 0.1 s at most."""
@@ -30,12 +30,7 @@ ROUNDS = 7
 
 def machine() -> dict[str, Any]:
     """Return what tells one device from another: its processor, system, memory in bytes."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = re.findall(r"^model name\s*: (.*)$", information.read_text(encoding="utf-8"), re.MULTILINE)
-        model = names[0] if names else model
-    return {"device": model, "system": platform.system(), "memory": physical_memory()}
+    return {"device": processor(), "system": platform.system(), "memory": physical_memory()}
 
 
 def openblas_core() -> str:

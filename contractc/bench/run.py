@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -13,9 +14,12 @@ from contractc.bench import limits as machine_limits
 from contractc.bench.cases import Array, Case, operands
 from contractc.bench.measure import Call, Clock, interleaved, timed
 from contractc.bench.peers import OURS, PEERS, Peer, error, in_order, put_in_order, to_array, truth
-from contractc.bench.predict import predicted_seconds
 from contractc.bench.stats import Ratio, paired
 from contractc.dtypes import itemsize
+from contractc.executable import Executable
+from contractc.lower.seconds import program_seconds
+from contractc.plans import Plan
+from contractc.providers.known import this_machine
 from contractc.serial import digest
 
 DROP_FACTOR = 4.0
@@ -172,8 +176,7 @@ def measure_case(
     started, entries = _started(case, arrays, expected, names, peers, clock)
     compiled = compile(case.text, *arrays)
     about |= {"program": digest(compiled.program)[:16], "ways": compiled.notes}
-    predicted = predicted_seconds(compiled)
-    about["predicted"] = planned.seconds if predicted is None else predicted
+    about["predicted"] = _predicted(compiled, planned)
     calls = {(name, kind): call for name, ways in started.items() for kind, call in ways.items()}
     found = interleaved(
         {f"{name}|{kind}": call for (name, kind), call in calls.items()},
@@ -184,6 +187,15 @@ def measure_case(
     )
     count = len(next(iter(found.values()), ()))
     return Result(case, tuple(_with_times(e, found) for e in entries), count, **about)
+
+
+def _predicted(compiled: Executable, planned: Plan) -> float:
+    """Return the predicted seconds of a call: of the NumPy program's steps as they run, else of the plan's."""
+    if compiled.target.backend == "numpy":
+        found = program_seconds(compiled.program, this_machine())
+        if isfinite(found):
+            return found
+    return planned.seconds
 
 
 def _started(

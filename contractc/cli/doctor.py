@@ -13,7 +13,7 @@ import numpy as np
 from contractc import api
 from contractc.backends import REGISTRY, backend_named
 from contractc.errors import StoreError
-from contractc.machine import GRID, physical_memory
+from contractc.machine import GRID, physical_memory, processor
 from contractc.options import store_folder
 from contractc.plans import bytes_text
 from contractc.providers.known import keep
@@ -41,7 +41,7 @@ def examined(measure: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory": physical_memory(),
         "packages": {name: _installed(name) for name in PACKAGES},
@@ -119,15 +119,6 @@ def _store() -> str:
         return "off (CONTRACTC_STORE)" if folder is None else str(opened(folder))
     except StoreError as error:
         return str(error)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _features() -> set[str]:

@@ -11,15 +11,8 @@ from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
-from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Reshape, Step
+from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step
 from contractc.providers import loops, providers
-
-LARGE = 2**22
-"""Bytes from which a result is memory that the system hands out, and its pages are touched for the first time."""
-
-PAGES = 3e-10
-"""Seconds a byte of that beside the step itself: products and copies took 0.2 to 0.3 ns longer at 8 MB, 0.7 at 48 MB
-(one core of a virtual machine, torch 2.13)."""
 
 
 def program_seconds(program: Program, machine: Machine = DEFAULT_MACHINE) -> float:
@@ -31,17 +24,8 @@ def program_seconds(program: Program, machine: Machine = DEFAULT_MACHINE) -> flo
         if constant.issuperset(step.inputs):
             constant |= {v.number for v in step.outs}
         else:
-            made = program_size(program, step.outs[0].modes) * itemsize(step.outs[0].dtype)
             total += _step_seconds(program, step, machine, names)
-            total += made * PAGES if made >= LARGE and not _is_free(program, step) else 0.0
     return total
-
-
-def _is_free(program: Program, step: Step) -> bool:
-    """Return whether `step` only looks at what is there."""
-    return isinstance(step, Reshape) or (
-        isinstance(step, Contract) and not step.how and is_view(program, step)
-    )
 
 
 def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequence[str]) -> float:

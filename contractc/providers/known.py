@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from contractc.machine import DEFAULT_MACHINE, Machine
+from contractc.machine import DEFAULT_MACHINE, Machine, processor
 from contractc.serial import digest
 from contractc.store import open_store
 
@@ -42,15 +42,4 @@ def keep(machine: Machine) -> bool:
 
 def _key() -> str:
     """Return the digest of what a measurement is for: processor, system, NumPy, and so its BLAS."""
-    return digest("\n".join((platform.machine(), platform.system(), _processor(), np.__version__)))
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(
-                (line.partition(":")[2].strip() for line in file if line.startswith("model name")), ""
-            )
-    except OSError:
-        return platform.processor()
+    return digest("\n".join((platform.machine(), platform.system(), processor(), np.__version__)))
