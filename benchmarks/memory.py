@@ -72,9 +72,11 @@ CASES = {
     "lattice, sliced": Case("ab,acd,bef,cg,dgh,eh,f->", dict.fromkeys("abcdefgh", 160), "float64", 0.5),
     "hyperedge, sliced": Case("axy,bxy,cxz,dyz->abcd", dict.fromkeys("abcdxyz", 56), "float32", 0.5),
     "gradients of a chain": Case("ij,jk,kl->il", dict.fromkeys("ijkl", 1600), "float64", 1.0, True),
-    "gradients, sliced": Case("abx,cdx,acy,bdy->", {**dict.fromkeys("abcd", 90), "x": 90, "y": 90}, "float64", 0.3, True),
-    "TT matrix layer": Case("bi,oi->bo", {"b": 20000, "i": 1024, "o": 1024}, "float32", 1.0, False, ((1, 32, 32, 8), (8, 32, 32, 1))),
-    "TT matrix layer, three cores": Case("bi,oi->bo", {"b": 30000, "i": 512, "o": 512}, "float32", 1.0, False, ((1, 8, 8, 4), (4, 8, 8, 4), (4, 8, 8, 1))),
+    "gradients, sliced": Case("abx,cdx,acy,bdy->", dict.fromkeys("abcdxy", 90), "float64", 0.3, True),
+    "TT matrix layer": Case(
+        "bi,oi->bo", {"b": 20000, "i": 1024, "o": 1024}, "float32", cores=((1, 32, 32, 8), (8, 32, 32, 1))),
+    "TT matrix layer, three cores": Case(
+        "bi,oi->bo", {"b": 30000, "i": 512, "o": 512}, "float32", cores=((1, 8, 8, 4), (4, 8, 8, 4), (4, 8, 8, 1))),
 }  # fmt: skip
 
 

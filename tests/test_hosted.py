@@ -179,7 +179,12 @@ def test_loops_of_torch_wait_for_calls_that_are_watched(monkeypatch: pytest.Monk
     from contractc.providers.loops import native
 
     compiled = native.native
-    monkeypatch.setattr(native, "native", lambda *given: made.append(1) or compiled(*given))
+
+    def counting(*given: Any) -> Any:
+        made.append(1)
+        return compiled(*given)
+
+    monkeypatch.setattr(native, "native", counting)
     text, shapes = "bnm,bmk->bnk", [(4000, 4, 4), (4000, 4, 4)]
     executable = contractc.compile(text, *map(torch.ones, shapes))
     assert any("loops" in getattr(step, "how", "") for step in executable.program.steps)

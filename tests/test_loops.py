@@ -258,4 +258,5 @@ def test_a_loop_made_at_the_first_call_is_announced_only_where_it_can_be(
     first = replace(step, how=loops.HOW_FIRST)
     assert loops.note(program, first) == "compiled loop, made at the first call"
     monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(loops, "installed", lambda: False)
     assert loops.note(program, first).startswith("pairwise: compiled loops need llvmlite")
