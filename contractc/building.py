@@ -23,6 +23,7 @@ from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
+from contractc.providers import loops
 from contractc.providers.known import this_machine
 from contractc.remembering import remembered
 from contractc.search import check_allocation
@@ -90,7 +91,7 @@ def build(
     if options.tune and target.backend != "numpy":
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
-    kernels = fusers(target, options.ahead, machine)
+    kernels = fusers(target, machine) if options.ahead else ()
     program = lower(
         plan,
         target,
@@ -118,9 +119,26 @@ def build(
 
         program = tuned(program)
     made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
-    if options.ahead and made.peak:
-        return replace(made, plan=replace(plan, peak=made.peak))  # what it prints is what is run
-    return made
+    if options.ahead:  # what its plan prints is what is run
+        return replace(made, plan=replace(plan, peak=made.peak)) if made.peak else made
+    if options.memory_limit is not None or not _may_gain(program, plan, target):
+        return made
+
+    def with_loops() -> Callable[..., Any] | None:
+        ahead = build(plan, target, replace(options, ahead=True), constants, orders)
+        return ahead.run if ahead.program != program else None
+
+    return replace(made, run=loops.later(made.run, with_loops))
+
+
+LONG = 1e-4
+"""Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
+
+
+def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
+    """Return whether `program` is one that compiled loops might do faster."""
+    on_cpu = target.device == "cpu" and target.backend in ("numpy", "torch")
+    return on_cpu and plan.seconds >= LONG and not program.dynamic and not plan.sliced
 
 
 def planned(

@@ -80,7 +80,7 @@ def for_numpy(program: Program, ahead: bool = True) -> Program:
     """Return `program` fused, laid out and with a way for each step, for NumPy."""
     from contractc.lower import finished, fusers  # loading a bundle needs no lowering before its first call
 
-    return finished(all_unfused(program), NUMPY, kernels=fusers(NUMPY, ahead))
+    return finished(all_unfused(program), NUMPY, kernels=fusers(NUMPY) if ahead else ())
 
 
 def compiled(program: Program, constants: Sequence[Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from contractc.backends import Compiled
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops
-from contractc.providers.loops import COPIED, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops import COPIED, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
 
 
 def torch_loops(
@@ -46,10 +46,7 @@ def torch_loops(
             return pairwise
         return loops.compiled(program, step, library)
 
-    if step.how == HOW_LATER:
-        fast = loops.deferred(make, pairwise)
-    else:
-        fast = loops.at_first_call(make) if step.how == HOW_FIRST else make()
+    fast = loops.at_first_call(make) if step.how == HOW_FIRST else make()
 
     def run(*tensors: Any) -> Any:
         if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
