@@ -120,7 +120,9 @@ def build(
 
         program = tuned(program)
     made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
-    if options.ahead or options.memory_limit is not None or not _may_gain(program, plan, target):
+    if options.ahead:  # what its plan prints is what is run
+        return replace(made, plan=replace(plan, peak=made.peak)) if made.peak else made
+    if options.memory_limit is not None or not _may_gain(program, plan, target):
         return made
 
     def with_loops() -> Callable[..., Any] | None:

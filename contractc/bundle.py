@@ -24,8 +24,8 @@ from contractc.errors import BundleError, UnsupportedError
 from contractc.executable import Executable
 from contractc.machine import Target, physical_memory
 from contractc.plans import Plan
-from contractc.programs import Contract, Loop, Program
-from contractc.providers.loops import HOW, HOW_FIRST
+from contractc.programs import Program
+from contractc.providers.loops import postponed
 
 __all__ = ["contents", "load", "save"]
 
@@ -270,9 +270,7 @@ def _loaded(
     program = Program.from_json(_text(members, part.program))
     plan = Plan.from_json(_text(members, part.plan))
     constants = _constants(program, members, backend, part.device)
-    assembled = partial(
-        executable_of, _at_first_call(program), plan, part.target, constants, part.exponent, save
-    )
+    assembled = partial(executable_of, postponed(program), plan, part.target, constants, part.exponent, save)
     remarks: list[str] = []
     made = _from_binaries(part, members, trusted, assembled, remarks)
     if made is None:
@@ -306,19 +304,6 @@ def _from_binaries(
     except (UnsupportedError, ImportError) as error:
         remarks.append(f"its binaries are not used: {error}")
         return None
-
-
-def _at_first_call(program: Program) -> Program:
-    """Return `program` with its compiled loops compiled when they are first called: loading does not wait for them."""
-    steps = tuple(
-        replace(step, how=HOW_FIRST)
-        if isinstance(step, Contract) and step.how == HOW
-        else replace(step, body=_at_first_call(step.body))
-        if isinstance(step, Loop)
-        else step
-        for step in program.steps
-    )
-    return replace(program, steps=steps)
 
 
 def _constants(program: Program, members: Mapping[str, memoryview], backend: Any, device: str) -> list[Any]:

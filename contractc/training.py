@@ -14,7 +14,7 @@ from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES, natural_layout
 from contractc.lower.seconds import program_seconds
 from contractc.machine import Target
-from contractc.programs import COPY, Contract, Program, groups
+from contractc.programs import COPY, Contract, Loop, Program, groups
 from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4
@@ -47,6 +47,8 @@ def with_joint_backward(
         return run
     if program.semiring != "sum_product" or not is_floating(program.value(result).dtype):
         return run
+    if any(isinstance(step, Loop) for step in program.steps):
+        return run  # there is no rule for slices
     if not (host or _copies_batches(program)):
         return run
     differentiated: Callable[..., Any] = backend.joint.differentiated(

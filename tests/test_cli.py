@@ -177,10 +177,10 @@ def test_a_network_is_read_from_json(
         ("[" * 10**5, "ValueError: net.json is nested too deep\n"),
         ("nonsense", "ValueError: net.json is no JSON: Expecting value"),
         (
-            '{"format":1,"noun":{"is":"Plan"}}',
+            '{"format":2,"noun":{"is":"Plan"}}',
             "ValueError: expected one of TensorNetwork, Tensor, got 'Plan'",
         ),
-        ('{"format":1,"noun":{"is":"Tensor"}}', "ValueError: Tensor with fields []"),
+        ('{"format":2,"noun":{"is":"Tensor"}}', "ValueError: Tensor with fields []"),
     ],
 )
 def test_what_is_no_network_is_refused(

@@ -11,7 +11,8 @@ from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
-from contractc.lower.passes import PASSES, as_stored
+from contractc.lower.passes import PASSES, as_stored, unshared
+from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.network import TensorNetwork
@@ -32,6 +33,9 @@ __all__ = [
     "translate",
 ]
 
+
+GAIN_APART = 1.25
+"""How many times faster a program that computes shared intermediates again has to be by prediction."""
 
 NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
@@ -90,12 +94,19 @@ def finished(
     kernels: Sequence[Fuser] = (),
 ) -> Program:
     """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
-    program = fuse(program, kernels)
-    if target.backend == "numpy" and program.semiring == "sum_product":
-        names = providers()
-        program = program if ordered else free_results(program)
-        program = arranged(program, machine, names)
-    return program
+    if target.backend != "numpy" or program.semiring != "sum_product":
+        return fuse(program, kernels)
+
+    def made(form: Program) -> Program:
+        form = fuse(form, kernels)
+        return arranged(form if ordered else free_results(form), machine, providers())
+
+    best, apart = made(program), unshared(program) if kernels else None
+    if apart is not None:
+        apart = made(apart)
+        if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):
+            return apart
+    return best
 
 
 def translate(plan: Plan, target: Target, hoist: bool = True, pairs: bool = True) -> Program:

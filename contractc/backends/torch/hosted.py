@@ -29,7 +29,7 @@ def hosted(
     def run_hosted(*tensors: Any) -> Any:
         if not unwatched(tensors):
             return run(*tensors)
-        if alone and torch.get_num_threads() > 1:
+        if alone and threads() > 1:
             return run(*tensors)
         if not made:
             made.append(make())
@@ -40,6 +40,11 @@ def hosted(
         return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
 
     return run_hosted
+
+
+def threads() -> int:
+    """Return how many threads torch may use in an operation."""
+    return torch.get_num_threads()
 
 
 def arrays(constants: Sequence[Tensor]) -> list[np.ndarray]:
