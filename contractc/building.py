@@ -114,9 +114,9 @@ def build(
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     if options.tune:
-        from contractc.tune import tuned  # loaded by those who tune
+        from contractc import tune  # loaded by those who tune
 
-        program = tuned(program)
+        program = tune.remembered(program)
     return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
 
 
