@@ -116,9 +116,9 @@ def build(
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     if options.tune:
-        from contractc.tune import tuned  # loaded by those who tune
+        from contractc import tune  # loaded by those who tune
 
-        program = tuned(program)
+        program = tune.remembered(program)
     made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
     if options.ahead:  # what its plan prints is what is run
         return replace(made, plan=replace(plan, peak=made.peak)) if made.peak else made
@@ -166,9 +166,9 @@ def planned(
         made = [build(p, target, options, constants, orders) for p in candidates(find(None))]
         if len(made) == 1:
             return made[0]
-        from contractc.tune import fastest  # loaded by those who tune
+        from contractc.tune import remembered_fastest  # loaded by those who tune
 
-        return fastest(made)
+        return remembered_fastest(made)
 
     return kept_within(find, allowed, target, options, constants, orders)
 
