@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,24 +119,29 @@ def sum_exponents(*exponents: Tensor) -> tuple[Tensor]:
     return (total,)
 
 
+class Sum(NamedTuple):
+    """What becomes of the results of a loop's slices: their terms, for each the dtype and that in which it is added
+    up, whether sums are trees of pairs (see `slices.Sums`), and how two are added."""
+
+    outs: Sequence[Term]
+    dtypes: Sequence[tuple[torch.dtype, torch.dtype]]
+    pairs: bool
+    add: Callable[[Tensor, Tensor], Tensor]
+
+
 def sliced(
     body: Callable[..., Any],
     arrays: Sequence[Tensor],
     terms: Sequence[Term],
     modes: dict[int, int],
-    outs: Sequence[Term],
-    dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
-    pairs: bool,
-    add: Callable[[Tensor, Tensor], Tensor],
+    total: Sum,
 ) -> Any:
-    """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`.
-
-    `dtypes` are those of each result and in which it is added up.
-    """
+    """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`."""
+    outs, dtypes, pairs, add = total
     found: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
 
-    def done(k: int, at: dict[int, int], total: Tensor) -> None:
-        found[k][tuple(at.values())] = total
+    def done(k: int, at: dict[int, int], whole: Tensor) -> None:
+        found[k][tuple(at.values())] = whole
 
     sums = Sums(modes, outs, add, done, pairs)
     for at in positions(modes):
