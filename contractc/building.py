@@ -23,6 +23,7 @@ from contractc.operands import Operand, recorded
 from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
+from contractc.providers import loops
 from contractc.providers.known import this_machine
 from contractc.remembering import remembered
 from contractc.search import check_allocation
@@ -90,7 +91,7 @@ def build(
     if options.tune and target.backend != "numpy":
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
-    kernels = fusers(target, options.ahead, machine)
+    kernels = fusers(target, machine) if options.ahead else ()
     program = lower(
         plan,
         target,
@@ -104,8 +105,9 @@ def build(
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
+        whole = _with_units(program, plan.network, constants, backend, target)
         prologue, program = hoist_constants(program)
-        arrays = _run_prologue(prologue, backend, constants)
+        arrays = _run_prologue(prologue, backend, whole)
         digests = [hashlib.sha256(backend.to_bytes(x)).hexdigest() for x in arrays]
         program = replace(
             program,
@@ -117,7 +119,25 @@ def build(
         from contractc.tune import tuned  # loaded by those who tune
 
         program = tuned(program)
-    return executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
+    if options.ahead or options.memory_limit is not None or not _may_gain(program, plan, target):
+        return made
+
+    def with_loops() -> Callable[..., Any] | None:
+        ahead = build(plan, target, replace(options, ahead=True), constants, orders)
+        return ahead.run if ahead.program != program else None
+
+    return replace(made, run=loops.later(made.run, with_loops))
+
+
+LONG = 1e-4
+"""Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
+
+
+def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
+    """Return whether `program` is one that compiled loops might do faster."""
+    on_cpu = target.device == "cpu" and target.backend in ("numpy", "torch")
+    return on_cpu and plan.seconds >= LONG and not program.dynamic and not plan.sliced
 
 
 def planned(
@@ -185,6 +205,27 @@ def _saved(path: str | PathLike[str], *executables: Executable) -> str:
     from contractc.bundle import save  # loaded by those who save
 
     return save(path, *executables)
+
+
+def _with_units(
+    program: Program, network: TensorNetwork, constants: Sequence[Any], backend: Any, target: Target
+) -> list[Any]:
+    """Return the arrays of the constants of `program`: those given, and the unit matrices that it reads.
+
+    Raises:
+        UnsupportedError: the backend takes no arrays of NumPy, of which these are made.
+    """
+    left = iter(constants)
+    found = []
+    for constant in program.constants:
+        number = constant.value.number
+        if not network.tensors[number].unit:
+            found.append(next(left))
+        elif not hasattr(backend, "from_portable"):
+            raise UnsupportedError(f"'{target}' cannot join splits that have no common pieces")
+        else:
+            found.append(backend.from_portable(network.unit(number), target.device))
+    return [*found, *left]
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:

@@ -21,6 +21,12 @@ ALWAYS = ("numpy",)
 BLAS = ("float32", "float64", "complex64", "complex128")
 """The dtypes of which BLAS has a matrix product."""
 
+_HUGE = 10**300
+"""Counts of plans nobody will run end here, so that they are still floats."""
+
+COMPLEX = {"torch": 3.0}
+"""How many real products a complex one takes the time of: in OpenBLAS 3 to 5 (in the middle 4), in MKL 2 to 4."""
+
 _GRID_STEP = 2
 """The binary logarithm of the ratio of neighbours in `GRID`."""
 
@@ -58,12 +64,12 @@ def stream_seconds(
 
     Those are small steps, permutations, reductions, and sums of products in dtypes that BLAS does not have.
     """
-    traffic = min(10**300, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
+    traffic = min(_HUGE, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
     rate = bandwidth(machine, traffic)
     if len(terms) == 1 and tuple(m for m in terms[0] if m in out) != out:
         rate = min(rate, machine.permuting)
     summed = not {m for t in terms for m in t} <= set(out)
-    products = min(10**300, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
+    products = min(_HUGE, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
     arithmetic = products / machine.flops_other / (16 if is_floating(dtype) else 1)
     return max(arithmetic, traffic / rate) + machine.call
 
@@ -84,13 +90,13 @@ def product_seconds(machine: Machine, provider: str, dtype: str, m: float, n: fl
     """Return the predicted seconds of one matrix product [m, k] x [k, n] whose operands are in cache.
 
     Between the extents of `machine.GRID` the logarithm of the time is interpolated, above them the time grows
-    with the work. A complex product counts as four real ones.
+    with the work. A complex product counts as four real ones, or as `COMPLEX` says.
     """
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     for table in machine.products:
         if table.provider == provider and table.dtype == real:
             seconds_ = _interpolated(table.nanoseconds, m, n, k)
-            return seconds_ if real == dtype else 4 * seconds_
+            return seconds_ if real == dtype else COMPLEX.get(provider, 4.0) * seconds_
     return 2.0 * m * n * k / machine.rate(dtype) + 1e-7
 
 
@@ -121,11 +127,16 @@ def _interpolated(nanoseconds: Sequence[float], m: float, n: float, k: float) ->
 
 
 def bandwidth(machine: Machine, size: float) -> float:
-    """Return the bytes a second at which `size` bytes are read or written in order, by the cache they fit in."""
+    """Return the bytes a second at which `size` bytes are read or written in order; between those of the table the
+    logarithm is interpolated, since caches are shared with what lay in them before."""
+    before, faster = machine.copying[0]
     for working_set, rate in machine.copying:
         if size <= working_set:
-            return rate
-    return machine.copying[-1][1]
+            if size <= before:
+                return rate
+            return float(faster * (rate / faster) ** (log2(size / before) / log2(working_set / before)))
+        before, faster = working_set, rate
+    return faster
 
 
 def call_seconds(machine: Machine, provider: str) -> float:
@@ -226,7 +237,7 @@ def costs(
     slices = network.size(sliced)
     total_seconds = sum(step.seconds for step in each)
     total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
-    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+    return Costs(total_seconds * min(slices, _HUGE), total_flops * slices, total_traffic * slices, peak)
 
 
 def step_costs(
@@ -278,7 +289,7 @@ def step_costs(
                 [sizes[i] * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
             )
             spent = step_seconds(read, out, extents, dtype, machine)
-            moving = 2 * min(copied, 10**300) * width
+            moving = 2 * min(copied, _HUGE) * width
             spent += moving / bandwidth(machine, moving)
             step = (spent, flops(read, out, extents), moved)
         each.append(Costs(*step, live + made + copied * width))
@@ -297,7 +308,7 @@ def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
         each = step_costs(plan.network, plan.path, plan.results, plan.sliced, machine)
         times = step_times(plan)
         found = found._replace(
-            seconds=sum([step.seconds * min(n, 10**300) for step, n in zip(each, times, strict=True)]),
+            seconds=sum([step.seconds * min(n, _HUGE) for step, n in zip(each, times, strict=True)]),
             flops=sum([step.flops * n for step, n in zip(each, times, strict=True)]),
             traffic=sum([step.traffic * n for step, n in zip(each, times, strict=True)]),
         )
@@ -334,8 +345,8 @@ def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
     """
     if len(term) < 2 or not others:
         return False
-    elsewhere = set().union(*others)
-    groups = [(m in elsewhere) * 2 + (m in out) for m in term]
+    elsewhere, made = set().union(*others), set(out)
+    groups = [(m in elsewhere) * 2 + (m in made) for m in term]
     if len(set(term)) != len(term):
         return True
     kinds = set(groups)

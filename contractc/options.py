@@ -61,7 +61,8 @@ class Search:
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit={self.time_limit!r:.40} is no number of seconds")
         numbers = self.moves if isinstance(self.moves, tuple) else (self.moves or 0,)
-        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 7 not in (1, 3):
+        lengths = (2, 4) if isinstance(self.moves, tuple) else (1,)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 7 not in lengths:
             raise ValueError(f"moves={self.moves!r:.40} is no number of moves and no plan's moves")
 
 

@@ -130,12 +130,7 @@ def test_the_faster_of_two_ways_is_taken() -> None:
 
 
 def test_other_targets_have_no_loops() -> None:
-    assert fusers(Target("array_api"), True) == fusers(Target("torch", "cuda"), True) == ()
-
-
-def test_a_plain_call_does_not_load_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "loaded", lambda: False)
-    assert fusers(NUMPY, False) == ()
+    assert fusers(Target("array_api")) == fusers(Target("torch", "cuda")) == ()
 
 
 CASES: list[tuple[str, list[tuple[int, ...]]]] = [
@@ -196,11 +191,47 @@ def test_torch_sees_aten_calls_where_it_watches() -> None:
     torch.testing.assert_close(traced(*given), exact)
 
 
-@with_loops
-def test_loops_are_compiled_later_when_calls_were_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_changes_to_what_is_made_when_calls_were_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "COMPILING", 0.0)
-    run = loops.deferred(lambda: lambda x: x + 1, lambda x: x)
+    monkeypatch.setattr(loops, "IMPORTING", 0.0)
+    monkeypatch.setattr(loops, "installed", lambda: True)
+    run = loops.later(lambda x: x, lambda: lambda x: x + 1)
     assert [run(1), run(1), run(1)] == [1, 2, 2]
+    kept = loops.later(lambda x: x, lambda: None)
+    assert [kept(1), kept(1)] == [1, 1]
+
+
+def test_a_plain_call_runs_pairs_and_makes_no_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> bool:
+        raise AssertionError("one short call asked for the compiler")
+
+    monkeypatch.setattr(loops, "installed", never)
+    monkeypatch.setattr(loops, "COMPILING", 1e9)
+    x = np.ones((3001, 4, 4))
+    assert contractc.contract("bij,bjk->bik", x, x)[0, 0, 0] == 4
+
+
+@with_loops
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_slow_calls_are_planned_with_loops(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COMPILING", "IMPORTING"):
+        monkeypatch.setattr(loops, name, 0.0)
+    text, shapes = CASES[2]
+    shapes = [(20003, *shapes[0][1:]), (20003, *shapes[1][1:]), shapes[2]]
+    made: list[object] = []
+    make = loops.compiled
+
+    def counted(program: Program, step: Contract, library: loops.Library) -> Any:
+        made.append(step)
+        return make(program, step, library)
+
+    monkeypatch.setattr(loops, "compiled", counted)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-4, 5, s).astype(dtype) for s in shapes]
+    exact = np.einsum(text, *arrays, optimize=True)
+    for _ in range(3):
+        np.testing.assert_array_equal(contractc.contract(text, *arrays), exact)
+    assert len(made) == 1
 
 
 def test_without_llvmlite_the_same_program_runs_pairwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,14 @@ import pytest
 
 import contractc
 from contractc.lower import lower, split_exponents, translate
-from contractc.lower.passes import PASSES, hoist_constants, merge_equal_steps, natural_layout, pairwise
+from contractc.lower.passes import (
+    PASSES,
+    hoist_constants,
+    merge_equal_steps,
+    natural_layout,
+    pairwise,
+    slowest_first,
+)
 from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Constant, Contract, Loop, Program, Value
@@ -104,7 +111,7 @@ def test_translate_refuses_a_broken_plan() -> None:
 
 
 def test_the_passes_are_these() -> None:
-    assert (pairwise, merge_equal_steps, natural_layout) == PASSES
+    assert (pairwise, merge_equal_steps, slowest_first, natural_layout) == PASSES
 
 
 def test_pairwise_splits_steps_of_three_or_more() -> None:
@@ -155,6 +162,32 @@ def test_merge_equal_steps_computes_equal_contractions_once() -> None:
         "%7 = contract %2 %2 %4 %5 %6",
         "%8 = contract %0 %1 over j",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("ijk,i,j,k->", [(0, 1), (4, 2), (5, 3)]),
+        ("ijk,k,j,i->", [(0, 3), (4, 2), (5, 1)]),
+        ("ijk,i,k->j", [(0, 1), (3, 2)]),
+        ("ijk,ij,k->", [(0, 1), (3, 2)]),
+        ("ijk,jk,i->", [(0, 1), (2, 3)]),
+    ],
+)
+def test_slowest_first_sums_the_slowest_mode_first(text: str, order: list[tuple[int, int]]) -> None:
+    terms = text.partition("->")[0].split(",")
+    before = translate(plan(text, *((5,) * len(t) for t in terms), dtype="complex128", conj=(1,)), NUMPY)
+    after = slowest_first(before)
+    assert after.faults() == []
+    assert [tuple(sorted(step.inputs)) for step in after.steps] == [tuple(sorted(ids)) for ids in order]
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-3, 4, (5,) * len(t)) + 1j * rng.integers(-3, 4, (5,) * len(t)) for t in terms]
+    assert np.array_equal(after.evaluate(*arrays), before.evaluate(*arrays))
+
+
+def test_slowest_first_keeps_the_order_that_costs_less() -> None:
+    program = translate(plan("ijk,i,k->j", (3, 5, 6), (3,), (6,)), NUMPY)
+    assert slowest_first(program) == program
 
 
 def test_natural_layout_puts_the_batch_first() -> None:

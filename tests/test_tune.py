@@ -61,7 +61,7 @@ def test_a_way_that_is_hardly_faster_does_not_replace_the_choice_of_the_model(
 
 @pytest.mark.skipif(not loops.installed(), reason="llvmlite is not installed")
 def test_fused_steps_that_lose_run_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    text, shapes = "ij,ij,ij->ij", [(300, 300)] * 3
+    text, shapes = "ij,ij,ij->ij", [(900, 900)] * 3
     program = program_of(text, *shapes)
     assert any(isinstance(s, Contract) and s.path for s in program.steps)
     measured_as(monkeypatch, lambda how: 2.0 if how == loops.HOW else 1.0)

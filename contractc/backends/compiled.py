@@ -14,7 +14,7 @@ from contractc.dtypes import to_numpy
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops, providers
-from contractc.providers.loops import COPIED, HOW, HOW_FIRST, HOW_LATER, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
 
 NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
@@ -25,7 +25,7 @@ def numpy_loops(
     compile_: Callable[[Program], Compiled],
     built: Mapping[str, loops.Variant] = NOTHING_BUILT,
 ) -> Callable[..., Any]:
-    """Return the function of arrays that computes `step`: compiled now or later, pairwise without llvmlite.
+    """Return the function of arrays that computes `step`: compiled now or at the first call, or pairwise.
 
     Machine code that is at hand is in `built`, by the `how` of its step.
     """
@@ -36,12 +36,7 @@ def numpy_loops(
         return loops.at_first_call(lambda: numpy_loops(program, now, compile_))
     if not loops.installed() or loops.refuses(program, step) is not None:
         return _pairwise(program, step, compile_)
-    library = numpy_library(program, step)
-    if step.how == HOW_LATER:
-        return loops.deferred(
-            lambda: loops.compiled(program, step, library), _pairwise(program, step, compile_)
-        )
-    return loops.compiled(program, step, library)
+    return loops.compiled(program, step, numpy_library(program, step))
 
 
 def numpy_library(program: Program, step: Contract) -> Library:

@@ -203,8 +203,10 @@ class _Numpy:
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
         if how != NARROW:
             return None
-        from contractc.providers.torch_products import torch_einsum
-
+        try:
+            from contractc.providers.torch_products import torch_einsum
+        except ImportError:  # a bundle came to where torch is not
+            torch_einsum = wide_einsum
         return f"{self.use('torch_einsum', torch_einsum)}({_letters(terms, out)!r}, {', '.join(names)})"
 
     def pair(
@@ -294,6 +296,13 @@ def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
     names = {m: k for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
     pairs: list[Any] = [x for a, t in zip(arrays, terms, strict=True) for x in (a, [names[m] for m in t])]
     return np.einsum(*pairs, [names[m] for m in out], dtype=object)
+
+
+def wide_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return np.einsum of two arrays of float16 or bfloat16, computed in float32."""
+    return np.asarray(
+        np.einsum(equation, x.astype(np.float32), y.astype(np.float32), optimize=True).astype(x.dtype)
+    )
 
 
 def _spread(x: np.ndarray, axes: tuple[int, ...], ring: Any) -> np.ndarray:

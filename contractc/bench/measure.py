@@ -16,6 +16,9 @@ Call = Callable[[], Any]
 Clock = Callable[[], float]
 
 FEWEST_ROUNDS = 5
+WARM = 0.1
+"""Seconds of calls before the rounds: plain calls of contractc change to compiled loops after some 0.05 s of them."""
+
 ROUND_SECONDS = 1e-3
 """A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond, and above
 the 0.1 ms in which caches and branch prediction find back to a call after another contestant's."""
@@ -36,6 +39,15 @@ def repeated(call: Call, times: int, clock: Clock = perf_counter) -> float:
     return (clock() - start) / times
 
 
+def _warmed(call: Call, clock: Clock) -> float:
+    """Return the least seconds of a few calls in a row, which together take `WARM` seconds."""
+    best, spent, count = float("inf"), 0.0, 0
+    while count < 2 or spent < WARM:
+        seconds = repeated(call, 1, clock)
+        best, spent, count = min(best, seconds), spent + seconds, count + 1
+    return best
+
+
 def interleaved(
     calls: Mapping[str, Call],
     rounds: int,
@@ -47,8 +59,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Return the seconds of one call of each contestant in each round; every round has an order of its own.
 
-    Each is called a few times ahead, which warms it and tells how often a round must repeat it. The garbage
-    collector is off meanwhile.
+    Each is called ahead for `WARM` seconds, at least twice, which warms it and tells how often a round must repeat it:
+    rounds measure what calls cost once a library has settled; the first calls are measured apart. The garbage collector
+    is off meanwhile.
 
     Args:
         rounds: how many; fewer, but at least `FEWEST_ROUNDS`, if `budget` seconds do not suffice.
@@ -59,7 +72,7 @@ def interleaved(
     gc.collect()
     gc.disable()
     try:
-        warm = {name: min(repeated(call, 1, clock) for _ in range(2)) for name, call in calls.items()}
+        warm = {name: _warmed(call, clock) for name, call in calls.items()}
         # single calls find the caches cold, so a short call is timed again in a row
         warm = {
             name: s

@@ -9,7 +9,7 @@ from math import inf
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import is_view, task_of
-from contractc.cost import stream_seconds, written_seconds
+from contractc.cost import step_seconds, written_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
@@ -21,7 +21,7 @@ MOST_STEPS = 8
 MOST_CANDIDATES = 400
 """The most runs whose seconds are predicted in one program."""
 
-GAIN, GAIN_ALONE = 1.2, 2.0
+GAIN, GAIN_ALONE = 1.2, 1.3
 """How many times faster a fused step, and one step as a kernel, have to be by prediction: a run saves intermediates
 for certain, while one step only is better if both predictions hold."""
 
@@ -44,18 +44,16 @@ class Fuser:
     alone: Callable[[Program, Contract], float]
 
 
-def fusers(target: Target, ahead: bool, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
+def fusers(target: Target, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
     """Return the ways in which `target` runs fused steps.
 
-    Compiled loops are used if llvmlite is loaded already or if code is made ahead of the calls; in a plain call
-    they are compiled only after the calls have lost as much time without them (`how` says "later").
+    That is for code made ahead of the calls. Plain calls run pairwise steps first, and are planned with loops once they
+    have taken as much time as that costs: see `building.build`.
     """
-    if not (loops.installed() if ahead else loops.loaded()):
-        return ()
-    return _loops(target, loops.HOW if ahead else loops.HOW_LATER, machine)
+    return _loops(target, machine) if loops.installed() else ()
 
 
-def _loops(target: Target, how: str, machine: Machine) -> tuple[Fuser, ...]:
+def _loops(target: Target, machine: Machine) -> tuple[Fuser, ...]:
     if target.backend not in ("numpy", "torch") or target.device != "cpu":
         return ()
     libraries = providers() if target.backend == "numpy" else (TORCH,)
@@ -63,7 +61,7 @@ def _loops(target: Target, how: str, machine: Machine) -> tuple[Fuser, ...]:
     def alone(program: Program, step: Contract) -> float:
         return library_seconds(program, step, machine, libraries)
 
-    return (Fuser(how, loops.refuses, loops.predicted, alone),)
+    return (Fuser(loops.HOW, loops.refuses, loops.predicted, alone),)
 
 
 def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
@@ -71,7 +69,7 @@ def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MA
     if loops.installed():
         return {}
     plain = [replace(s, how="") if isinstance(s, Contract) and not s.path else s for s in program.steps]
-    fused = fuse(replace(program, steps=tuple(plain)), _loops(target, loops.HOW, machine))
+    fused = fuse(replace(program, steps=tuple(plain)), _loops(target, machine))
     said = {}
     for step in fused.steps:
         if isinstance(step, Contract) and step.how == loops.HOW and step not in program.steps:
@@ -87,9 +85,8 @@ def library_seconds(program: Program, step: Contract, machine: Machine, librarie
         return machine.call
     task = task_of(program, step, known)
     if task is None:
-        return stream_seconds(
-            [known[i].modes for i in step.inputs], step.out.modes, program.extents, step.out.dtype, machine
-        )
+        terms = [known[i].modes for i in step.inputs]
+        return step_seconds(terms, step.out.modes, program.extents, step.out.dtype, machine)
     orders = dict.fromkeys([task.out, *natural_orders(task.left, task.right, task.out)])
     best = min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
     return best + written_seconds(task.size(task.out) * itemsize(step.out.dtype), machine)

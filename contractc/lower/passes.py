@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from contractc.notation import Term
 from contractc.programs import Constant, Contract, Loop, Program, Reshape, Step, Value, groups
@@ -56,6 +57,75 @@ def merge_equal_steps(program: Program) -> Program:
                 continue
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def slowest_first(program: Program) -> Program:
+    """Return `program` with vectors of one size contracted into an operand in the order of its modes, slowest first.
+
+    Whichever comes first, the flops are the same; but adding whole rows up is the sum that memory is best at.
+
+    Before:  %4 = contract %0: [i, j] %2: [j],  %3 = contract %4 %1: [i]
+    After:   %4 = contract %0: [i, j] %1: [i],  %3 = contract %4 %2: [j]
+    """
+    if program.semiring != "sum_product":
+        return program
+    known = program.values()
+    leaves = {v.number for v in (*program.inputs, *(c.value for c in program.constants))}
+    readers = [*program.results, *(i for step in program.steps for i in step.inputs)]
+    makers = {s.out.number: k for k, s in enumerate(program.steps) if isinstance(s, Contract)}
+    steps = list(program.steps)
+    late = 0
+    while late < len(steps):
+        second = steps[late]
+        places = [makers[i] for i in second.inputs if i in makers and readers.count(i) == 1]
+        late += 1
+        for early in places:
+            turned = _turned(program, steps[early], second, known, leaves)
+            if turned is not None:
+                steps[early], steps[late - 1] = turned
+                known[turned[0].out.number] = turned[0].out
+                late = early  # what made the matrix of `first` may have a vector to give way too
+                break
+    return replace(program, steps=tuple(steps))
+
+
+def _turned(
+    program: Program, first: Step, second: Step, known: Mapping[int, Value], leaves: set[int]
+) -> tuple[Contract, Contract] | None:
+    """Return two steps that contract a vector each with their vectors exchanged, or None if that is no better."""
+    assert isinstance(first, Contract)
+    for made, vector, flag, other in _with_vectors(second, known):
+        for matrix, before, kept, own in _with_vectors(first, known):
+            if made != first.out.number or flag or not leaves.issuperset((before, vector)):
+                continue
+            order, terms = known[matrix].modes, [known[i].modes for i in (before, vector)]
+            sizes = [prod([program.extents[m] for m in term]) for term in terms]
+            if sizes[0] != sizes[1] or min(map(order.index, terms[0])) < min(map(order.index, terms[1])):
+                continue
+            out = replace(first.out, modes=tuple(m for m in order if m not in terms[1]))
+            assert isinstance(second, Contract)
+            return (
+                Contract(out, (matrix, vector), (kept, other) if kept or other else ()),
+                Contract(second.out, (made, before), (False, own) if own else ()),
+            )
+    return None
+
+
+def _with_vectors(step: Step, known: Mapping[int, Value]) -> list[tuple[int, int, bool, bool]]:
+    """Return each way to see the inputs of `step` as an array and a vector all of whose modes are summed.
+
+    That is the numbers of both, and whether each is conjugated.
+    """
+    if not isinstance(step, Contract) or len(step.inputs) != 2 or step.path or step.how:
+        return []
+    (i, j), (flag, other) = step.inputs, step.conj or (False, False)
+    found = []
+    for way in ((i, j, flag, other), (j, i, other, flag)):
+        matrix, vector = known[way[0]].modes, known[way[1]].modes
+        distinct = len(set(matrix)) == len(matrix) and len(set(vector)) == len(vector) > 0
+        if distinct and set(step.out.modes) == set(matrix).difference(vector) and set(vector) <= set(matrix):
+            found.append(way)
+    return found
 
 
 def natural_layout(program: Program) -> Program:
@@ -130,7 +200,8 @@ def _product_order(inputs: Sequence[Term], modes: Term, others: Sequence[Term], 
     """Return `modes` in the order in which the product of two `inputs` has them at no cost."""
     g = groups(inputs[0], inputs[1], modes)
     if not g.summed:
-        return modes
+        fast = g.batch and inputs[0][-1] in g.batch and inputs[1][-1] in g.batch
+        return (*g.rows, *g.columns, *g.batch) if fast else modes
     batch = {m for term in others for m in term if m in wanted}
     if g.rows and g.columns and g.columns[-1] in batch and g.rows[-1] not in batch:
         return (*g.batch, *g.columns, *g.rows)
@@ -166,7 +237,12 @@ def as_stored(program: Program, orders: Mapping[int, Sequence[int]]) -> Program:
     return replace(program, steps=(*views, *steps))
 
 
-PASSES: tuple[Callable[[Program], Program], ...] = (pairwise, merge_equal_steps, natural_layout)
+PASSES: tuple[Callable[[Program], Program], ...] = (
+    pairwise,
+    merge_equal_steps,
+    slowest_first,
+    natural_layout,
+)
 """The order in which `lower` applies them. Adding a pass means adding it here, and nowhere else."""
 
 

@@ -108,7 +108,7 @@ def _training_seconds(program: Program, trained: Sequence[int]) -> float | None:
 
 def _seconds(program: Program) -> float:
     """Return the predicted seconds of a pairwise program on the CPU."""
-    return program_seconds(finished(program, Target(), kernels=fusers(Target(), ahead=True)))
+    return program_seconds(finished(program, Target(), kernels=fusers(Target())))
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ _COPY_CALL = 2e-6
 _SLOW_READING = 1.25
 """How much longer np.einsum reads large arrays than a dot product does."""
 
+_EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "complex128": 3.0e8}
+"""Products a second that np.einsum forms and adds up in cache, along rows."""
+
 _TALL = 1.08
 """How much longer a product takes whose result has long columns rather than long rows (in C order)."""
 
@@ -169,17 +172,20 @@ def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
 def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> float:
     """Return the seconds for which products wait for memory beside `busy` seconds of arithmetic.
 
-    Short runs of memory take longer than their bytes: whole cache lines and pages are moved.
+    Short runs of memory take longer than their bytes: whole cache lines and pages are moved. A run goes on where the
+    next product begins with the byte after it.
     """
     width = itemsize(task.dtype)
     matrix = (form.rows, form.columns, form.summed)
+    repeated = (*form.sums, *form.loops)
     total = sum(task.size(modes) for modes in (task.left, task.right, task.out)) * width
     waiting = 0.0
     for axes in (form.left, form.right, form.out):
         size = run = width
+        in_turn = axes == (*(x for x in repeated if x in axes), *(x for x in axes if x in matrix))
         inside = True
         for axis in reversed(axes):
-            inside = inside and axis in matrix
+            inside = inside and (in_turn or axis in matrix)
             extent = task.size(axis)
             size *= extent
             run *= extent if inside else 1
@@ -246,6 +252,6 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     largest = max(range(3), key=lambda k: task.size(terms[k]))
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
-    rate = 2.0e9 if task.dtype == "float32" else 1.0e9
-    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, moved))
+    rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
+    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, 2 * moved))
     return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)

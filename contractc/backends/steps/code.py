@@ -183,9 +183,11 @@ class _Writer:
         return self.reshaped(code, axes, [(m,) for m in modes])
 
     def torch(self, name: str) -> str:
-        """Return the name of a function of the torch provider."""
-        from contractc.providers import torch_products
-
+        """Return the name of a function of the torch provider, or of NumPy's where a bundle came to without torch."""
+        try:
+            from contractc.providers import torch_products
+        except ImportError:
+            return self.use(name, WITHOUT_TORCH[name])
         return self.use(name, getattr(torch_products, name))
 
 
@@ -196,3 +198,11 @@ def summed_products(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     for k in range(1, max(len(x), len(y))):
         np.matmul(x[k], y[k], part)
         np.add(out, part, out)
+
+
+WITHOUT_TORCH = {
+    "torch_matmul": np.matmul,
+    "torch_multiply": np.multiply,
+    "torch_accumulate": summed_products,
+}
+"""What does the same as the functions of the torch provider, for programs that were made where torch was."""

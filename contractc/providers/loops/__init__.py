@@ -21,17 +21,15 @@ __all__ = [
     "COPIED",
     "HOW",
     "HOW_FIRST",
-    "HOW_LATER",
     "ORDERED",
     "STRIDED",
     "UNIT",
     "Library",
     "Variant",
     "compiled",
-    "deferred",
     "installed",
     "is_loop",
-    "loaded",
+    "later",
     "note",
     "predicted",
     "refuses",
@@ -39,14 +37,13 @@ __all__ = [
     "variant",
 ]
 
-HOW, HOW_LATER, HOW_FIRST = "loops", "loops later", "loops at first call"
-"""The words in `Contract.how` for steps that run as compiled loops: from the first call, or when calls were slow."""
+HOW, HOW_FIRST = "loops", "loops at first call"
+"""The words in `Contract.how` for steps that run as compiled loops: made with the program, or by the first call."""
 
 BUILT = "loops built "
 """The words, before a number, for steps whose machine code was built before."""
 
 installed = native.installed
-loaded = native.loaded
 
 MOST_VARIANTS = 8
 """With more ways in which inputs lie in memory than this, inputs are copied."""
@@ -105,8 +102,8 @@ class Library(NamedTuple):
     dtypes: tuple[Any, ...]
 
 
-COMPILING = 0.05
-"""Seconds that compiling takes, about: a step that is compiled later is so after having run that long without."""
+COMPILING, IMPORTING = 0.05, 0.15
+"""Seconds that planning and compiling loops takes, about, and importing the compiler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +132,26 @@ def at_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     return run
 
 
-def deferred(make: Callable[[], Callable[..., Any]], other: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `other` while it has run for less than compiling takes, from then on what `make` returns."""
+def later(run: Callable[..., Any], make: Callable[[], Callable[..., Any] | None]) -> Callable[..., Any]:
+    """Return `run` while all its calls together have taken less than compiling does, from then on what `make` returns.
+
+    So loops cost a caller at most as much time as has been spent without them. Where `make` returns None, `run` stays.
+    """
     spent = 0.0
     made: list[Callable[..., Any]] = []
 
-    def run(*arrays: Any) -> Any:
+    def run_and_count(*arrays: Any) -> Any:
         nonlocal spent
         if made:
             return made[0](*arrays)
         start = perf_counter()
-        result = other(*arrays)
+        result = run(*arrays)
         spent += perf_counter() - start
-        if spent > COMPILING:
-            made.append(make())
+        if spent > COMPILING and (native.loaded() or spent > COMPILING + IMPORTING):
+            made.append((make() if installed() else None) or run)
         return result
 
-    return run
+    return run_and_count
 
 
 def compiled(

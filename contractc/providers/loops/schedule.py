@@ -28,8 +28,8 @@ COLUMN = -1
 CLOCK = 3.0e9
 """Cycles a second that the predicted cycles are divided by."""
 
-CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**62, 12.0))
-"""Bytes of a first-level and a second-level cache, and bytes a cycle from there; 0: as fast as they are used."""
+CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
+"""Bytes of the caches and of memory, and bytes a cycle from there; 0: as fast as they are used."""
 
 RUN = 256
 """Bytes in a row from which memory is read at its full rate."""
@@ -39,6 +39,15 @@ MOST_SCRATCH = 3 * 2**19
 
 CALL = 4.0e-6
 """Seconds to call a compiled function from Python and to allocate its result."""
+
+INTEGERS = {1: 1.0, 2: 1.0, 4: 3.0, 8: 4.5}
+"""How much longer products of integers take than those of floats, by their bytes: they are several instructions."""
+
+NOT_HIDDEN = 0.7
+"""The part of the shorter of arithmetic and memory that does not hide behind the longer one."""
+
+LINE, PAGE = 64, 4096
+"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
 
 MOST_UNROLLED = 96
 """Products in a row that are written out without a loop."""
@@ -136,7 +145,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
         cycles *= 1.15
     seconds = cycles / CLOCK
     memory = _memory_seconds(problem, lane, width * columns)
-    total = max(seconds, memory) + 0.3 * min(seconds, memory) + CALL
+    total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
     total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
 
@@ -191,9 +200,37 @@ def _sweep_cycles(
             memory = i < problem.inputs and not packed[i]
             last = term[-1] if term else lane
             wasted = 4.0 if memory and lane not in term and last in out and last not in factors else 1.0
-            rate = next(rate for most, rate in CACHES if swept <= most)
+            if memory and lane not in term and last in outer:
+                total += problem.size(inner) * again * repeats * _apart_cycles(problem, term, outer, part)
+                continue
+            reach = swept
+            if memory and any(m not in term for m in outer):  # read again when all tiles have been read
+                reach = problem.size([m for m in term if m not in outer]) * part
+            elif memory and lane in term and again == 1:  # read once, as it comes from memory
+                continue
+            rate = _rate(reach)
             total += swept * again * repeats * wasted / rate if rate else 0.0
     return total
+
+
+def _rate(size: float) -> float:
+    """Return the bytes a cycle at which what is used again after `size` bytes comes."""
+    return next(rate for most, rate in CACHES if size <= most)
+
+
+def _apart_cycles(problem: Problem, term: Term, outer: Term, part: int) -> float:
+    """Return the cycles for each element of an array whose last modes are looped over outside.
+
+    Each is in a cache line of its own, often in a page of its own; both come again for the next of those positions.
+    """
+    stride = part
+    for m in reversed(term):
+        if m not in outer:
+            break
+        stride *= problem.extents[m]
+    reach = problem.size([m for m in term if m not in outer]) * min(PAGE, max(LINE, stride))
+    rate = _rate(reach)
+    return 1.0 + (LINE / rate if rate else 0.0)
 
 
 def _reorder_cycles(
@@ -202,11 +239,14 @@ def _reorder_cycles(
     """Return the cycles to put an input in vectors, or a result out of them: transposed in registers or not."""
     last = term[-1]
     elements = problem.size([m for m in term if m != lane]) * lanes
-    if form == STRIDED or last == lane or last in outer or last in problem.dynamic:
-        return 1.6 * elements
+    if last in outer:
+        kind = kind_of(problem.work)
+        return elements * _apart_cycles(problem, term, outer, kind.bytes * kind.parts)
+    if form == STRIDED or last == lane or last in problem.dynamic:
+        return 1.2 * elements
     extent = problem.extents[last]
     rows = -(-extent // width) * width
-    return elements * (0.35 + 0.25 * (rows / extent - 1))
+    return elements * (0.25 + 0.18 * (rows / extent - 1))
 
 
 def levels(problem: Problem, lane: int, outer: Term) -> list[int]:
@@ -223,12 +263,16 @@ def _step_cycles(
 ) -> float:
     total = 0.0
     at = levels(problem, lane, outer)
+    kind = kind_of(problem.work)
+    slower = 1.0 if kind.floating else INTEGERS[kind.bytes]
     outer_size = problem.size(outer)
     tiles = -(-problem.extents[lane] // (width * columns))
     for s, ids in enumerate(problem.reads):
         repeats = (1, outer_size, outer_size * tiles)[at[s]]
         shape = step_shape(problem, s, lane, columns, outer)
-        total += repeats * (blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0)
+        total += repeats * (
+            slower * blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0
+        )
         del ids
     if not kept:
         total += outer_size * problem.size([m for m in problem.out if m not in outer]) * 12.0
@@ -307,7 +351,10 @@ def blocking(shape: Shape, vector_bytes: int) -> Blocking:
         arithmetic = 0.5 * block * products
         each = max(arithmetic, 0.5 * loads * shape.parts, 4.0 if depth > 1 else 0.0)
         around = 3.0 + 1.0 * block * shape.parts + (3.0 if depth > 4 else 0.0)
-        cycles = whole / block * waste * (depth * (each + 0.3) + around)
+        each += (
+            0.3 + 0.2 * loads * shape.parts
+        )  # loads are not quite free: what is read again comes from afar
+        cycles = whole / block * waste * (depth * each + around)
         if best is None or cycles < best.cycles:
             best = Blocking(tuple(sorted(factors.items())), _unrolled(shape, block), cycles)
     assert best is not None
