@@ -65,7 +65,7 @@ kernels-cold: .venv/.ready
 	@PYTHONPATH=.:kernels $(VENV_PYTHON) -m benchmarks.kernels_cold $(ARGS)
 
 test-triton36: .venv/.triton36
-	@PYTHONPATH=.venv/triton36:.:kernels EXPECTED_TRITON=3.6.0 $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py
+	@PYTHONPATH=.venv/triton36:.:kernels EXPECTED_TRITON=3.6.0 $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py tests/test_triton_store.py
 
 gpu-test:
 	@PYTHONPATH=.:kernels $(GPU_PYTHON) -m benchmarks.gpu test $(ARGS)

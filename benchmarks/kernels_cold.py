@@ -170,7 +170,8 @@ def main() -> int:
                          | {"cold": cold, "later": later})  # fmt: skip
             print(f"{name:36} {seed:4} {cold['kernels']:7} {cold['compile']:7.2f} {cold['cpu']:6.2f} "
                   f"{later['compile']:8.2f} {1000 * later['kernel']:8.1f}", flush=True)  # fmt: skip
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
+    machine |= {"python": platform.python_version()}
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line | machine) + "\n" for line in lines)

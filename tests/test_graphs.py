@@ -14,6 +14,7 @@ import torch
 
 from contractc.backends.torch import operations
 from contractc.backends.triton.graphs import LEAST_SLICES, Replayed, sliced, sliced_over
+from contractc.notation import Term
 
 
 class Recorder:
@@ -38,12 +39,12 @@ class Recorder:
         return replay, results
 
 
-def arguments(count: int) -> tuple[Any, ...]:
+def arguments(count: int) -> tuple[list[Any], list[Term], dict[int, int], operations.Sum]:
     """Return what a loop over `count` slices of ij,jk->ik, and of ij->j, is told: sliced along i."""
     x, y = torch.randn(count, 3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     outs = [(0, 2), (1,)]
     dtypes = [(torch.float64, torch.float64)] * 2
-    return [x, y], [(0, 1), (1, 2)], {0: count}, outs, dtypes, True, torch.add
+    return [x, y], [(0, 1), (1, 2)], {0: count}, operations.Sum(outs, dtypes, True, torch.add)
 
 
 def body(x: Any, y: Any) -> Any:
@@ -102,7 +103,8 @@ def test_devices_compute_ranges_of_slices(devices: int) -> None:
         return x @ y, x @ y
 
     outs, dtypes = [(3, 0), (3,)], [(torch.float32, torch.float64)] * 2
-    given = [x, y], [(0, 1, 2), (2, 1, 3)], {0: 7, 1: 2}, outs, dtypes, True, torch.add
+    total = operations.Sum(outs, dtypes, True, torch.add)
+    given = [x, y], [(0, 1, 2), (2, 1, 3)], {0: 7, 1: 2}, total
     kept, summed = sliced_over(("cpu",) * devices, body, *given)
     expected = torch.einsum("iab,bac->ci", x, y)
     assert kept.dtype == summed.dtype == torch.float32 and len(sizes) == 14

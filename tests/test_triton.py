@@ -21,7 +21,7 @@ import triton
 import contractc
 from benchmarks.ttir import overflows
 from contractc.backends import triton as backend
-from contractc.backends.triton import toolchain
+from contractc.backends.triton import choose, toolchain
 from contractc.backends.triton.choose import prepared, unfused
 from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
 from contractc.backends.triton.gpus import like, measured, stored
@@ -37,7 +37,7 @@ from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
 from contractc.machine import A100, H100, H200, Gpu, Target
-from contractc.programs import Contract, Program
+from contractc.programs import Contract, Program, Value
 from contractc.serial import digest
 from contractc.store import opened
 
@@ -411,6 +411,23 @@ def test_a_gpu_without_a_data_sheet_has_the_rates_of_an_older_one() -> None:
         Gpu.from_json(replace(H100, l2=0.0).to_json())
     executable = contractc.compile("nc,nc->n", (64, 8), (64, 8), dtype="float32", target="cuda:80")
     assert "microseconds are predicted for A100 (sm_80; 1.84 TB/s" in str(executable)
+
+
+def test_only_the_kernels_that_gain_most_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", "off")
+    monkeypatch.setattr(choose, "MOST_KERNELS", 1)
+    sizes = (64, 2**12, 2**20)  # of mode m; mode 3 is summed
+    inputs = tuple(Value(2 * m + k, (m, 3), "float32") for m in range(3) for k in range(2))
+    steps = tuple(Contract(Value(6 + m, (m,), "float32"), (2 * m, 2 * m + 1)) for m in range(3))
+    program = Program(inputs, steps, (6, 7, 8), (*sizes, 32))
+    made = prepared(program, H200, checked=True)
+    assert [s.how.split()[0] for s in made.steps if isinstance(s, Contract)] == ["library", "library", "tile"]
+    first, second, third = choose.notes(made, H200)
+    assert (
+        "others gain more" in first and "others gain more" in second and third.startswith("kernel: kernel ")
+    )
+    free = prepared(program, H200, checked=False)
+    assert [s.how.split()[0] for s in free.steps if isinstance(s, Contract)] == ["tile"] * 3
 
 
 LARGE = [

@@ -133,6 +133,55 @@ def test_a_later_process_compiles_nothing(
     assert not (tmp_path / "another").exists()
 
 
+def test_compile_waits_for_its_kernels(active: Active, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compiled()
+    monkeypatch.setattr(triton, "compile", never)
+    operands = tensors(*SHAPES)
+    torch.testing.assert_close(made(*operands), torch.einsum(FUSED, *operands), rtol=1e-4, atol=1e-3)
+    assert len(active.launches) == 1 and "kernel" in str(made)
+
+
+def test_the_first_contract_runs_as_plain_calls_and_kernels_take_over(
+    active: Active, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "as_array", backend.as_given)
+    made: list[backend.Later] = []
+    plain = backend.Later
+
+    def later(*given: Any) -> backend.Later:
+        made.append(plain(*given))
+        return made[-1]
+
+    monkeypatch.setattr(backend, "Later", later)
+    operands = tensors((512, 17), (512, 17), (17, 17, 17))
+    expected = torch.einsum(FUSED, *operands)
+
+    def check() -> None:
+        found = contractc.contract(FUSED, *operands, backend="triton")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+    check()
+    (one,) = made
+    assert one.thread is None and not active.launches  # one call is not worth a compilation
+    check()
+    assert one.thread is not None and not active.launches
+    one.thread.join()
+    check()
+    assert len(made) == 1 and len(active.launches) == 1
+
+
+def test_kernels_that_cannot_be_made_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Any:
+        raise RuntimeError("no compiler")
+
+    later = backend.Later(broken, lambda x: 2 * x)
+    assert [later(1), later(2)] == [2, 4]
+    assert later.thread is not None
+    later.thread.join()
+    assert later(3) == 6
+    assert "torch's own operations run instead: no compiler" in caplog.text
+
+
 def test_a_damaged_kernel_is_compiled_again(active: Active, tmp_path: Path) -> None:
     compiled()
     store = opened(tmp_path / "store")

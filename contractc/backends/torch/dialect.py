@@ -190,8 +190,8 @@ class Torch:
         add = self.use(f"add_{program.semiring}", semirings.OPERATIONS[program.semiring].add)
         outs = [v.modes for v in step.outs]
         dtypes = [f"({self.dtype(v.dtype)}, {self.dtype(self.wide(wide(v.dtype)))})" for v in step.outs]
-        listed = f"[{', '.join(names)}], {list(terms)}, {modes}, {outs}, [{', '.join(dtypes)}], {step.pairs}"
-        return f"{function}({body}, {listed}, {add})"
+        total = f"{self.use('Sum', operations.Sum)}({outs}, [{', '.join(dtypes)}], {step.pairs}, {add})"
+        return f"{function}({body}, [{', '.join(names)}], {list(terms)}, {modes}, {total})"
 
     def scalar(self, x: str, dtype: str) -> str:
         return x

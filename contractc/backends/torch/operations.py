@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,37 +123,45 @@ def sum_exponents(*exponents: Tensor) -> tuple[Tensor]:
     return (total,)
 
 
+class Sum(NamedTuple):
+    """What becomes of the results of a loop's slices: their terms, for each the dtype and that in which it is added
+    up, whether sums are trees of pairs (see `slices.Sums`), and how two are added."""
+
+    outs: Sequence[Term]
+    dtypes: Sequence[tuple[torch.dtype, torch.dtype]]
+    pairs: bool
+    add: Callable[[Tensor, Tensor], Tensor]
+
+
 def sliced(
     body: Callable[..., Any],
     arrays: Sequence[Tensor],
     terms: Sequence[Term],
     modes: dict[int, int],
-    outs: Sequence[Term],
-    dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
-    pairs: bool,
-    add: Callable[[Tensor, Tensor], Tensor],
+    total: Sum,
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`.
 
-    `dtypes` are those of each result and in which it is added up. Where somebody watches the calls, slices are kept
-    and put side by side in the end, else each is written to its place when it is there.
+    Where somebody watches the calls, slices are kept and put side by side in the end, else each is written to its
+    place when it is there.
     """
+    outs, dtypes, pairs, add = total
     found: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
     direct = unwatched(arrays)
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, x.shape, strict=True)}
-    whole = [
+    targets = [
         torch.empty([extents[m] for m in out], dtype=dtype)
         if direct and modes.keys() & set(out) and extents.keys() >= set(out)
         else None
         for out, (dtype, _) in zip(outs, dtypes, strict=True)
     ]
 
-    def done(k: int, at: dict[int, int], total: Tensor) -> None:
-        target = whole[k]
+    def done(k: int, at: dict[int, int], whole: Tensor) -> None:
+        target = targets[k]
         if target is None:
-            found[k][tuple(at.values())] = total
+            found[k][tuple(at.values())] = whole
         else:
-            target[place(at, outs[k])] = total
+            target[place(at, outs[k])] = whole
 
     sums = Sums(modes, outs, add, done, pairs)
     for at in positions(modes):
@@ -162,7 +170,7 @@ def sliced(
             sums.put(k, at, part.to(dtypes[k][1]) if sums.counts[k] > 1 else part)
     results = [
         _stacked(found[k], modes, out).to(dtypes[k][0]) if target is None else target
-        for k, (out, target) in enumerate(zip(outs, whole, strict=True))
+        for k, (out, target) in enumerate(zip(outs, targets, strict=True))
     ]
     return results[0] if len(outs) == 1 else tuple(results)
 

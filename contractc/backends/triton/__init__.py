@@ -7,6 +7,7 @@ which is what torch.func, torch.compile, fake tensors, forward derivatives and a
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +42,9 @@ __all__ = [
     "from_binaries", "from_portable", "is_available", "over_devices", "prepared", "promote", "refuses", "remark",
     "to_bytes", "to_portable", "tune", "unavailable", "version",
 ]  # fmt: skip
+
+
+_log = logging.getLogger("contractc")
 
 
 def as_array(x: Any, number: int, like: Any = None) -> Any:
@@ -139,7 +143,10 @@ def _in_background(program: Program, device: Gpu, constants: Sequence[Any]) -> C
 
 
 class Later:
-    """A function that is `plain` until what `make` returns is there; a thread makes it from the second call on."""
+    """A function that is `plain` until what `make` returns is there; a thread makes it from the second call on.
+
+    If that raises, the function stays `plain`, and why is logged.
+    """
 
     __slots__ = ("calls", "lock", "made", "make", "plain", "thread")
 
@@ -164,7 +171,10 @@ class Later:
         return self.plain(*operands)
 
     def _run(self) -> None:
-        self.made = self.make()
+        try:
+            self.made = self.make()
+        except Exception as error:  # there is nobody to raise it to
+            _log.warning("kernels cannot be compiled, torch's own operations run instead: %s", error)
 
 
 def _switch(kernels: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

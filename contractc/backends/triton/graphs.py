@@ -85,7 +85,7 @@ def sliced(
     arrays: Sequence[Tensor],
     terms: Sequence[Term],
     modes: dict[int, int],
-    *rest: Any,
+    total: operations.Sum,
     record: Recorder | None = None,
 ) -> Any:
     """Return what `operations.sliced` does, its slices replayed where there are many of them on a GPU.
@@ -96,7 +96,7 @@ def sliced(
     watched = torch.is_grad_enabled() and any(x.requires_grad for x in arrays)
     if record is not None and not watched and prod(modes.values()) >= LEAST_SLICES:
         body = Replayed(body, [bool(modes.keys() & set(term)) for term in terms], record)
-    return operations.sliced(body, arrays, terms, modes, *rest)
+    return operations.sliced(body, arrays, terms, modes, total)
 
 
 def _recordable(arrays: Sequence[Tensor]) -> bool:
@@ -109,10 +109,7 @@ def sliced_over(
     arrays: Sequence[Tensor],
     terms: Sequence[Term],
     modes: dict[int, int],
-    outs: Sequence[Term],
-    dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
-    pairs: bool,
-    add: Callable[[Tensor, Tensor], Tensor],
+    total: operations.Sum,
 ) -> Any:
     """Return what `sliced` does, each device computing a range of the outermost loop mode.
 
@@ -123,9 +120,9 @@ def sliced_over(
     mode, extent = next(iter(modes.items()))
     count = min(len(devices), extent)
     if count < 2 or (torch.is_grad_enabled() and any(x.requires_grad for x in arrays)):
-        return sliced(body, arrays, terms, modes, outs, dtypes, pairs, add)
+        return sliced(body, arrays, terms, modes, total)
     edges = [extent * d // count for d in range(count + 1)]
-    summed = [(wide, wide) for _, wide in dtypes]
+    summed = total._replace(dtypes=[(wide, wide) for _, wide in total.dtypes])
 
     def part(number: int) -> tuple[Tensor, ...]:
         start, size = edges[number], edges[number + 1] - edges[number]
@@ -135,16 +132,14 @@ def sliced_over(
         ]
         device = torch.device(devices[number])
         with torch.no_grad(), torch.cuda.device(device if device.type == "cuda" else -1):
-            found = sliced(
-                body, [x.to(device) for x in given], terms, {**modes, mode: size}, outs, summed, pairs, add
-            )
+            found = sliced(body, [x.to(device) for x in given], terms, {**modes, mode: size}, summed)
         return found if isinstance(found, tuple) else (found,)
 
     with ThreadPoolExecutor(1 if toolchain.interpreted() else count) as pool:  # interpreted one at a time
         parts = list(pool.map(part, range(count)))
     results = []
-    for k, (out, (narrow, _)) in enumerate(zip(outs, dtypes, strict=True)):
+    for k, (out, (narrow, _)) in enumerate(zip(total.outs, total.dtypes, strict=True)):
         moved = [found[k].to(arrays[0].device) for found in parts]
-        whole = torch.cat(moved, out.index(mode)) if mode in out else reduce(add, moved)
+        whole = torch.cat(moved, out.index(mode)) if mode in out else reduce(total.add, moved)
         results.append(whole.to(narrow))
-    return results[0] if len(outs) == 1 else tuple(results)
+    return results[0] if len(total.outs) == 1 else tuple(results)

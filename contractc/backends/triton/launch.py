@@ -152,9 +152,9 @@ class Step:
         if any(s is not None and s < 0 for v in problem.values for s in v.strides):
             return None
         config = chosen_config(self.how, problem, self.device)
-        if config is not None and not toolchain.interpreted() and torch.cuda.is_available():
-            ranking = (config, *(c for c, _ in trials(problem, self.device) if c != config))
-            config = next((c for c in ranking if fits(problem, c, self.device)), None)
+        compiled = not toolchain.interpreted() and torch.cuda.is_available()
+        if config is not None and compiled and not fits(problem, config, self.device):
+            config = next((c for c, _ in trials(problem, self.device) if fits(problem, c, self.device)), None)
         if config is None:
             return None
         passes = passes_of(problem, config, self.device)

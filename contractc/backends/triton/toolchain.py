@@ -192,12 +192,13 @@ def function_of(
     kernel = loaded(source)
     signature, attributes = signature_of(source, kernel, divisible=divisible, numbers=numbers)
     folder = _folder() / hashlib.sha256(cubin + metadata.encode()).hexdigest()[:32]
-    folder.mkdir(exist_ok=True)
     files = {"kernel.json": metadata.encode(), "kernel.cubin": cubin}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    group = {name: str(folder / name) for name in files}
-    return CompiledKernel(ASTSource(kernel, signature, {}, attributes), group, folder.name)
+    with _lock:  # Triton reads the files at once; another thread may be writing the same
+        folder.mkdir(exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        group = {name: str(folder / name) for name in files}
+        return CompiledKernel(ASTSource(kernel, signature, {}, attributes), group, folder.name)
 
 
 def current_device(device: torch.device) -> tuple[int, int]:
