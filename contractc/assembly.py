@@ -57,7 +57,7 @@ def executable_of(
 
         if worth_hosting(program, target, plan.seconds):
             run = hosted(run, program, plan.seconds, constants, backend, ahead)
-            remarks = (*remarks, REMARK)
+            remarks = tuple(dict.fromkeys((*remarks, REMARK)))
         run = with_joint_backward(run, program, plan.seconds, constants, backend, target)
     run = run if program.inputs else _with_fresh_results(run)
     notes = compiled.notes
@@ -69,6 +69,8 @@ def executable_of(
             note + missed.get(step.outs[0].number, "")
             for step, note in zip(program.steps, notes, strict=True)
         )
+    if hasattr(backend, "remark") and binaries is None:
+        remarks = tuple(dict.fromkeys((*remarks, backend.remark(target))))
     return Executable(
         program,
         plan,
@@ -81,9 +83,10 @@ def executable_of(
         lambda: _considered(program, target),
         tuple(constants),
         exponent,
-        (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
+        remarks,
         lambda: _peak(program, target, plan.seconds, ahead),
         saver,
+        executable_of,
     )
 
 

@@ -32,6 +32,8 @@ class Executable:
     tells by the number of a value which ways to compute it were compared, with their predicted seconds. `constants`
     are the arrays of the program's constants, `exponent` tells that exponents are returned beside the results, and
     `remarks` are what else `explain` has to say, such as why a bundle is not run by a binary it holds.
+
+    It can be pickled, for worker processes; to keep or to ship it, `save` it.
     """
 
     program: Program
@@ -48,6 +50,7 @@ class Executable:
     remarks: tuple[str, ...] = field(default=(), repr=False)
     memory: Callable[[], int] = field(default=int, repr=False)
     saver: Callable[..., str] | None = field(default=None, repr=False)
+    assembler: Callable[..., Executable] | None = field(default=None, repr=False)
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         """Return the result (a tuple of results if the expression has several outputs).
@@ -75,6 +78,23 @@ class Executable:
 
     def __str__(self) -> str:
         return explain(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what another process makes this from: the program, whose code is generated there anew."""
+        assert self.assembler is not None, "only what is built can be built again"
+        parts = (
+            self.program,
+            self.plan,
+            self.target,
+            self.constants,
+            self.exponent,
+            self.saver,
+            self.remarks,
+        )
+        return self.assembler, parts
+
+    def __deepcopy__(self, memo: object) -> Executable:
+        return self
 
     @property
     def peak(self) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import keyword
+import pickle
 import re
+import subprocess
+import sys
 import threading
 import tokenize
 from typing import Any
@@ -462,6 +465,25 @@ def test_no_text_of_a_stored_program_reaches_the_source() -> None:
 
 
 # threads
+
+
+PICKLED = """
+import pickle, sys
+executable, operands = pickle.load(sys.stdin.buffer)
+again = pickle.loads(pickle.dumps(executable))
+assert str(again) == str(executable), (str(again), str(executable))
+pickle.dump(executable(*operands), sys.stdout.buffer)
+"""
+
+
+@pytest.mark.parametrize("options", [{"constants": (1,)}, {"strip_exponent": True}, {"dynamic": ("i",)}])
+def test_another_process_gets_an_executable_by_pickling_and_the_same_bits(options: dict[str, Any]) -> None:
+    x, y = rng.random((9, 12)), rng.random((12, 30))
+    executable = compiled("ij,jk->ik", x.shape, y if "constants" in options else y.shape, **options)
+    operands = (x,) if "constants" in options else (x, y)
+    sent = pickle.dumps((executable, operands))
+    made = subprocess.run([sys.executable, "-c", PICKLED], input=sent, capture_output=True, check=True)
+    assert pickle.dumps(executable(*operands)) == made.stdout
 
 
 def test_one_executable_is_called_from_several_threads() -> None:
