@@ -1,4 +1,6 @@
-"""Seconds from `import contractc` to a callable for a network of 200 tensors: from a bundle, and planned afresh.
+"""Seconds from `import contractc` to a callable for a network of 200 tensors, and to its first result.
+
+From a bundle whose machine code is trusted, from one that is not, and planned afresh.
 
 Each is done in fresh interpreters, interleaved, without the store; the import of NumPy and contractc is not counted.
 Results are appended to benchmarks/results/cold_start.jsonl.
@@ -42,8 +44,13 @@ def called(executable):
     return executable(*[numpy.ones([shape[m] for m in v.modes]) for v in executable.program.inputs])
 """
 CODES = {
-    "load": TIMED.format(before="", call="contractc.load(sys.argv[1])"),
-    "load and call": TIMED.format(before=FIRST, call="called(contractc.load(sys.argv[1]))"),
+    "load": TIMED.format(before="", call="contractc.load(sys.argv[1], trust=True)"),
+    "load and call": TIMED.format(before=FIRST, call="called(contractc.load(sys.argv[1], trust=True))"),
+    "load, no trust": TIMED.format(before="", call="contractc.load(sys.argv[1])"),
+    "load and call, no trust": TIMED.format(before=FIRST, call="called(contractc.load(sys.argv[1]))"),
+    "call again": TIMED.format(
+        before=FIRST + "ready = contractc.load(sys.argv[1], trust=True); called(ready)", call="called(ready)"
+    ),
     "compile": TIMED.format(before=NETWORK, call="contractc.compile(text, *shapes)"),
     "compile and call": TIMED.format(before=NETWORK + FIRST, call="called(contractc.compile(text, *shapes))"),
 }
@@ -96,7 +103,7 @@ def main() -> None:
         middle, computed = median(r[k][0] for r in rounds), median(r[k][1] for r in rounds)
         row[name] = {"median": middle, "quartiles": [low, high], "median_cpu": computed}
         spread = f"quartiles {low * 1e3:.1f} to {high * 1e3:.1f}; {computed * 1e3:.1f} ms of them computing"
-        print(f"  {name:16} {middle * 1e3:7.1f} ms ({spread})")
+        print(f"  {name:24} {middle * 1e3:7.1f} ms ({spread})")
     print(f"  loading is to take at most {BAR * 1e3:.0f} ms")
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

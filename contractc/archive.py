@@ -13,7 +13,6 @@ import stat
 import struct
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 
 __all__ = ["packed", "read_file", "unpacked"]
 
@@ -88,14 +87,14 @@ def unpacked(data: bytes) -> dict[str, memoryview]:
     return members
 
 
-def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
         ValueError: it is a symbolic link, no regular file, or has more than `most` bytes: nothing was read.
         OSError: it cannot be opened.
     """
-    if path.is_symlink():
+    if os.path.islink(path):
         raise ValueError("it is a symbolic link; name the file it points to")
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))

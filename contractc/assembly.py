@@ -11,7 +11,6 @@ from typing import Any
 from contractc.backends import backend_named
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
-from contractc.hosted import REMARK, hostable, hosted
 from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Program
@@ -51,9 +50,10 @@ def executable_of(
         compiled = backend.from_binaries(program, constants, binaries, target.device)
     run = compiled.run
     if hasattr(backend, "joint"):
+        from contractc.hosted import REMARK, hosted, worth_hosting
         from contractc.training import with_joint_backward
 
-        if hostable(program, target, plan.seconds):
+        if worth_hosting(program, target, plan.seconds):
             run = hosted(run, program, plan.seconds, constants, backend, ahead)
             remarks = (*remarks, REMARK)
         run = with_joint_backward(run, program, plan.seconds, constants, backend, target)

@@ -8,11 +8,11 @@ from the program, and has to be the same.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def save(path: str | PathLike[str], *executables: Executable) -> str:
         OSError: the file cannot be written.
     """
     data = packed(*executables)
-    tensorfiles.replace_file(Path(path), data)
+    tensorfiles.replace_file(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -151,8 +151,8 @@ def load(
         BundleError: the file is damaged or no bundle, or no target in it works here; for each it says why.
         OSError: the file cannot be read.
     """
-    name = Path(path).name
-    manifest, members = _read(Path(path), sha256)
+    name = os.path.basename(path)
+    manifest, members = _read(path, sha256)
     wanted = [p for p in manifest.parts if target is None or str(target) in (str(p.target), p.device)]
     if not wanted:
         held = ", ".join(str(p.target) for p in manifest.parts)
@@ -176,7 +176,7 @@ def load(
 
 def contents(path: str | PathLike[str]) -> Manifest:
     """Return what a bundle holds; raises BundleError if it is damaged or none."""
-    return _read(Path(path), None)[0]
+    return _read(path, None)[0]
 
 
 def _part_of(executable: Executable, first: Executable) -> tuple[Part, dict[str, bytes]]:
@@ -220,7 +220,7 @@ def _portable_constants(executable: Executable) -> Iterator[tuple[str, np.ndarra
         yield constant.digest, array
 
 
-def _read(path: Path, sha256: str | None) -> tuple[Manifest, dict[str, memoryview]]:
+def _read(path: str | PathLike[str], sha256: str | None) -> tuple[Manifest, dict[str, memoryview]]:
     """Return the manifest and the members of a bundle after checking every byte of it."""
     try:
         data = archive.read_file(path, min(archive.MOST_BYTES, physical_memory() or archive.MOST_BYTES))
@@ -240,7 +240,7 @@ def _read(path: Path, sha256: str | None) -> tuple[Manifest, dict[str, memoryvie
         if not manifest.parts:
             raise ValueError("it has no parts")
     except ValueError as error:
-        raise BundleError(f"{path.name} is not a bundle to be read: {error}") from None
+        raise BundleError(f"{os.path.basename(path)} is not a bundle to be read: {error}") from None
     return manifest, members
 
 
@@ -353,6 +353,8 @@ def _version() -> str:
 
 def _generator() -> str:
     """Return a digest of the source of the backends, which turn programs into source."""
+    from pathlib import Path  # loaded by those who ask
+
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*here.glob("backends/**/*.py"), *here.glob("providers/**/*.py")]):

@@ -21,6 +21,9 @@ ALWAYS = ("numpy",)
 BLAS = ("float32", "float64", "complex64", "complex128")
 """The dtypes of which BLAS has a matrix product."""
 
+_HUGE = 10**300
+"""Counts of plans nobody will run end here, so that they are still floats."""
+
 COMPLEX = {"torch": 3.0}
 """How many real products a complex one takes the time of: in OpenBLAS 3 to 5 (in the middle 4), in MKL 2 to 4."""
 
@@ -65,12 +68,12 @@ def stream_seconds(
 
     Those are small steps, permutations, reductions, and sums of products in dtypes that BLAS does not have.
     """
-    traffic = min(10**300, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
+    traffic = min(_HUGE, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
     rate = bandwidth(machine, traffic)
     if len(terms) == 1 and tuple(m for m in terms[0] if m in out) != out:
         rate = min(rate, machine.permuting)
     summed = not {m for t in terms for m in t} <= set(out)
-    products = min(10**300, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
+    products = min(_HUGE, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
     arithmetic = products / machine.flops_other / (16 if is_floating(dtype) else 1)
     apart = sum([_size(t, extents) for t in terms if len(set(t)) != len(t)])
     return max(arithmetic, traffic / rate, min(apart, 10**300) * APART) + machine.call
@@ -239,7 +242,7 @@ def costs(
     slices = network.size(sliced)
     total_seconds = sum(step.seconds for step in each)
     total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
-    return Costs(total_seconds * min(slices, 10**300), total_flops * slices, total_traffic * slices, peak)
+    return Costs(total_seconds * min(slices, _HUGE), total_flops * slices, total_traffic * slices, peak)
 
 
 def step_costs(
@@ -291,7 +294,7 @@ def step_costs(
                 [sizes[i] * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
             )
             spent = step_seconds(read, out, extents, dtype, machine)
-            moving = 2 * min(copied, 10**300) * width
+            moving = 2 * min(copied, _HUGE) * width
             spent += moving / bandwidth(machine, moving)
             step = (spent, flops(read, out, extents), moved)
         each.append(Costs(*step, live + made + copied * width))
@@ -310,7 +313,7 @@ def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
         each = step_costs(plan.network, plan.path, plan.results, plan.sliced, machine)
         times = step_times(plan)
         found = found._replace(
-            seconds=sum([step.seconds * min(n, 10**300) for step, n in zip(each, times, strict=True)]),
+            seconds=sum([step.seconds * min(n, _HUGE) for step, n in zip(each, times, strict=True)]),
             flops=sum([step.flops * n for step, n in zip(each, times, strict=True)]),
             traffic=sum([step.traffic * n for step, n in zip(each, times, strict=True)]),
         )
@@ -347,8 +350,8 @@ def _copied(term: Term, others: Sequence[Term], out: Term) -> bool:
     """
     if len(term) < 2 or not others:
         return False
-    elsewhere = set().union(*others)
-    groups = [(m in elsewhere) * 2 + (m in out) for m in term]
+    elsewhere, made = set().union(*others), set(out)
+    groups = [(m in elsewhere) * 2 + (m in made) for m in term]
     if len(set(term)) != len(term):
         return True
     kinds = set(groups)

@@ -42,13 +42,18 @@ def itemsize(name: str) -> int:
 
 def is_dtype(name: object) -> bool:
     """Return whether `name` is the name of a dtype that values of a program can have."""
+    return isinstance(name, str) and _is_dtype(name)
+
+
+@lru_cache(maxsize=256)
+def _is_dtype(name: str) -> bool:
     if name == "bfloat16":
         return True
     try:
-        dtype = to_numpy(name) if isinstance(name, str) else None
+        dtype = to_numpy(name)
     except UnsupportedError:
         return False
-    return dtype is not None and dtype.name == name and dtype.kind in "biufcO"
+    return dtype.name == name and dtype.kind in "biufcO"
 
 
 def wide(name: str) -> str:

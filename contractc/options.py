@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contractc.errors import OperandError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OBJECTIVES = ("seconds", "flops", "size", "write")
 """What a search may minimise."""
@@ -59,7 +61,8 @@ class Search:
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit={self.time_limit!r:.40} is no number of seconds")
         numbers = self.moves if isinstance(self.moves, tuple) else (self.moves or 0,)
-        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 7 not in (1, 3):
+        lengths = (2, 4) if isinstance(self.moves, tuple) else (1,)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(numbers) % 7 not in lengths:
             raise ValueError(f"moves={self.moves!r:.40} is no number of moves and no plan's moves")
 
 
@@ -151,6 +154,8 @@ def store_folder() -> Path | None:
     Raises:
         StoreError: this user has no home.
     """
+    from pathlib import Path  # loaded by those who use the store
+
     asked = os.environ.get("CONTRACTC_STORE", "")
     if asked:
         return None if asked == "off" else Path(asked).absolute()

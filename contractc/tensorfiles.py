@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,20 +122,22 @@ def save(
     Raises:
         ValueError: the format has no such dtype, or a name is reserved.
     """
-    replace_file(Path(path), packed(arrays, metadata))
+    replace_file(path, packed(arrays, metadata))
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path`; what was there is replaced at once or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    name = os.fspath(path)
+    part = f"{name}.{os.getpid()}-{os.urandom(4).hex()}.part"
     try:
-        with part.open("xb") as file:
+        with open(part, "xb") as file:
             file.write(data)
-        part.replace(path)
+        os.replace(part, name)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(part)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # the caller knows no other file
+            error.filename, error.filename2 = name, None  # the caller knows no other file
         raise
 
 
@@ -147,7 +148,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
         ValueError: it is not such a file, with what is wrong.
     """
     try:
-        return unpacked(bytearray(Path(path).read_bytes()))
+        with open(path, "rb") as file:
+            return unpacked(bytearray(file.read()))
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
 

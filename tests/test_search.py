@@ -382,4 +382,4 @@ def test_planning_counts_from_when_it_started() -> None:
     network = bind(parse(",".join(terms) + "->"), [Operand((9, 9, 9), "float64")] * 20, "float64")
     late = search(network, Search("anneal", time_limit=60.0), started=monotonic() - 100.0)
     assert late.faults() == []
-    assert late.search == "greedy, then any neighbours, cut short"
+    assert late.search == "greedy, no time for more"

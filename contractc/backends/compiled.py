@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.backends.steps.choose import arranged
 from contractc.dtypes import to_numpy
 from contractc.fused import unfused
 from contractc.programs import Contract, Program
 from contractc.providers import loops, providers
-from contractc.providers.known import this_machine
 from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
+
+NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
 
 def numpy_loops(
-    program: Program, step: Contract, compile_: Callable[[Program], Compiled]
+    program: Program,
+    step: Contract,
+    compile_: Callable[[Program], Compiled],
+    built: Mapping[str, loops.Variant] = NOTHING_BUILT,
 ) -> Callable[..., Any]:
-    """Return the function of arrays that computes `step`: compiled now or at the first call, or pairwise."""
+    """Return the function of arrays that computes `step`: compiled now or at the first call, or pairwise.
+
+    Machine code that is at hand is in `built`, by the `how` of its step.
+    """
+    if step.how in built:
+        return loops.compiled(program, step, numpy_library(program, step), built=built[step.how])
     if step.how == HOW_FIRST:
         now = replace(step, how=HOW)
         return loops.at_first_call(lambda: numpy_loops(program, now, compile_))
@@ -49,6 +58,9 @@ def _pairwise(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
     """Return the function that does `step` by the best ways of the libraries, one pair after the other."""
+    from contractc.backends.steps.choose import arranged  # loaded by those who have to choose
+    from contractc.providers.known import this_machine
+
     names, machine = providers(), this_machine()
     return compile_(arranged(unfused(program, step), machine, names)).run
 

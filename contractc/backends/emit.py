@@ -286,7 +286,7 @@ class Function:
         conj = step.conj or (False,) * len(step.inputs)
         terms = [self.known[i].modes for i in step.inputs]
         names = [self.names[i] for i in step.inputs]
-        if step.how in (loops.HOW, loops.HOW_FIRST):
+        if loops.is_loop(step.how):
             return self.dialect.compiled(step, self.program, names)
         note = kind(terms, step.out.modes)
         whole = self.dialect.whole_step(names, terms, step.out, self.program, conj)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
-from contractc.backends.compiled import numpy_loops
+from contractc.backends.compiled import NOTHING_BUILT, numpy_loops
 from contractc.backends.emit import Function, emit
-from contractc.backends.sliced import borrowed_results, scaled_slices, sliced
 from contractc.backends.steps import NARROW
 from contractc.backends.steps.code import write_pair
 from contractc.dtypes import promote as promoted
@@ -77,12 +76,34 @@ def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:
     return emit(program, _Numpy(), constants, "<contractc numpy program>")
 
 
+def binaries(program: Program, device: str) -> dict[str, bytes]:
+    """Return the machine code of the compiled loops of `program`, as named files."""
+    from contractc.providers.loops import ahead  # loaded by those who save
+
+    return ahead.binaries(program)
+
+
+def from_binaries(
+    program: Program, constants: Sequence[Any], held: Mapping[str, bytes], device: str
+) -> Compiled:
+    """Return `program` with the machine code that `binaries` gave: nothing is compiled, llvmlite is not needed.
+
+    Raises:
+        UnsupportedError: it is not for this processor, with the reason.
+    """
+    from contractc.providers.loops import ahead  # loaded by those who trust
+
+    dialect = _Numpy(ahead.built(program, held))
+    return emit(ahead.marked(program), dialect, constants, "<contractc numpy program>")
+
+
 class _Numpy:
     """How NumPy spells the operations of a program."""
 
     fuse_batch = False
 
-    def __init__(self) -> None:
+    def __init__(self, built: Mapping[str, loops.Variant] = NOTHING_BUILT) -> None:
+        self.built = built
         self.names: dict[str, Any] = {"ndarray": np.ndarray, "matmul": np.matmul, "multiply": np.multiply}
 
     wide = staticmethod(wide)
@@ -178,7 +199,7 @@ class _Numpy:
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
 
     def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile))
+        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile, self.built))
         return f"{name}({', '.join(names)})", loops.note(program, step)
 
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
@@ -207,6 +228,8 @@ class _Numpy:
     def loop(
         self, body: str, names: Sequence[str], step: Loop, program: Program, terms: Sequence[Term]
     ) -> str:
+        from contractc.backends.sliced import borrowed_results, scaled_slices, sliced  # not by everyone
+
         function = self.use(
             "scaled_slices" if step.scaled else "sliced", scaled_slices if step.scaled else sliced
         )

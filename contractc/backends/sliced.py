@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from math import prod
 from typing import Any
@@ -143,6 +142,8 @@ def _run(
         if workers == 1:
             run(0, count)
             return
+        from concurrent.futures import ThreadPoolExecutor  # loaded by those who use threads
+
         edges = [count * w // workers for w in range(workers + 1)]
         with ThreadPoolExecutor(workers) as pool:
             futures = [

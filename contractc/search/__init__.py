@@ -96,7 +96,8 @@ def candidates(
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
         others = finds.found.others if joint and finds.found is not None else ()
         plan = within(plan, memory_limit, others, Ask(options, clock), joint)
-    best = priced(plan)
+    known = finds.found.costs if alone and memory_limit is None and finds.found is not None else None
+    best = priced(plan) if known is None else replace(plan, **known._asdict())
     if most == 1 or not alone or best.sliced or network.groups or finds.found is None:
         return (best,)
     paths = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
@@ -110,7 +111,7 @@ def candidates(
 def _unsliced(options: Search, clock: Clock) -> Ask:
     """Return what is asked for the order alone, where order and slices are searched for together afterwards."""
     moves = options.moves
-    if isinstance(moves, tuple) and len(moves) % 7 == 3:
+    if isinstance(moves, tuple) and len(moves) % 7 == 4:
         moves = moves[:-2]
     end = clock.deadline if options.time_limit is None else clock.started + FIRST * options.time_limit
     return Ask(replace(options, moves=moves), Clock(end, clock.report, clock.started))

@@ -311,8 +311,12 @@ def _moves(
                 after = _step(goal, offset, one, sizes[b], sizes[c], size)
                 after += _step(goal, offset, two, sizes[a], size, sizes[top])
         if after > before:
-            ratio = charged / (charged + (after - before)) if walking else before / after
-            if draws[k, 1] >= ratio**beta:
+            growth = 1.0 + (after - before) / (charged if walking else before)
+            rise, draw = growth - 1.0, draws[k, 1]
+            # three terms of growth**beta are less than it: most moves are refused by them, without the power
+            if beta >= 2.0 and draw * (1.0 + beta * rise * (1.0 + 0.5 * (beta - 1.0) * rise)) >= 1.0:
+                continue
+            if draw * growth**beta >= 1.0:
                 continue
         for w in range(words):
             legs[x, w] = (legs[b, w] | legs[c, w]) & (legs[a, w] | legs[top, w])

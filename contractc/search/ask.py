@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
+from contractc.cost import Costs
 from contractc.options import Search
 from contractc.plans import Alternative, Path
 from contractc.search.clock import Clock
@@ -19,10 +20,14 @@ class Ask(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A path, the search that found it, the moves of annealing that find it again, other good paths, other choices."""
+    """A path, the search that found it, the moves of annealing that find it again, other good paths, other choices.
+
+    `costs` are those of the path, if they were looked at.
+    """
 
     path: Path
     search: str
     moves: tuple[int, ...] = ()
     others: tuple[Path, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    costs: Costs | None = None

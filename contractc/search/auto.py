@@ -8,7 +8,7 @@ from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
 
-from contractc.cost import costs
+from contractc.cost import Costs, costs
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.options import Search
@@ -20,6 +20,7 @@ from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pair
 from contractc.search.front import FIRSTS, best_sweep
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of
 from contractc.search.greedy import greedy, greedy_pairs
+from contractc.search.reconfigure import reconfigured
 from contractc.search.reduce import Reduced, reduced, whole_path
 
 MOVES = 400_000
@@ -37,10 +38,13 @@ LONGEST = 1.0
 PATIENCE = 15_000
 """Pairs of subsets looked at for the optimum of 9 to 16 tensors: a few milliseconds."""
 
-PRICING = 1.2
-"""Times as long as pricing the greedy path takes are left for each path that is priced in the end."""
+SAMPLE = 4
+"""A path is priced up to this part of it, to see how long the pricing of paths takes."""
 
-SWEEPING = 0.1
+PRICING = 1.3
+"""Times as long as pricing the greedy path would take by that are left for each path that is priced in the end."""
+
+SWEEPING = 0.05
 """The share of the time left that looking for a sweep to start from may take.
 
 A sweep of n tensors takes about as long as n**1.5 moves in Python.
@@ -48,6 +52,18 @@ A sweep of n tensors takes about as long as n**1.5 moves in Python.
 
 COLD = 16
 """A last run over the whole tree gets the moves of all parts divided by this."""
+
+COOLING = 0.03
+"""The share of the time left that is kept for that run."""
+
+REFINING = 0.03
+"""The share of the time left that is kept for optimal orders below the dearest steps in the end."""
+
+ORDERS, WORTH_AN_ORDER = 16, 100_000
+"""Most such orders that are looked for, and the moves of annealing beside which one may be."""
+
+LONGEST_ORDER = 0.01
+"""Seconds that one of them may take; it is not begun later than that before the end."""
 
 
 def auto(network: TensorNetwork, ask: Ask) -> Found:
@@ -141,20 +157,28 @@ def _annealed(
     graph = graph_of(network)
     began = monotonic()
     if clock.deadline < inf:
-        measured(network, first, "seconds")
+        sample = first[: -(-len(first) // SAMPLE)]
+        costs(network, sample, (len(network.tensors) + len(sample) - 1,))
     candidates = 2 if len(network.tensors) > MANY else 3 + KEPT
     candidates = 1 if ask.options.minimize == "flops" else candidates
-    pricing = candidates * PRICING * (monotonic() - began)
+    pricing = candidates * PRICING * SAMPLE * (monotonic() - began)
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
         return Found(first, start[1] if start[1].endswith("cut short") else f"{start[1]}, no time for more")
-    seed, seconds = ask.options.seed, clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
+    seed, timed = ask.options.seed, moves is None and clock.deadline < inf
+    seconds = clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
     chosen = ask.engine or engine(seconds)
     goal = OBJECTIVES[ask.options.minimize]
     hot = FLOPS if ask.options.minimize == "seconds" else goal
     try:
         reduction = reduced(graph)
-        found = list(_parts(reduction, first, moves, clock, hot, ask, chosen))
+        span = max(0.0, clock.left())
+        until = (
+            Clock(clock.deadline - (COOLING + REFINING) * span, clock.report, clock.started)
+            if timed
+            else clock
+        )
+        found = list(_parts(reduction, first, moves, until, hot, ask, chosen))
     except KeyboardInterrupt:
         return Found(first, f"{start[1]}, interrupted")
     found.sort(key=lambda item: item.at)
@@ -164,18 +188,26 @@ def _annealed(
         others = tuple([whole_path(reduction, [other]) for other in found[0].others])
     ways = " and ".join(dict.fromkeys(part.way for part in found if part.way)) or "splits of small parts"
     if any(part.way and not part.moves for part in found):
-        return Found(_better(network, (path, first), ask), f"annealing by {ways}, cut short")
+        path, priced = _better(network, (path, first), ask)
+        return Found(path, f"annealing by {ways}, cut short", costs=priced)
     record = [number for part in sorted(found, key=lambda item: item.turn) for number in part.moves]
-    total = (
-        moves[-1] if isinstance(moves, tuple) else sum(part.moves[-1] for part in found if part.moves) // COLD
-    )
-    final, cold = colder(graph, path, total, clock, seed, chosen, goal)
-    record.append(cold)
-    path = _better(network, (final, path, first, *others[:KEPT]), ask)
-    if not record[:-1]:
-        return Found(path, f"greedy and {ways}")
-    made = f"{_total(tuple(record))} moves in {chosen.NAME}"
-    return Found(path, f"annealing by {ways}, {made}", tuple(record), others)
+    made = sum(part.moves[-1] for part in found if part.moves)
+    total: int | None = made // COLD
+    most = min(ORDERS, made // WORTH_AN_ORDER)
+    if isinstance(moves, tuple):
+        total, most = moves[-2:]
+    elif timed and made:
+        total, most = None, ORDERS
+    until = Clock(clock.deadline - REFINING * span, clock.report, clock.started) if timed else clock
+    final, cold = colder(graph, path, total, until, seed, chosen, goal)
+    until = Clock(clock.deadline - LONGEST_ORDER, clock.report, clock.started) if timed else clock
+    final, orders = reconfigured(graph, final, most, until, goal)
+    record += [cold, orders]
+    path, priced = _better(network, (final, path, first, *others[:KEPT]), ask)
+    if not record[:-2]:
+        return Found(path, f"greedy and {ways}", costs=priced)
+    said = f"{_total(tuple(record))} moves in {chosen.NAME}"
+    return Found(path, f"annealing by {ways}, {said}", tuple(record), others, costs=priced)
 
 
 KEPT = 2
@@ -185,20 +217,22 @@ MANY = 100
 """Beyond so many tensors only two paths are priced, which takes as long as thousands of moves."""
 
 
-def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> Pairs:
-    """Return the best of some paths; for flops by their multiplications, else as the cost model says.
+def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> tuple[Pairs, Costs | None]:
+    """Return the best of some paths, and its costs if they were looked at: for flops its multiplications suffice.
 
     Of many tensors the first path and the one of fewest multiplications are compared.
     """
-    distinct = list(dict.fromkeys(candidates))
-    flops = ask.options.minimize == "flops"
-    if flops or len(network.tensors) > MANY:
+    distinct, goal = list(dict.fromkeys(candidates)), ask.options.minimize
+    if goal == "flops" or len(network.tensors) > MANY:
         graph = graph_of(network)
         fewest = min(distinct, key=lambda path: charge(graph, path))
-        if flops:
-            return fewest
+        if goal == "flops":
+            return fewest, None
         distinct = list(dict.fromkeys((distinct[0], fewest)))
-    return min(distinct, key=lambda path: measured(network, path, ask.options.minimize))
+    if goal == "size":
+        return min(distinct, key=lambda path: measured(network, path, goal)), None
+    priced = [(path, costs(network, path, (len(network.tensors) + len(path) - 1,))) for path in distinct]
+    return min(priced, key=lambda item: item[1].seconds if goal == "seconds" else item[1].traffic)
 
 
 class _PartFound(NamedTuple):
@@ -277,8 +311,8 @@ def _total(moves: int | tuple[int, ...]) -> int:
     """Return the moves made in all."""
     if isinstance(moves, int):
         return moves
-    parts = [moves[k : k + 7] for k in range(0, len(moves) - 1, 7)]
-    return moves[-1] + sum(
+    parts = [moves[k : k + 7] for k in range(0, len(moves) - 2, 7)]
+    return moves[-2] + sum(
         made + ((1 + (sweeps > 0)) * pilot + scouting) * (half > 0)
         for sweeps, pilot, scouting, half, _, _, made in parts
     )

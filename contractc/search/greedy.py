@@ -15,6 +15,9 @@ from contractc.search.graph import Graph, Pairs, bits, graph_of, weigher
 WIDEST = 32
 """Of a mode shared by more tensors than this, only neighbours in size are tried as pairs, when all else is done."""
 
+FEW = 1_000
+"""So many tensors are contracted in good order even if no time is left: the larger tensors of bad orders cost more."""
+
 
 def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, str]:
     """Return the path that keeps contracting the pair which shrinks memory most.
@@ -25,7 +28,7 @@ def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, st
     of tensors.
 
     Args:
-        clock: when its time is over, any neighbours are contracted, and the name says so.
+        clock: when its time is over and many tensors are left, any neighbours are contracted, and the name says so.
     """
     if len(network.tensors) == 1:
         return ((0,),), "greedy"
@@ -137,7 +140,7 @@ class _State:
                 _, i, j = heapq.heappop(heap)
                 if i not in self.masks or j not in self.masks:
                     continue
-                if clock.late():
+                if len(self.masks) > FEW and clock.late():
                     self.hurry()
                     return False
                 made = self.contract(i, j)

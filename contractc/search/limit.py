@@ -55,7 +55,7 @@ def within(plan: Plan, memory_limit: int, others: Sequence[Path], ask: Ask, join
         options, clock = ask.options, ask.clock
         record = options.moves if isinstance(options.moves, tuple) else ()
         rounds: int | tuple[int, int] | None = max(LEAST, WORK // len(network.tensors))
-        if len(record) % 7 == 3:
+        if len(record) % 7 == 4:
             rounds = (record[-2], record[-1])
         elif options.time_limit is not None and options.moves is None:
             rounds = None
@@ -97,7 +97,7 @@ def _elements(plan: Plan, graph: Graph, path: Pairs, memory_limit: int) -> float
     names = modes_of(network)
     limit = log2(max(1.0, memory_limit / itemsize(wide(network.dtype))))
     while limit > 0.0:
-        modes = fitted(graph, path, 0, limit, 0)
+        modes = fitted(graph, path, limit, 0)
         if modes is not None:
             sliced = tuple(names[b] for b in bits(modes))
             if costs(network, path, plan.results, sliced).peak <= memory_limit:

@@ -162,11 +162,13 @@ def _parts(graph: Graph, alive: dict[int, int]) -> tuple[tuple[Part, ...], tuple
                         done.add(j)
                         todo.append(j)
         members.sort()
-        parts.append(Part(_compact([alive[i] for i in members], graph), tuple(members)))
+        parts.append(
+            Part(compacted([alive[i] for i in members], graph.wanted, graph.extents), tuple(members))
+        )
     return tuple(parts), tuple(i for i, mask in alive.items() if not mask)
 
 
-def _compact(leaves: Sequence[int], graph: Graph) -> Graph:
+def compacted(leaves: Sequence[int], wanted_modes: int, extents: Sequence[int]) -> Graph:
     """Return the graph of `leaves` with modes that have the same tensors as one mode, and none that do not matter."""
     holders: dict[int, list[int]] = defaultdict(list)
     for k, mask in enumerate(leaves):
@@ -174,12 +176,11 @@ def _compact(leaves: Sequence[int], graph: Graph) -> Graph:
             holders[b].append(k)
     merged: dict[tuple[tuple[int, ...], int], list[int]] = defaultdict(list)
     for b, held in holders.items():
-        wanted = graph.wanted >> b & 1
+        wanted = wanted_modes >> b & 1
         if len(held) > 1 or wanted:
             merged[tuple(held), wanted].append(b)
     kept = sorted(
-        (prod(graph.extents[b] for b in own), min(own), held, wanted)
-        for (held, wanted), own in merged.items()
+        (prod(extents[b] for b in own), min(own), held, wanted) for (held, wanted), own in merged.items()
     )
     masks = [0] * len(leaves)
     wanted_mask = 0

@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contractc.programs import Contract, Program
 from contractc.providers.loops import native
-from contractc.providers.loops.problem import ORDERED, STRIDED, UNIT, Problem, problem_of, refused
-from contractc.providers.loops.schedule import Schedule, best_schedule
+from contractc.providers.loops.forms import COPIED, ORDERED, STRIDED, UNIT
+
+if TYPE_CHECKING:  # a bundle is loaded without what only compiling needs
+    from contractc.providers.loops.problem import Problem
+    from contractc.providers.loops.schedule import Schedule
 
 __all__ = [
+    "BUILT",
     "COPIED",
     "HOW",
     "HOW_FIRST",
@@ -21,17 +25,23 @@ __all__ = [
     "STRIDED",
     "UNIT",
     "Library",
+    "Variant",
     "compiled",
     "installed",
+    "is_loop",
     "later",
     "note",
     "predicted",
     "refuses",
     "text_of",
+    "variant",
 ]
 
 HOW, HOW_FIRST = "loops", "loops at first call"
 """The words in `Contract.how` for steps that run as compiled loops: made with the program, or by the first call."""
+
+BUILT = "loops built "
+"""The words, before a number, for steps whose machine code was built before."""
 
 installed = native.installed
 
@@ -42,8 +52,15 @@ ASSUMED_VECTOR_BYTES = 32
 """For predictions where llvmlite is not loaded."""
 
 
+def is_loop(how: str) -> bool:
+    """Return whether `how` means compiled loops."""
+    return how.startswith(HOW)
+
+
 def refuses(program: Program, step: Contract) -> str | None:
     """Return why `step` cannot run as compiled loops, or None if it can."""
+    from contractc.providers.loops.problem import refused
+
     reason = refused(program, step)
     if reason is None and _schedule(program, step) is None:
         reason = "no tile of it fits in cache"
@@ -52,11 +69,16 @@ def refuses(program: Program, step: Contract) -> str | None:
 
 def predicted(program: Program, step: Contract) -> float:
     """Return the predicted seconds of `step` as compiled loops; infinite where they cannot run it."""
+    from contractc.providers.loops.problem import refused
+
     schedule = None if refused(program, step) else _schedule(program, step)
     return float("inf") if schedule is None else schedule.seconds
 
 
 def _schedule(program: Program, step: Contract) -> Schedule | None:
+    from contractc.providers.loops.problem import problem_of
+    from contractc.providers.loops.schedule import best_schedule
+
     return best_schedule(problem_of(program, step, [ORDERED] * len(step.inputs)), _vector_bytes())
 
 
@@ -80,16 +102,17 @@ class Library(NamedTuple):
     dtypes: tuple[Any, ...]
 
 
-COPIED = -1
-"""The form of an array that has to be copied before loops can read it."""
-
 COMPILING, IMPORTING = 0.05, 0.15
 """Seconds that planning and compiling loops takes, about, and importing the compiler."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Variant:
-    """The function for inputs that lie in memory in certain ways, and where its numbers come from."""
+class Variant:
+    """The function for inputs that lie in memory in certain ways, and where its numbers come from.
+
+    `workspace` is in bytes; a number is the product of the extents (operand, axis) of one of `extents`, then come
+    the strides of the operands `strided`.
+    """
 
     native: native.Native
     workspace: int
@@ -135,34 +158,36 @@ def compiled(
     program: Program,
     step: Contract,
     library: Library,
-    pick: Callable[[Problem, int], Schedule | None] = best_schedule,
+    pick: Callable[[Problem, int], Schedule | None] | None = None,
+    built: Variant | None = None,
 ) -> Callable[..., Any]:
     """Return a function of the arrays of the inputs of `step`, of the dtypes in `program`; it may run in threads.
 
-    The code for inputs in the order of their axes is made now, for others when they come; `pick` chooses the
-    schedule for a problem and the bytes of a vector.
+    The code for inputs in the order of their axes is made now, if it was not `built` before, for others when they
+    come; `pick` chooses the schedule for a problem and the bytes of a vector.
     """
     known = program.values()
     terms = [known[i].modes for i in step.inputs]
-    where = {m: (k, axis) for k, term in enumerate(terms) for axis, m in enumerate(term)}
+    where = _places(program, step)
     fixed = all(m not in program.dynamic for m in step.out.modes)
     shape = tuple(program.extents[m] for m in step.out.modes)
     axes = tuple(where[m] for m in step.out.modes)
-    variants: dict[tuple[int, ...], _Variant | None] = {}
+    variants: dict[tuple[int, ...], Variant | None] = {}
     form, address, strides, copied, empty, workspace, dtypes = library
     ordered = (ORDERED,) * len(terms)
-    first = variants[ordered] = _variant(program, step, ordered, where, pick)
+    first = built or _variant(program, step, ordered, pick)
     assert first is not None, f"{step} has been refused"
+    most = MOST_VARIANTS if built is None or native.available() else 0
 
     def run(*arrays: Any) -> Any:
         for x, dtype in zip(arrays, dtypes, strict=True):
             assert x.dtype == dtype, f"{x.dtype} came where {dtype} was compiled for\n{program}"
         forms = tuple([form(x) for x in arrays])
         if forms == ordered:
-            variant: _Variant | None = first
+            variant: Variant | None = first
         else:
-            if forms not in variants and len(variants) < MOST_VARIANTS and COPIED not in forms:
-                variants[forms] = _variant(program, step, forms, where, pick)
+            if forms not in variants and len(variants) < most and COPIED not in forms:
+                variants[forms] = _variant(program, step, forms, pick)
             variant = variants.get(forms)
             if variant is None:
                 arrays = tuple([x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)])
@@ -179,42 +204,63 @@ def compiled(
     return run
 
 
+def variant(program: Program, step: Contract) -> Variant:
+    """Return the function that computes `step` for inputs in the order of their axes."""
+    found = _variant(program, step, (ORDERED,) * len(step.inputs), None)
+    assert found is not None, f"{step} has been refused"
+    return found
+
+
+def _places(program: Program, step: Contract) -> dict[int, tuple[int, int]]:
+    """Return for each mode of `step` an (operand, axis) that has it."""
+    known = program.values()
+    return {m: (k, axis) for k, i in enumerate(step.inputs) for axis, m in enumerate(known[i].modes)}
+
+
 def _variant(
     program: Program,
     step: Contract,
     forms: tuple[int, ...],
-    where: dict[int, tuple[int, int]],
-    pick: Callable[[Problem, int], Schedule | None],
-) -> _Variant | None:
+    pick: Callable[[Problem, int], Schedule | None] | None,
+) -> Variant | None:
+    from contractc.providers.loops.kernel import kernel  # loaded by those who compile
+    from contractc.providers.loops.problem import problem_of
+    from contractc.providers.loops.schedule import best_schedule
+
     problem = problem_of(program, step, forms)
-    schedule = pick(problem, native.vector_bytes())
+    schedule = (pick or best_schedule)(problem, native.vector_bytes())
     if schedule is None:
         return None
-    from contractc.providers.loops.kernel import kernel  # loaded by those who compile
-
+    where = _places(program, step)
     made = kernel(problem, schedule, native.vector_bytes())
     extents = tuple(tuple(where[m] for m in problem.members[k]) for k in sorted(problem.dynamic))
     strided = tuple(k for k, f in enumerate(forms) if f != ORDERED)
-    return _Variant(native.native(made.text, made.function), made.workspace, extents, strided)
+    return Variant(native.native(made.text, made.function), made.workspace, extents, strided)
 
 
 def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
     """Return the LLVM text that `step` runs as for inputs in the order of their axes."""
+    from contractc.providers.loops.kernel import kernel
+    from contractc.providers.loops.problem import problem_of
+    from contractc.providers.loops.schedule import best_schedule
+
     problem = problem_of(program, step, [ORDERED] * len(step.inputs))
     schedule = best_schedule(problem, vector_bytes)
     assert schedule is not None, problem
-    from contractc.providers.loops.kernel import kernel
-
     return kernel(problem, schedule, vector_bytes).text
 
 
 def note(program: Program, step: Contract) -> str:
     """Return how `step` runs, for `explain`."""
-    if step.how == HOW_FIRST:
+    if step.how.startswith(BUILT):
+        return "compiled loop, machine code built before"
+    if step.how == HOW_FIRST and native.available():
         return "compiled loop, made at the first call"
     schedule = _schedule(program, step)
     if schedule is None or not installed():
         return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+    from contractc.providers.loops.problem import problem_of
+
     problem = problem_of(program, step, [ORDERED] * len(step.inputs))
     lane = " ".join(program.label(m) for m in problem.members[schedule.lane])
     outer = " ".join(program.label(m) for k in schedule.outer for m in problem.members[k])

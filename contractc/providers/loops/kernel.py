@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contractc.notation import Term
+from contractc.providers.loops.forms import ORDERED, UNIT
 from contractc.providers.loops.nest import Place, Ref, Tile, write_step
-from contractc.providers.loops.problem import ORDERED, UNIT, Problem
+from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.reorder import Layout, can_transpose, pack, unpack
 from contractc.providers.loops.schedule import (
     COLUMN,

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
-
-from contractc.store import open_store
 
 GENERATOR = 1
 """Raised when the same text is compiled in another way, so that what is in the store is not taken."""
@@ -20,10 +19,15 @@ GENERATOR = 1
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Native:
-    """A compiled function; its machine code lives as long as this does."""
+    """A compiled function, called with as many ints as `arguments`; its machine code lives as long as this does.
 
-    digest: str
+    `code` is the object file that it came from, and `function` its name there.
+    """
+
+    function: str
+    arguments: int
     run: Callable[..., None] = field(repr=False)
+    code: bytes = field(repr=False)
     engine: Any = field(repr=False)
 
 
@@ -36,6 +40,15 @@ _lock = Lock()
 def loaded() -> bool:
     """Return whether llvmlite is loaded already, so that using it costs no import."""
     return "llvmlite.binding" in sys.modules
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Return whether llvmlite is there to be imported; it is not imported to find out."""
+    try:
+        return loaded() or find_spec("llvmlite") is not None
+    except ImportError:  # a finder of modules that forbids it
+        return False
 
 
 @lru_cache(maxsize=1)
@@ -69,25 +82,33 @@ def native(text: str, function: str) -> Native:
     with _lock:
         found = _compiled.get(digest)
         if found is None:
-            found = _compiled[digest] = _built(text, function, digest)
+            found = _compiled[digest] = _built(text, function)
         return found
 
 
-def _built(text: str, function: str, digest: str) -> Native:
+def called(address: int, function: str, arguments: int, code: bytes, engine: Any) -> Native:
+    """Return what calls the machine code at `address`, which `engine` keeps there."""
+    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
+    return Native(function, arguments, prototype(address), code, engine)
+
+
+def _built(text: str, function: str) -> Native:
     import llvmlite.binding as llvm
 
     machine = _machine()
+    code = _machine_code(text, machine)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(_machine_code(text, machine)))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     count = text[text.index(f"@{function}(") :].partition(") #0")[0].count("%")
-    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)
-    return Native(digest, prototype(engine.get_function_address(function)), engine)
+    return called(engine.get_function_address(function), function, count, code, engine)
 
 
 def _machine_code(text: str, machine: Any) -> bytes:
     """Return the object file of the module `text`: from the store, if this processor had it compiled before."""
     import llvmlite.binding as llvm
+
+    from contractc.store import open_store
 
     processor = f"{machine.triple} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     made_by = f"{GENERATOR} {llvm.llvm_version_info} {processor}"

@@ -10,14 +10,11 @@ from contractc.dtypes import wide, widens
 from contractc.fused import ssa_terms
 from contractc.notation import Term
 from contractc.programs import Contract, Program
+from contractc.providers.loops.forms import ORDERED
 from contractc.providers.loops.text import DTYPES
 
 SEMIRINGS = ("sum_product", "max_plus", "min_plus")
 """The semirings that loops compute in."""
-
-
-ORDERED, UNIT, STRIDED = 2, 1, 0
-"""How an input lies in memory: in the order of its axes without gaps; with unit stride in its last axis; anyhow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Problem:
     Modes are numbered anew; `members[m]` are the modes of the program that mode m stands for, outermost first.
     A mode whose extent is known at run time only has the extent it was planned with in `extents` and is in
     `dynamic`. `terms` are those of the inputs, then of the result of each step. `forms[k]` says how input k lies in
-    memory: see `ORDERED`.
+    memory: see `contractc.providers.loops.forms`.
     """
 
     terms: tuple[Term, ...]

@@ -18,7 +18,8 @@ from contractc.cost import bandwidth, written_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
-from contractc.providers.loops.problem import ORDERED, STRIDED, Problem
+from contractc.providers.loops.forms import ORDERED, STRIDED
+from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.text import kind_of
 
 COLUMN = -1
