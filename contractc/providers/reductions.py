@@ -62,15 +62,18 @@ def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.nda
 
 def _few(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
     """Return the sums of a small array as one product, which is the quickest call there is, or None."""
+    found: np.ndarray
     if x.ndim == 1:
-        return x.dot(_ones(x.size, dtype)) if x.strides[0] > 0 else None  # type: ignore[no-any-return]
+        found = x.dot(_ones(x.size, dtype))
+        return found
     if not x.flags.c_contiguous:
         return None
     if type(axes) is tuple:
         return np.asarray(x.reshape(-1).dot(_ones(x.size, dtype))) if len(axes) == x.ndim else None
     if x.ndim > 2:
         return None
-    return x.dot(_ones(x.shape[1], dtype)) if axes == 1 else _ones(x.shape[0], dtype).dot(x)
+    found = x.dot(_ones(x.shape[1], dtype)) if axes == 1 else _ones(x.shape[0], dtype).dot(x)
+    return found
 
 
 def _row_sums(x: np.ndarray) -> np.ndarray:
