@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from contractc.recent import MISS, NOTHING, latest, latest_einsum, moved_ahead, traced
+from contractc.recent import NOTHING, latest, latest_einsum, looking_up, traced
 
 if TYPE_CHECKING:
     from contractc.executable import Executable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contractc.several import Members
 
 
+@looking_up(latest)
 def contract(
     expression: Any,
     *operands: Any,
@@ -77,34 +78,6 @@ def contract(
     array([[1., 2.],
            [3., 4.]])
     """
-    tracing = traced()
-    if (
-        type(expression) is str
-        and not tracing
-        and optimize is None
-        and memory_limit is None
-        and out is None
-        and dtype is None
-        and order == "K"
-        and casting == "safe"
-        and semiring == "sum_product"
-        and type(conj) is tuple
-        and not conj
-        and preferred_element_type is None
-        and not strip_exponent
-        and backend is None
-        and precision == "default"
-    ):
-        entry = latest.get(expression)
-        if entry is not None and entry[0] == len(operands):
-            result = entry[1](*operands)
-            if result is not MISS:
-                return result
-            for run in entry[2]:
-                result = run(*operands)
-                if result is not MISS:
-                    latest[expression] = moved_ahead(entry, run)
-                    return result
     given = (
         optimize,
         memory_limit,
@@ -120,11 +93,12 @@ def contract(
     )
     from contractc.calls import contract_anew, traced_call
 
-    if tracing:
+    if traced():
         return traced_call("contract", out, casting, expression, operands, *given)
     return contract_anew(out, expression, operands, *given)
 
 
+@looking_up(latest_einsum)
 def einsum(
     subscripts: Any = NOTHING,
     *operands: Any,
@@ -145,29 +119,9 @@ def einsum(
             (RuntimeError), `casting` of `out` is checked only without it, and with False the labels of the
             interleaved form are 0 to 51.
     """
-    tracing = traced()
-    if (
-        type(subscripts) is str
-        and not tracing
-        and out is None
-        and optimize is None
-        and dtype is None
-        and order == "K"
-        and casting == "safe"
-    ):
-        entry = latest_einsum.get(subscripts)
-        if entry is not None and entry[0] == len(operands):
-            result = entry[1](*operands)
-            if result is not MISS:
-                return result
-            for run in entry[2]:
-                result = run(*operands)
-                if result is not MISS:
-                    latest_einsum[subscripts] = moved_ahead(entry, run)
-                    return result
     from contractc.calls import einsum_anew, traced_call
 
-    if tracing:
+    if traced():
         return traced_call("einsum", out, casting, subscripts, operands, optimize, dtype, order, casting)
     return einsum_anew(out, subscripts, operands, optimize, dtype, order, casting)
 

@@ -78,7 +78,7 @@ def contract_anew(
     plain = out is None and order == "K" and options == _DEFAULT and len(factors) == len(arrays)
     if type(expression) is str and plain:
         _remember(latest, expression, arrays, executable)
-    elif key is not None:
+    if key is not None:  # calls that name an option have a key, even if it says what it says by default
         _remember(_latest_asked, key, factors, executable)
     return _delivered(executable(*factors), factors, out, order, casting)
 
@@ -108,7 +108,7 @@ def einsum_anew(
         raise EinsumError(pointed(message, written(expression).text, ()))
     if type(subscripts) is str and out is None and order == "K" and options == _DEFAULT:
         _remember(latest_einsum, subscripts, arrays, executable)
-    elif key is not None:
+    if key is not None:
         _remember(_latest_asked, key, arrays, executable)
     swapped = [x for x in (subscripts, *operands) if isinstance(x, np.ndarray) and not x.dtype.isnative]
     if swapped and options.dtype is None and _is_view(executable):

@@ -57,6 +57,10 @@ def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[
     return size * (max(1, len(terms) - 1) + (not inner <= set(out)))
 
 
+APART = 5e-9
+"""Seconds to read an element of a diagonal: each is in a cache line, and a page, of its own."""
+
+
 def stream_seconds(
     terms: Sequence[Term], out: Term, extents: Sequence[int], dtype: str, machine: Machine = DEFAULT_MACHINE
 ) -> float:
@@ -71,7 +75,8 @@ def stream_seconds(
     summed = not {m for t in terms for m in t} <= set(out)
     products = min(_HUGE, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
     arithmetic = products / machine.flops_other / (16 if is_floating(dtype) else 1)
-    return max(arithmetic, traffic / rate) + machine.call
+    apart = sum([_size(t, extents) for t in terms if len(set(t)) != len(t)])
+    return max(arithmetic, traffic / rate, min(apart, 10**300) * APART) + machine.call
 
 
 def written_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:

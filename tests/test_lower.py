@@ -187,6 +187,15 @@ def test_slowest_first_sums_the_slowest_mode_first(text: str, order: list[tuple[
     assert np.array_equal(after.evaluate(*arrays), before.evaluate(*arrays))
 
 
+def test_slowest_first_goes_into_loops() -> None:
+    whole = plan("lijk,k,i->lj", (4, 5, 3, 5), (5,), (5,), optimize=[(0, 1), (0, 1)])
+    before = translate(replace(whole, sliced=(0,)), NUMPY)
+    for program, inputs in ((before, [(0, 1), (2, 3)]), (slowest_first(before), [(0, 2), (3, 1)])):
+        (loop, _) = program.steps
+        assert isinstance(loop, Loop)
+        assert [step.inputs for step in loop.body.steps] == inputs
+
+
 def test_slowest_first_keeps_the_order_that_costs_less() -> None:
     program = translate(plan("ijk,i,k->j", (3, 5, 6), (3,), (6,)), NUMPY)
     assert slowest_first(program) == program

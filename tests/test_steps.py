@@ -228,3 +228,19 @@ def test_executables_give_the_same_results_in_several_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(lambda x: run(*x), inputs * 4), expected * 4, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "equation", ["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ca", "ab,bc->ca", "abc,acd->abd"]
+)
+def test_narrow_products_in_any_order_are_those_of_numpy(equation: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from contractc.providers.torch_products import torch_einsum
+
+    extents = {"a": 5, "b": 7, "c": 3, "d": 2}
+    rng = np.random.default_rng(0)
+    terms = equation.partition("->")[0].split(",")
+    x, y = (rng.integers(-3, 4, [extents[m] for m in term]).astype("float16") for term in terms)
+    found = torch_einsum(equation, x, y)
+    assert found.flags.c_contiguous and found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.einsum(equation, x, y))

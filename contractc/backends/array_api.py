@@ -152,7 +152,7 @@ class _ArrayAPI:
     def in_order(self, x: str) -> str:
         return x
 
-    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
+    def diagonal(self, x: str, rank: int, one: int, two: int, given: bool) -> str:
         return f"{self.use(_diagonal)}({x}, {one}, {two})"
 
     def total(self, x: str, axes: Sequence[int], dtype: str) -> str:

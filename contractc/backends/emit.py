@@ -68,8 +68,11 @@ class Dialect(Protocol):
     def in_order(self, x: str) -> str:
         """Return `x` with its elements in memory in the order of its axes."""
 
-    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
-        """Return the diagonal of axes `one` and `two` of an array of rank `rank`, as a new last axis."""
+    def diagonal(self, x: str, rank: int, one: int, two: int, given: bool) -> str:
+        """Return the diagonal of axes `one` and `two` of an array of rank `rank`, as a new last axis.
+
+        What is `given` to the caller, as a view of an operand, may be written to where the operand may.
+        """
 
     def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
         """Return `x` summed over `axes`, with dtype `dtype`."""
@@ -294,7 +297,7 @@ class Function:
         moved = len(terms) == 1 and set(terms[0]) <= set(step.out.modes)  # nothing is computed
         work = step.out.dtype if moved else self.dialect.wide(step.out.dtype)
         own = tuple(dict.fromkeys(step.out.modes))
-        factors = [self._prepared(i, flag, work) for i, flag in zip(step.inputs, conj, strict=True)]
+        factors = [self._prepared(i, flag, work, moved) for i, flag in zip(step.inputs, conj, strict=True)]
         if len(factors) == 1:
             code, modes = self._reduced(*factors[0], own, work)
             code = _permuted(self.dialect, code, modes, own)
@@ -311,8 +314,12 @@ class Function:
             code = self.dialect.view(code)
         return code, note
 
-    def _prepared(self, number: int, conj: bool, work: str) -> tuple[str, Term]:
-        """Return an input of a step with dtype `work`, conjugated if asked, each of its modes once."""
+    def _prepared(self, number: int, conj: bool, work: str, given: bool) -> tuple[str, Term]:
+        """Return an input of a step with dtype `work`, conjugated if asked, each of its modes once.
+
+        Args:
+            given: the result may be a view of it that is given to the caller.
+        """
         value = self.known[number]
         code = self.names[number]
         if value.dtype != work:
@@ -324,7 +331,7 @@ class Function:
             while modes.count(m) > 1:
                 one = modes.index(m)
                 two = modes.index(m, one + 1)
-                code = self.dialect.diagonal(code, len(modes), one, two)
+                code = self.dialect.diagonal(code, len(modes), one, two, given)
                 del modes[two], modes[one]
                 modes.append(m)
         return code, tuple(modes)

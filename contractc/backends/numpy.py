@@ -145,7 +145,9 @@ class _Numpy:
     def in_order(self, x: str) -> str:
         return f"{self.use('in_order', np.ascontiguousarray)}({x})"
 
-    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
+    def diagonal(self, x: str, rank: int, one: int, two: int, given: bool) -> str:
+        if not given:
+            return f"{x}.diagonal(0, {one}, {two})"
         return f"{self.use('diagonal', _diagonal)}({x}, {one}, {two})"
 
     def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
@@ -271,7 +273,8 @@ def _broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:
     """Return the diagonal of two axes as a new last axis: a view, writeable if `x` is (np.diagonal's is not)."""
     view = x.diagonal(0, one, two)
-    view.flags.writeable = x.flags.writeable
+    if x.flags.writeable:
+        view.setflags(write=True)
     return view
 
 

@@ -123,7 +123,7 @@ def slowest_first(program: Program) -> Program:
     leaves = {v.number for v in (*program.inputs, *(c.value for c in program.constants))}
     readers = [*program.results, *(i for step in program.steps for i in step.inputs)]
     makers = {s.out.number: k for k, s in enumerate(program.steps) if isinstance(s, Contract)}
-    steps = list(program.steps)
+    steps = [replace(s, body=slowest_first(s.body)) if isinstance(s, Loop) else s for s in program.steps]
     late = 0
     while late < len(steps):
         second = steps[late]

@@ -29,11 +29,12 @@ def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.nda
     `_LONGEST` are taken in pieces, whose sums NumPy adds up in pairs, so that no more digits are lost than by NumPy.
     """
     if dtype.char not in "fdFD" or x.dtype is not dtype:
-        return np.asarray(x.sum(axes, dtype))
-    if x.ndim == 1 and _SHORT**2 <= x.size <= _VECTOR and x.strides[0] > 0 and dtype.kind == "f":
-        return np.asarray(x.dot(_ones(x.size, dtype)))
+        return np.asarray(np.add.reduce(x, axes, dtype))
+    if x.size <= _VECTOR and dtype.kind == "f":
+        found = _few(x, axes, dtype)
+        return np.asarray(np.add.reduce(x, axes, dtype)) if found is None else found
     if x.size < SMALL or not x.flags.c_contiguous:
-        return np.asarray(x.sum(axes, dtype))
+        return np.asarray(np.add.reduce(x, axes, dtype))
     summed = {axes} if isinstance(axes, int) else set(axes)
     if dtype.kind == "c":  # parts apart: infinity times a complex one is no number
         real = np.dtype(dtype.char.lower())
@@ -57,6 +58,22 @@ def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.nda
         else:
             x = np.matmul(_ones(n, dtype), x.reshape(-1, n, tail))
     return x.reshape(shape)
+
+
+def _few(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    """Return the sums of a small array as one product, which is the quickest call there is, or None."""
+    found: np.ndarray
+    if x.ndim == 1:
+        found = x.dot(_ones(x.size, dtype))
+        return found
+    if not x.flags.c_contiguous:
+        return None
+    if type(axes) is tuple:
+        return np.asarray(x.reshape(-1).dot(_ones(x.size, dtype))) if len(axes) == x.ndim else None
+    if x.ndim > 2:
+        return None
+    found = x.dot(_ones(x.shape[1], dtype)) if axes == 1 else _ones(x.shape[0], dtype).dot(x)
+    return found
 
 
 def _row_sums(x: np.ndarray) -> np.ndarray:

@@ -87,8 +87,26 @@ def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
 
 def torch_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return torch.einsum of two arrays of float16 or bfloat16, multiplied as they are, summed in float32."""
-    result = torch.einsum(equation, _narrow(x), _narrow(y)).contiguous()
+    turned = _as_product(equation)
+    left, right = _narrow(x), _narrow(y)
+    if turned is None:
+        result = torch.einsum(equation, left, right).contiguous()
+    else:  # torch.einsum takes some 20 us more
+        a, b = (left.t() if turned[0] else left), (right.t() if turned[1] else right)
+        result = torch.mm(b.t(), a.t()) if turned[2] else torch.mm(a, b)
     return result.view(torch.int16).numpy().view(x.dtype)
+
+
+@cache
+def _as_product(equation: str) -> tuple[bool, bool, bool] | None:
+    """Return whether left, right and result of a product of two matrices are transposed, None if it is none."""
+    inputs, _, out = equation.partition("->")
+    left, right = inputs.split(",")
+    summed = set(left) & set(right)
+    if [len(left), len(right), len(out), len(summed)] != [2, 2, 2, 1] or summed & set(out):
+        return None
+    (k,) = summed
+    return left[0] == k, right[1] == k, out[0] in right
 
 
 def _narrow(x: np.ndarray) -> Any:

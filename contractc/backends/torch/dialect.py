@@ -88,7 +88,7 @@ class Torch:
     def in_order(self, x: str) -> str:
         return f"{x}.contiguous()"
 
-    def diagonal(self, x: str, rank: int, one: int, two: int) -> str:
+    def diagonal(self, x: str, rank: int, one: int, two: int, given: bool) -> str:
         return f"{x}.diagonal(0, {one}, {two})"
 
     def total(self, x: str, axes: Sequence[int], dtype: str) -> str:
