@@ -26,7 +26,11 @@ import numpy as np
 
 import contractc
 from contractc.bench.limits import machine
+from contractc.cost import priced
+from contractc.formats import tt_matrix
 from contractc.options import environment_with
+from contractc.plans import Plan
+from contractc.providers.memory import release
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 
@@ -34,13 +38,16 @@ RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 class Case(NamedTuple):
     """A network: its text, the extent of each mode, the dtype, and the memory limit as a share of what it needs else.
 
-    The share is of what is beyond operands and results.
+    The share is of what is beyond operands and results. With `gradients` the value and all gradients are computed.
+    `cores` are the shapes of a TT matrix by which the last operand is held; a mode of it then is a product of extents.
     """
 
     text: str
     extents: dict[str, int]
     dtype: str = "float64"
     share: float = 1.0
+    gradients: bool = False
+    cores: tuple[tuple[int, ...], ...] = ()
 
 
 CASES = {
@@ -60,10 +67,16 @@ CASES = {
     "ring, sliced": Case("ab,bc,cd,da->", dict.fromkeys("abcd", 2000), "float64", 0.4),
     "ring, sliced more": Case("ab,bc,cd,da->", dict.fromkeys("abcd", 1600), "float64", 0.1),
     "tree, sliced": Case("abx,cdx,acy,bdy->", {**dict.fromkeys("abcd", 100), "x": 100, "y": 100}, "float64", 0.3),
-    "tree, sliced more": Case("abx,cdx,acy,bdy->", {**dict.fromkeys("abcd", 100), "x": 100, "y": 80}, "float32", 0.2),
-    "kept modes, sliced": Case("iab,jbc,kca->ijk", dict.fromkeys("ijkabc", 64), "float64", 0.6),
+    "tree, sliced more": Case("abx,cdx,acy,bdy->", {**dict.fromkeys("abcd", 140), "x": 140, "y": 140}, "float32", 0.2),
+    "kept modes, sliced": Case("iab,jbc,kca->ijk", dict.fromkeys("ijkabc", 128), "float64", 0.1),
     "lattice, sliced": Case("ab,acd,bef,cg,dgh,eh,f->", dict.fromkeys("abcdefgh", 160), "float64", 0.5),
-    "hyperedge, sliced": Case("axy,bxy,cxz,dyz->abcd", dict.fromkeys("abcdxyz", 48), "float32", 0.5),
+    "hyperedge, sliced": Case("axy,bxy,cxz,dyz->abcd", dict.fromkeys("abcdxyz", 56), "float32", 0.5),
+    "gradients of a chain": Case("ij,jk,kl->il", dict.fromkeys("ijkl", 1600), "float64", 1.0, True),
+    "gradients, sliced": Case("abx,cdx,acy,bdy->", dict.fromkeys("abcdxy", 90), "float64", 0.3, True),
+    "TT matrix layer": Case(
+        "bi,oi->bo", {"b": 20000, "i": 1024, "o": 1024}, "float32", cores=((1, 32, 32, 8), (8, 32, 32, 1))),
+    "TT matrix layer, three cores": Case(
+        "bi,oi->bo", {"b": 30000, "i": 512, "o": 512}, "float32", cores=((1, 8, 8, 4), (4, 8, 8, 4), (4, 8, 8, 1))),
 }  # fmt: skip
 
 
@@ -76,23 +89,43 @@ def limit_of(case: Case) -> int | None:
     """Return the memory limit of `case` in bytes, or None."""
     if case.share == 1.0:
         return None
-    plan = contractc.plan(case.text, *shapes(case), dtype=case.dtype)
+    plan = contractc.compile_gradients(case.text, *shapes(case)).plan if case.gradients else planned(case)
     network = plan.network
     fixed = network.bytes_of_inputs()
     fixed += sum(network.size(term) for term in network.outputs) * np.dtype(case.dtype).itemsize
     return fixed + int(case.share * (plan.peak - fixed))
 
 
+def planned(case: Case) -> Plan:
+    """Return the plan of the value of `case`, without a limit."""
+    return contractc.plan(case.text, *shapes(case), dtype=case.dtype)
+
+
 def drawn(shape: tuple[int, ...], dtype: str, backend: str) -> Any:
     """Return an operand, made without memory that is not its own."""
     x = np.empty(shape, dtype)
-    for block in np.array_split(x.reshape(-1), max(1, x.nbytes // 2**20)):
+    for block in np.array_split(x.reshape(-1), max(1, x.nbytes // 2**18)):
         block[...] = np.arange(block.size) % 7 - 3
     if backend == "numpy":
         return x
     import torch
 
     return torch.from_numpy(x)
+
+
+def operands(case: Case, backend: str) -> list[Any]:
+    """Return the operands of `case`, the factors of the last in its place if it is held as such."""
+    made = shapes(case)[:-1] + list(case.cores) if case.cores else shapes(case)
+    return [drawn(shape, case.dtype, backend) for shape in made]
+
+
+def compiled(case: Case, backend: str, limit: int | None) -> contractc.Executable:
+    """Return `case` compiled; without arrays, but for factors, of which there is little."""
+    given: list[Any] = shapes(case)
+    if case.cores:
+        given[-1] = tt_matrix([drawn(shape, case.dtype, backend) for shape in case.cores])
+    build = contractc.compile_gradients if case.gradients else contractc.compile
+    return build(case.text, *given, dtype=case.dtype, target=backend, memory_limit=limit)
 
 
 def status(name: str) -> int:
@@ -103,21 +136,30 @@ def status(name: str) -> int:
     raise KeyError(name)
 
 
+def run(executable: contractc.Executable, case: Case, backend: str) -> None:
+    """Make operands and the cotangent, if there is one, and call `executable`."""
+    given = operands(case, backend)
+    if case.gradients:
+        value = executable.program.inputs[-1]
+        given.append(drawn(tuple(executable.program.extents[m] for m in value.modes), case.dtype, backend))
+    executable(*given)
+
+
 def child(name: str, backend: str, cap: int | None) -> dict[str, Any]:
     """Return what running a case here takes; with `cap` in an address space of so many bytes more than now."""
     case = CASES[name]
-    small = [tuple(min(n, 6) for n in shape) for shape in shapes(case)]
+    held = set(case.text.partition("->")[0].rpartition(",")[2]) if case.cores else set()
+    half = case._replace(extents={m: n if m in held else n // 2 for m, n in case.extents.items()})
+    run(compiled(half, backend, None), half, backend)  # what is loaded, and what BLAS allocates, once
+    release()
+    for dtype in ("float32", "float64", "complex64"):
+        square = drawn((2500, 2500), dtype, backend)
+        for rows in (square, drawn((20000, 2500), dtype, backend)):
+            rows[:, :1000] @ square[:1000, :1000].T
+        square @ square
+        del square, rows
     limit = limit_of(case)
-    contractc.compile(case.text, *small, dtype=case.dtype, target=backend)(
-        *[drawn(shape, case.dtype, backend) for shape in small]
-    )
-    for dtype in ("float32", "float64", "complex64"):  # what BLAS allocates once
-        x = drawn((1500, 1500), dtype, backend)
-        x = x @ x
-        del x
-    executable = contractc.compile(
-        case.text, *shapes(case), dtype=case.dtype, target=backend, memory_limit=limit
-    )
+    executable = compiled(case, backend, limit)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, or it would be given to the operands
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -125,11 +167,11 @@ def child(name: str, backend: str, cap: int | None) -> dict[str, Any]:
     if cap is not None:
         most = status("VmSize") + cap
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    executable(*[drawn(shape, case.dtype, backend) for shape in shapes(case)])
+    run(executable, case, backend)
     return {
         "measured": status("VmHWM") - before,
         "printed": executable.peak,
-        "plan": executable.plan.peak,
+        "plan": priced(executable.plan).peak,
         "limit": limit,
         "slices": executable.plan.network.size(executable.plan.sliced),
     }

@@ -14,6 +14,7 @@ from contractc.executable import Executable
 from contractc.machine import Target
 from contractc.plans import Plan
 from contractc.programs import Program
+from contractc.providers.loops import postponed
 from contractc.recent import MISS
 
 
@@ -45,15 +46,16 @@ def executable_of(
     if reason is not None:
         raise UnsupportedError(f"backend '{target.backend}' cannot run this: {reason}\n{program}")
     if binaries is None:
-        compiled = backend.compile(program, constants)
+        elsewhere = target.backend == "torch" and _elsewhere(program, target, plan.seconds)
+        compiled = backend.compile(postponed(program) if elsewhere else program, constants)
     else:
         compiled = backend.from_binaries(program, constants, binaries, target.device)
     run = compiled.run
     if hasattr(backend, "joint"):
-        from contractc.hosted import REMARK, hostable, hosted
+        from contractc.hosted import REMARK, hosted, worth_hosting
         from contractc.training import with_joint_backward
 
-        if hostable(program, target, plan.seconds):
+        if worth_hosting(program, target, plan.seconds):
             run = hosted(run, program, plan.seconds, constants, backend, ahead)
             remarks = (*remarks, REMARK)
         run = with_joint_backward(run, program, plan.seconds, constants, backend, target)
@@ -80,17 +82,39 @@ def executable_of(
         tuple(constants),
         exponent,
         (*remarks, backend.remark(target)) if hasattr(backend, "remark") and binaries is None else remarks,
-        lambda: _peak(program, target),
+        lambda: _peak(program, target, plan.seconds, ahead),
         saver,
     )
 
 
-def _peak(program: Program, target: Target) -> int:
-    """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs."""
+def _peak(program: Program, target: Target, seconds: float, ahead: bool) -> int:
+    """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs.
+
+    Of a program for torch that runs as the NumPy program they are that program's, which nobody watches.
+    """
     from contractc.lower.memory import peak_bytes
     from contractc.providers.threads import allowed
 
-    return peak_bytes(program, target, allowed()) if target.device == "cpu" and not program.dynamic else 0
+    if target.device != "cpu" or program.dynamic:
+        return 0
+    if target.backend == "torch" and _elsewhere(program, target, seconds):
+        from contractc.hosted import NUMPY, for_numpy
+
+        program, target = for_numpy(program, ahead), NUMPY
+    return peak_bytes(program, target, allowed())
+
+
+def _elsewhere(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` for torch runs as the NumPy program where nobody watches, with torch's threads as now.
+
+    Torch's own compiled loops are then hardly ever needed.
+    """
+    from contractc.hosted import alone, worth_hosting
+
+    if not worth_hosting(program, target, seconds):
+        return False
+    backend: Any = backend_named(target.backend)
+    return not alone(program, seconds) or bool(backend.hosted.threads() == 1)
 
 
 def _considered(program: Program, target: Target) -> dict[int, str]:

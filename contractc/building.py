@@ -105,8 +105,9 @@ def build(
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
+        whole = _with_units(program, plan.network, constants, backend, target)
         prologue, program = hoist_constants(program)
-        arrays = _run_prologue(prologue, backend, constants)
+        arrays = _run_prologue(prologue, backend, whole)
         digests = [hashlib.sha256(backend.to_bytes(x)).hexdigest() for x in arrays]
         program = replace(
             program,
@@ -115,11 +116,13 @@ def build(
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     if options.tune:
-        from contractc.tune import tuned  # loaded by those who tune
+        from contractc import tune  # loaded by those who tune
 
-        program = tuned(program)
+        program = tune.remembered(program)
     made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
-    if options.ahead or options.memory_limit is not None or not _may_gain(program, plan, target):
+    if options.ahead:  # what its plan prints is what is run
+        return replace(made, plan=replace(plan, peak=made.peak)) if made.peak else made
+    if options.memory_limit is not None or not _may_gain(program, plan, target):
         return made
 
     def with_loops() -> Callable[..., Any] | None:
@@ -163,9 +166,9 @@ def planned(
         made = [build(p, target, options, constants, orders) for p in candidates(find(None))]
         if len(made) == 1:
             return made[0]
-        from contractc.tune import fastest  # loaded by those who tune
+        from contractc.tune import remembered_fastest  # loaded by those who tune
 
-        return fastest(made)
+        return remembered_fastest(made)
 
     return kept_within(find, allowed, target, options, constants, orders)
 
@@ -219,6 +222,27 @@ def _saved(path: str | PathLike[str], *executables: Executable) -> str:
     from contractc.bundle import save  # loaded by those who save
 
     return save(path, *executables)
+
+
+def _with_units(
+    program: Program, network: TensorNetwork, constants: Sequence[Any], backend: Any, target: Target
+) -> list[Any]:
+    """Return the arrays of the constants of `program`: those given, and the unit matrices that it reads.
+
+    Raises:
+        UnsupportedError: the backend takes no arrays of NumPy, of which these are made.
+    """
+    left = iter(constants)
+    found = []
+    for constant in program.constants:
+        number = constant.value.number
+        if not network.tensors[number].unit:
+            found.append(next(left))
+        elif not hasattr(backend, "from_portable"):
+            raise UnsupportedError(f"'{target}' cannot join splits that have no common pieces")
+        else:
+            found.append(backend.from_portable(network.unit(number), target.device))
+    return [*found, *left]
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:

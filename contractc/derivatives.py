@@ -104,7 +104,7 @@ def compile_gradients(
       return %3 %4 %5
     """
     einsum_, given, chosen = read_ahead(expression, operands, "sum_product", target)
-    options = Options(frozen(optimize), memory_limit, conj=conjugated(conj, len(given)))
+    options = Options(frozen(optimize), memory_limit, conj=conjugated(conj, len(given)), ahead=True)
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
     return _build(einsum_, tensors, chosen, options, _chosen(wrt, tensors), dynamic)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Step, Value, groups
+from contractc.programs import Contract, Loop, Program, Step, Value, groups
 
 
 def ssa_terms(
@@ -62,7 +62,7 @@ def unfused(program: Program, step: Contract) -> Program:
 
 
 def all_unfused(program: Program) -> Program:
-    """Return `program` with every fused step as the pairwise steps of its path.
+    """Return `program` with every fused step as the pairwise steps of its path, those in loops too.
 
     Before:  %3 = contract %0 %1 %2  # fused: 0 1, 2 3
     After:   %4 = contract %0 %1,  %3 = contract %2 %4
@@ -70,6 +70,8 @@ def all_unfused(program: Program) -> Program:
     number = 1 + max(program.values())
     steps: list[Step] = []
     for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=all_unfused(step.body))
         if not isinstance(step, Contract) or not step.path:
             steps.append(step)
             continue

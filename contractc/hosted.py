@@ -9,7 +9,7 @@ from contractc.backends import backend_named
 from contractc.cost import BLAS
 from contractc.fused import all_unfused
 from contractc.machine import Target
-from contractc.programs import Broadcast, Contract, Program, Reshape
+from contractc.programs import Broadcast, Contract, Loop, Program, Reshape, Step
 
 NUMPY = Target()
 
@@ -22,18 +22,37 @@ LONG_SECONDS = 2e-4
 REMARK = "tensors of the CPU that neither autograd nor a tracer watches run as the numpy program"
 
 
-def hostable(program: Program, target: Target, seconds: float) -> bool:
-    """Return whether `program` for `target` may run as a NumPy program, and takes long enough for that."""
+def hostable(program: Program, target: Target) -> bool:
+    """Return whether `program` for `target` may run as a NumPy program."""
     known = program.values().values()
     return (
         target.backend == "torch"
         and target.device == "cpu"
-        and seconds >= LEAST_SECONDS
         and program.semiring == "sum_product"
         and bool(program.inputs)
         and all(v.dtype in BLAS for v in known)
-        and all(isinstance(step, Contract | Reshape | Broadcast) for step in program.steps)
+        and all(map(_known, program.steps))
     )
+
+
+def worth_hosting(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` for `target`, predicted to take `seconds`, is to run as a NumPy program."""
+    return seconds >= LEAST_SECONDS and hostable(program, target)
+
+
+def _known(step: Step) -> bool:
+    """Return whether `step`, and what it loops over, is a step that the NumPy program of a network has too."""
+    if isinstance(step, Loop):
+        return not step.scaled and all(map(_known, step.body.steps))
+    return isinstance(step, Contract | Reshape | Broadcast)
+
+
+def alone(program: Program, seconds: float) -> bool:
+    """Return whether a hostable `program` runs as the NumPy program only where torch has one thread.
+
+    Slices do so anywhere: a memory limit is kept by their NumPy program.
+    """
+    return seconds >= LONG_SECONDS and not any(isinstance(step, Loop) for step in program.steps)
 
 
 def hosted(
@@ -46,21 +65,19 @@ def hosted(
 ) -> Callable[..., Any]:
     """Return the code `run` of a hostable `program` that runs as the NumPy program for tensors nobody watches.
 
-    Programs of `LONG_SECONDS` do so only where torch has one thread.
+    Programs of `LONG_SECONDS` do so only where torch has one thread (`alone`).
 
     Args:
         ahead: that program is made now, not when it is first needed.
     """
-
-    alone = seconds >= LONG_SECONDS
 
     def make() -> Callable[..., Any]:
         return compiled(for_numpy(program, ahead), backend.hosted.arrays(constants))
 
     if ahead:
         made = make()
-        return backend.hosted.hosted(run, lambda: made, alone)  # type: ignore[no-any-return]
-    return backend.hosted.hosted(run, make, alone)  # type: ignore[no-any-return]
+        return backend.hosted.hosted(run, lambda: made, alone(program, seconds))  # type: ignore[no-any-return]
+    return backend.hosted.hosted(run, make, alone(program, seconds))  # type: ignore[no-any-return]
 
 
 def for_numpy(program: Program, ahead: bool = True) -> Program:

@@ -10,7 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-FORMAT = 1
+FORMAT = 2
 """Number of the JSON format; raised when a noun changes so that old text cannot be read as new."""
 
 _DEPTH = 64

@@ -140,3 +140,52 @@ def test_long_programs_leave_it_to_torch_where_it_has_threads(
         found = executable(*operands)
         assert bool(counted) == runs_there
         torch.testing.assert_close(found, torch.einsum("ij,jk,kl->il", *operands))
+
+
+def test_slices_run_there_whatever_the_threads_and_within_what_is_printed(counted: list[int]) -> None:
+    operands = drawn("iab,jbc,kca->ijk", extent=24)
+    whole = contractc.compile("iab,jbc,kca->ijk", *operands)
+    limit = 4 * 8 * 24**3 + (whole.peak - 4 * 8 * 24**3) // 2
+    sliced = contractc.compile("iab,jbc,kca->ijk", *operands, memory_limit=limit)
+    assert sliced.plan.sliced and sliced.plan.peak == sliced.peak <= limit
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = sliced(*operands)
+    finally:
+        torch.set_num_threads(threads)
+    assert counted
+    np.testing.assert_allclose(found.numpy(), whole(*operands).numpy(), rtol=1e-12, atol=1e-10)
+    recorded = [x.clone().requires_grad_() for x in operands]
+    again = sliced(*recorded)
+    again.sum().backward()
+    assert recorded[0].grad is not None
+    torch.testing.assert_close(again.detach(), found, rtol=1e-12, atol=1e-10)
+
+
+def test_torch_puts_slices_of_other_semirings_in_their_places() -> None:
+    operands = [torch.arange(20.0**3).reshape(20, 20, 20) % 7 - k for k in range(3)]
+    whole = contractc.compile("iab,jbc,kca->ijk", *operands, semiring="max_plus")
+    sliced = contractc.compile(
+        "iab,jbc,kca->ijk", *operands, semiring="max_plus", memory_limit=whole.peak // 2
+    )
+    assert sliced.plan.sliced and sliced.peak <= whole.peak // 2
+    assert torch.equal(sliced(*operands), whole(*operands))
+
+
+def test_loops_of_torch_wait_for_calls_that_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    made: list[int] = []
+    from contractc.providers.loops import native
+
+    compiled = native.native
+
+    def counting(*given: Any) -> Any:
+        made.append(1)
+        return compiled(*given)
+
+    monkeypatch.setattr(native, "native", counting)
+    text, shapes = "bnm,bmk->bnk", [(4000, 4, 4), (4000, 4, 4)]
+    executable = contractc.compile(text, *map(torch.ones, shapes))
+    assert any("loops" in getattr(step, "how", "") for step in executable.program.steps)
+    assert len(made) == 1  # that of the NumPy program

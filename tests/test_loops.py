@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -248,3 +249,14 @@ def test_machine_code_is_in_the_store_for_the_next_process(
     (path,) = (tmp_path / "store").glob("*/loops-*")
     path.write_bytes(path.read_bytes()[:-1])
     assert native._machine_code(text, native._machine()) == b"compiled again"
+
+
+def test_a_loop_made_at_the_first_call_is_announced_only_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program, step = step_of([(0, 1), (1, 2)], (0, 2), [4, 4, 4], ["float64"] * 2, "float64")
+    first = replace(step, how=loops.HOW_FIRST)
+    assert loops.note(program, first) == "compiled loop, made at the first call"
+    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(loops, "installed", lambda: False)
+    assert loops.note(program, first).startswith("pairwise: compiled loops need llvmlite")

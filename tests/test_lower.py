@@ -12,12 +12,14 @@ import pytest
 import contractc
 from contractc.lower import lower, split_exponents, translate
 from contractc.lower.passes import (
+    MOST_APART,
     PASSES,
     hoist_constants,
     merge_equal_steps,
     natural_layout,
     pairwise,
     slowest_first,
+    unshared,
 )
 from contractc.machine import Target
 from contractc.plans import Plan
@@ -232,6 +234,31 @@ def test_hoist_constants_of_constants_only_leaves_nothing_to_do() -> None:
     assert len(early.steps) == 1
     assert (late.steps, late.inputs, late.results) == ((), (), (2,))
     assert (early.faults(), late.faults()) == ([], [])
+
+
+@pytest.mark.parametrize("text", ["bij,bjk,bkl->bil", "ij,jk->ik", "i,ij,j->", "iij,jk,kl->li"])
+def test_unshared_computes_shared_values_for_each_reader(text: str) -> None:
+    shapes = [(3,) * len(term) for term in text.partition("->")[0].split(",")]
+    gradients = contractc.compile_gradients(text, *shapes).plan
+    shared = translate(gradients, NUMPY)
+    apart = unshared(shared)
+    readers = [i for step in shared.steps for i in step.inputs if i >= len(shared.inputs)]
+    assert (apart is None) == (len(set(readers)) == len(readers))
+    if apart is not None:
+        assert not apart.faults()
+        read = [i for step in apart.steps for i in step.inputs if i >= len(apart.inputs)]
+        assert len(set(read)) == len(read) and not set(read) & set(apart.results)
+        arrays = [
+            np.random.default_rng(v.number).integers(-3, 4, (3,) * len(v.modes)) * 1.0 for v in shared.inputs
+        ]
+        for found, exact in zip(apart.evaluate(*arrays), shared.evaluate(*arrays), strict=True):
+            np.testing.assert_array_equal(found, exact)
+
+
+def test_unshared_gives_up_where_steps_become_too_many() -> None:
+    chain = ",".join(chr(97 + k) + chr(98 + k) for k in range(12))
+    program = translate(contractc.compile_gradients(chain + "->am", *[(2, 2)] * 12).plan, NUMPY)
+    assert len(program.steps) < MOST_APART and unshared(program) is None
 
 
 def test_split_exponents_takes_powers_of_two_out_of_inputs_and_steps() -> None:

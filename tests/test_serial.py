@@ -46,7 +46,7 @@ def nouns() -> list[Any]:
 
 def test_dumps_is_canonical() -> None:
     assert dumps(TREE) == (
-        '{"format":1,"noun":{"is":"Tree","leaves":[{"is":"Leaf","name":"a","sizes":[1,2]},'
+        '{"format":2,"noun":{"is":"Tree","leaves":[{"is":"Leaf","name":"a","sizes":[1,2]},'
         '{"is":"Leaf","name":"\\u00e9\\n","sizes":[]}],"weight":0.5}}'
     )
 
@@ -73,7 +73,7 @@ def test_dumps_refuses_infinity() -> None:
 
 
 def test_digest_is_the_sha256_of_the_canonical_text() -> None:
-    text = '{"format":1,"noun":{"is":"Tree","leaves":[],"weight":null}}'
+    text = '{"format":2,"noun":{"is":"Tree","leaves":[],"weight":null}}'
     assert digest(Tree(())) == hashlib.sha256(text.encode()).hexdigest()
     assert digest(Tree(())) != digest(Tree((), 0.0))
 
@@ -82,46 +82,46 @@ def test_digest_is_the_sha256_of_the_canonical_text() -> None:
     ("text", "message"),
     [
         (
-            '{"format":2,"noun":{"is":"Tree","leaves":[],"weight":null}}',
-            "format 2, this contractc reads format 1",
+            '{"format":1,"noun":{"is":"Tree","leaves":[],"weight":null}}',
+            "format 1, this contractc reads format 2",
         ),
-        ('{"format":"1","noun":{}}', "format '1', this contractc reads format 1"),
-        ('{"noun":{"is":"Tree","leaves":[],"weight":null}}', "format None, this contractc reads format 1"),
-        ("[]", "format None, this contractc reads format 1"),
-        ("null", "format None, this contractc reads format 1"),
-        ('{"format":1}', "expected a Tree, got a NoneType"),
-        ('{"format":1,"noun":[]}', "expected a Tree, got a tuple"),
-        ('{"format":1,"noun":{"is":"Leaf","name":"a","sizes":[]}}', "expected a Tree, got a Leaf"),
-        ('{"format":1,"noun":{}}', "expected one of Tree, Leaf, got None"),
-        ('{"format":1,"noun":{"is":"Popen"}}', "expected one of Tree, Leaf, got 'Popen'"),
-        ('{"format":1,"noun":{"is":["Tree"]}}', "expected one of Tree, Leaf, got ['Tree']"),
-        ('{"format":1,"noun":{"is":{"is":"Tree"}}}', "expected one of Tree, Leaf, got {'is': 'Tree'}"),
+        ('{"format":"1","noun":{}}', "format '1', this contractc reads format 2"),
+        ('{"noun":{"is":"Tree","leaves":[],"weight":null}}', "format None, this contractc reads format 2"),
+        ("[]", "format None, this contractc reads format 2"),
+        ("null", "format None, this contractc reads format 2"),
+        ('{"format":2}', "expected a Tree, got a NoneType"),
+        ('{"format":2,"noun":[]}', "expected a Tree, got a tuple"),
+        ('{"format":2,"noun":{"is":"Leaf","name":"a","sizes":[]}}', "expected a Tree, got a Leaf"),
+        ('{"format":2,"noun":{}}', "expected one of Tree, Leaf, got None"),
+        ('{"format":2,"noun":{"is":"Popen"}}', "expected one of Tree, Leaf, got 'Popen'"),
+        ('{"format":2,"noun":{"is":["Tree"]}}', "expected one of Tree, Leaf, got ['Tree']"),
+        ('{"format":2,"noun":{"is":{"is":"Tree"}}}', "expected one of Tree, Leaf, got {'is': 'Tree'}"),
         (
-            '{"format":1,"noun":{"is":"Tree","leaves":[],"weight":null,"more":1}}',
+            '{"format":2,"noun":{"is":"Tree","leaves":[],"weight":null,"more":1}}',
             "Tree with fields ['leaves', 'more', 'weight'], expected ['leaves', 'weight']",
         ),
         (
-            '{"format":1,"noun":{"is":"Tree","leaves":[1],"weight":null}}',
+            '{"format":2,"noun":{"is":"Tree","leaves":[1],"weight":null}}',
             "leaves of Tree is (1,), which has the wrong type",
         ),
         (
-            '{"format":1,"noun":{"is":"Tree","leaves":[],"weight":true}}',
+            '{"format":2,"noun":{"is":"Tree","leaves":[],"weight":true}}',
             "weight of Tree is True, which has the wrong type",
         ),
         (
-            '{"format":1,"noun":{"is":"Leaf","name":1,"sizes":[]}}',
+            '{"format":2,"noun":{"is":"Leaf","name":1,"sizes":[]}}',
             "name of Leaf is 1, which has the wrong type",
         ),
         (
-            '{"format":1,"noun":{"is":"Leaf","name":"a","sizes":[1.0]}}',
+            '{"format":2,"noun":{"is":"Leaf","name":"a","sizes":[1.0]}}',
             "sizes of Leaf is (1.0,), which has the wrong type",
         ),
         (
-            '{"format":1,"noun":{"is":"Tree","leaves":[]}}',
+            '{"format":2,"noun":{"is":"Tree","leaves":[]}}',
             "Tree with fields ['leaves'], expected ['leaves', 'weight']",
         ),
         (
-            '{"format":1,"noun":{"is":"Tree","leaves":[{"is":"Leaf","name":"a","sizes":[],"hidden":1}],"weight":0}}',
+            '{"format":2,"noun":{"is":"Tree","leaves":[{"is":"Leaf","name":"a","sizes":[],"hidden":1}],"weight":0}}',
             "Leaf with fields ['hidden', 'name', 'sizes'], expected ['name', 'sizes']",
         ),
     ],
@@ -130,7 +130,7 @@ def test_loads_refuses_what_dumps_did_not_write(text: str, message: str) -> None
     assert message_of(ValueError, loads, text, CLASSES) == message
 
 
-@pytest.mark.parametrize("text", ["", "{", "ij,jk->ik", '{"format":1,"noun":1e}', '{"format":1}x'])
+@pytest.mark.parametrize("text", ["", "{", "ij,jk->ik", '{"format":2,"noun":1e}', '{"format":2}x'])
 def test_loads_refuses_what_is_no_json(text: str) -> None:
     with pytest.raises(json.JSONDecodeError):
         loads(text, CLASSES)
@@ -138,7 +138,7 @@ def test_loads_refuses_what_is_no_json(text: str) -> None:
 
 @pytest.mark.parametrize("depth", [66, 1_000, 200_000])
 def test_loads_refuses_deep_nesting(depth: int) -> None:
-    text = '{"format":1,"noun":' + "[" * depth + "]" * depth + "}"
+    text = '{"format":2,"noun":' + "[" * depth + "]" * depth + "}"
     with pytest.raises(ValueError, match=r"^nested more than 64 levels deep$"):
         loads(text, CLASSES)
 
@@ -153,7 +153,7 @@ def test_decode_refuses_deep_nesting_of_nouns() -> None:
 
 def test_loads_refuses_a_number_of_ten_thousand_digits() -> None:
     with pytest.raises(ValueError, match="integer string conversion"):
-        loads('{"format":1,"noun":' + "9" * 10_000 + "}", CLASSES)
+        loads('{"format":2,"noun":' + "9" * 10_000 + "}", CLASSES)
 
 
 def test_checked_returns_a_noun_without_faults() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,8 +139,66 @@ def test_a_measured_machine_is_that_of_later_processes(
         found = known.this_machine()
         assert found.call == 2e-6
         assert {t.provider for t in found.products} == {t.provider for t in DEFAULT_MACHINE.products}
-        assert store.write("machine", known._key(), b"{}")
+        assert store.write("machine", known.key(), b"{}")
         known.this_machine.cache_clear()
         assert known.this_machine() is DEFAULT_MACHINE
     finally:
         known.this_machine.cache_clear()
+
+
+def test_answers_of_an_earlier_process_are_taken_from_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = opened(tmp_path)
+    monkeypatch.setattr(tune, "open_store", lambda: store)
+    program = program_of("abc,cd->abd", (40, 40, 40), (40, 40))
+    hows = {s.how for s in program.steps if isinstance(s, Contract)}
+    seen = measured_as(monkeypatch, lambda how: 2.0 if how in hows else 1.0)
+    first = tune.remembered(program)
+    once = len(seen)
+    assert once and first != program
+    assert tune.remembered(program) == first
+    assert len(seen) == once
+    (entry,) = store.ls()
+    for damaged in (b"", b"{}", b"[1]", b"[]", b'["a way of nobody"]'):
+        assert store.write("tuned", entry.key, damaged)
+        assert tune.remembered(program) == first
+    assert len(seen) == 6 * once
+    monkeypatch.setattr(tune, "open_store", lambda: None)
+    assert tune.remembered(program) == first
+    assert len(seen) == 7 * once
+
+
+def test_the_order_that_an_earlier_process_timed_is_taken_from_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = opened(tmp_path)
+    monkeypatch.setattr(tune, "open_store", lambda: store)
+    shapes = (30, 40), (40, 20), (20, 10)
+    orders = [
+        contractc.compile("ij,jk,kl->il", *shapes, optimize=path)
+        for path in ([(0, 1), (0, 1)], [(1, 2), (0, 1)])
+    ]
+    seen = []
+
+    def timed(calls: dict[str, object], *_: object) -> dict[str, float]:
+        seen.append(len(calls))
+        return {"0": 2.0, "1": 1.0}
+
+    monkeypatch.setattr(tune, "_timed", timed)
+    first = tune.remembered_fastest(orders)
+    assert first.program is orders[1].program and "the order was timed: 1 s, others 2 s" in str(first)
+    assert tune.remembered_fastest(orders).remarks == first.remarks and seen == [2]
+    (entry,) = store.ls()
+    for k, damaged in enumerate((b"{}", b'["x", "y"]', b'["1.0"]')):
+        assert store.write("tuned", entry.key, damaged)
+        assert tune.remembered_fastest(orders).program is orders[1].program and len(seen) == 2 + k
+
+
+def test_answers_are_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = program_of("ab,bc->ac", (64, 64), (64, 64))
+    key = tune._key(program, DEFAULT_MACHINE, (NUMPY,))
+    assert key != tune._key(program, replace(DEFAULT_MACHINE, call=1.0), (NUMPY,))
+    assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY, "torch"))
+    monkeypatch.setattr(known, "key", lambda: "another processor")
+    assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY,))

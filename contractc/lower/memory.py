@@ -130,9 +130,8 @@ def _loop(program: Program, loop: Loop, target: Target, threads: int | None) -> 
     body = _made(loop.body, target, 1)
     if target.backend == "numpy":
         return whole + min(loop.threads, threads or loop.threads) * (pending + body)
-    return max(
-        whole + pending + max(body, 2 * parts), 2 * whole
-    )  # sums are new arrays, and results are stacked
+    held = whole + pending + max(body, 2 * parts)  # sums are new arrays
+    return held if target.device == "cpu" else max(held, 2 * whole)  # elsewhere results are stacked
 
 
 def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Target) -> Bytes:

@@ -7,7 +7,18 @@ from dataclasses import replace
 from math import prod
 
 from contractc.notation import Term
-from contractc.programs import Constant, Contract, Loop, Program, Reshape, Step, Value, groups
+from contractc.programs import (
+    Broadcast,
+    Call,
+    Constant,
+    Contract,
+    Loop,
+    Program,
+    Reshape,
+    Step,
+    Value,
+    groups,
+)
 
 
 def pairwise(program: Program) -> Program:
@@ -57,6 +68,45 @@ def merge_equal_steps(program: Program) -> Program:
                 continue
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+MOST_APART = 48
+"""Steps of a program whose results share nothing at most: their number grows with the square of the operands'."""
+
+
+def unshared(program: Program) -> Program | None:
+    """Return `program` with no intermediate read twice: what several steps read is computed for each of them.
+
+    None if nothing is shared, or if that makes too many steps. Such a form can be fused into a few loops that each
+    read the inputs once, as the gradients of a product of small matrices.
+
+    Before:  %3 = contract %0 %1,  %4 = contract %3 %2,  %5 = contract %3 %0,  return %4 %5
+    After:   %6 = contract %0 %1,  %4 = contract %6 %2,  %7 = contract %0 %1,  %5 = contract %7 %0,  return %4 %5
+    """
+    makers = {v.number: step for step in program.steps for v in step.outs}
+    readers = [i for step in program.steps for i in step.inputs if i in makers]
+    shared = len(set(readers)) < len(readers) or not makers.keys() - set(readers) >= set(program.results)
+    if not shared or any(isinstance(step, Loop | Call) for step in program.steps):
+        return None
+    number = 1 + max(program.values())
+    steps: list[Step] = []
+
+    def copied(step: Step, out: int) -> None:
+        nonlocal number
+        assert isinstance(step, Contract | Reshape | Broadcast)
+        inputs = []
+        for i in step.inputs:
+            inputs.append(i)
+            if i in makers and len(steps) <= MOST_APART:
+                inputs[-1] = number
+                number += 1
+                copied(makers[i], inputs[-1])
+        steps.append(replace(step, out=replace(step.out, number=out), inputs=tuple(inputs)))
+
+    for result in dict.fromkeys(program.results):
+        if result in makers:
+            copied(makers[result], result)
+    return replace(program, steps=tuple(steps)) if len(steps) <= MOST_APART else None
 
 
 def slowest_first(program: Program) -> Program:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from contractc.backends.steps.forms import (
     RIGHT,
     Form,
     arranged,
-    form_of,
+    form_in,
     fused,
     size_of,
 )
@@ -88,7 +88,7 @@ def words(strategy: str, copies: frozenset[str] = frozenset(), provider: str = N
 def understood(how: str) -> tuple[str, frozenset[str], str]:
     """Return strategy, copies and provider of a way; raises ValueError if it is none."""
     names = how.split(", ")
-    provider = names.pop().removeprefix("by ") if names[-1].startswith("by ") else NUMPY
+    provider = names.pop().removeprefix("by ") if len(names) > 1 and names[-1].startswith("by ") else NUMPY
     strategy, copies = names[0], frozenset(names[1:])
     if strategy not in (MATMUL, MULTIPLY, EINSUM, KRON) or provider not in (NUMPY, TORCH):
         raise ValueError(f"{how!r:.60} is no way to compute a step")
@@ -97,8 +97,19 @@ def understood(how: str) -> tuple[str, frozenset[str], str]:
     return strategy, copies, provider
 
 
-def ways(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
-    """Return the ways to compute `task`, the fastest first; there is one at least."""
+def ways(
+    task: Task,
+    machine: Machine,
+    providers: Sequence[str],
+    least: float | None = None,
+    known: dict[Hashable, float] | None = None,
+) -> list[Way]:
+    """Return the ways to compute `task`, the fastest first; there is one at least.
+
+    Args:
+        least: what `least_seconds` says of the task, if that is known.
+        known: what single products take, by their extents; it grows.
+    """
     in_out = set(task.out)
     summed = any(m not in in_out for m in task.left)
     usable = [p for p in providers if p == NUMPY or task.dtype in BLAS]
@@ -106,36 +117,49 @@ def ways(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
     if not summed:
         found += [Way(words(MULTIPLY, provider=p), _multiply_seconds(task, machine, p)) for p in usable]
     elif task.dtype in BLAS:
-        found += _products(task, machine, usable)
+        least = least_seconds(task, machine, usable) if least is None else least
+        found += _products(task, machine, usable, least, {} if known is None else known)
     if not found or in_out.issubset(task.left) or in_out.issubset(task.right):
         found.append(Way(words(EINSUM), _einsum_seconds(task, machine)))
     return sorted(found, key=lambda way: way.seconds)
 
 
-def _products(task: Task, machine: Machine, providers: Sequence[str]) -> list[Way]:
+def _products(
+    task: Task, machine: Machine, providers: Sequence[str], least: float, known: dict[Hashable, float]
+) -> list[Way]:
     found: list[Way] = []
-    least = least_seconds(task, machine, providers)
     best = float("inf")
+    width = itemsize(task.dtype)
+    bound = {
+        name: _copied_at_least(machine, task.size(modes) * width)
+        for name, modes in ((LEFT, task.left), (RIGHT, task.right), (RESULT, task.out))
+    }
+    copied: dict[tuple[Term, Term], float] = {}
     for copies in COPIES:
         if best <= least + _COPY_CALL:
             break
-        moved = _copies_seconds(task, machine, copies)
+        if sum([bound[name] for name in copies]) + least >= best:
+            continue
+        orders = arranged(task.left, task.right, task.out, copies)
+        moved = _copies_seconds(task, machine, copies, orders, copied)
         if moved is None or moved + least >= best:
             continue
-        form = form_of(task.left, task.right, task.out, task.extents, copies)
+        form = form_in(*orders, task.extents)
         if form is None:
             continue
         for provider in providers:
             if provider == TORCH and form.sums and form.loops:
                 continue
-            seconds = moved + product_form_seconds(task, form, machine, provider)
+            seconds = moved + _form_seconds(task, form, machine, provider, known)
             best = min(best, seconds)
             found.append(Way(words(MATMUL, copies, provider), seconds))
     return found
 
 
-def product_form_seconds(task: Task, form: Form, machine: Machine, provider: str) -> float:
-    """Return the predicted seconds of the products of `form`, the result's memory included."""
+def _form_seconds(
+    task: Task, form: Form, machine: Machine, provider: str, known: dict[Hashable, float]
+) -> float:
+    """Return the predicted seconds of the products of `form`, the result's memory included; see `ways`."""
     m, n, k = (task.size(x) for x in (form.rows, form.columns, form.summed))
     loops = 1
     for axis in form.loops:
@@ -143,7 +167,10 @@ def product_form_seconds(task: Task, form: Form, machine: Machine, provider: str
     sums = 1
     for axis in form.sums:
         sums *= task.size(axis)
-    one = product_seconds(machine, provider, task.dtype, m, n, k)
+    key = provider, task.dtype, m, n, k
+    if key not in known:
+        known[key] = product_seconds(machine, provider, task.dtype, m, n, k)
+    one = known[key]
     fast, slow = (m, n) if form.out and form.out[-1] == form.rows else (n, m)
     if fast < slow:
         one *= _TALL
@@ -176,9 +203,12 @@ def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> fl
     next product begins with the byte after it.
     """
     width = itemsize(task.dtype)
+    sizes = [task.size(modes) * width for modes in (task.left, task.right, task.out)]
+    total = sum(sizes)
+    if max(sizes) <= _CACHE:
+        return max(0.0, total / bandwidth(machine, 2 * total) - busy / 2)
     matrix = (form.rows, form.columns, form.summed)
     repeated = (*form.sums, *form.loops)
-    total = sum(task.size(modes) for modes in (task.left, task.right, task.out)) * width
     waiting = 0.0
     for axes in (form.left, form.right, form.out):
         size = run = width
@@ -191,7 +221,7 @@ def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> fl
             run *= extent if inside else 1
         short = _SHORT / run if size > _CACHE and run < size else 0.0
         waiting += size * (1 + short) / bandwidth(machine, 2 * total)
-    return max(0.0, waiting - busy / 2) + fresh_seconds(machine, task.size(task.out) * width)
+    return max(0.0, waiting - busy / 2) + fresh_seconds(machine, sizes[2])
 
 
 def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> float:
@@ -201,17 +231,25 @@ def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> flo
     return pair_seconds(task.left, task.right, task.out, task.extents, task.dtype, machine, providers)
 
 
-def _copies_seconds(task: Task, machine: Machine, copies: frozenset[str]) -> float | None:
-    """Return the seconds of `copies`, or None if one of them would change nothing."""
-    if not copies:
-        return 0.0
-    orders = arranged(task.left, task.right, task.out, copies)
+def _copies_seconds(
+    task: Task,
+    machine: Machine,
+    copies: frozenset[str],
+    orders: tuple[Term, Term, Term],
+    known: dict[tuple[Term, Term], float],
+) -> float | None:
+    """Return the seconds of `copies`, after which the arrays have `orders`, or None if one would change nothing.
+
+    `known` are those of single copies, from one order to another, as far as they were needed.
+    """
     seconds = 0.0
     for name, old, new in zip((LEFT, RIGHT, RESULT), (task.left, task.right, task.out), orders, strict=True):
         if name in copies:
             if old == new:
                 return None
-            seconds += copy_seconds(machine, old, new, task.extents, itemsize(task.dtype))
+            if (old, new) not in known:
+                known[old, new] = copy_seconds(machine, old, new, task.extents, itemsize(task.dtype))
+            seconds += known[old, new]
     return seconds
 
 
@@ -221,13 +259,18 @@ def copy_seconds(machine: Machine, old: Term, new: Term, extents: Sequence[int],
         return 0.0
     before, after = fused((old, new))
     size = size_of(old, extents) * width
-    rate = bandwidth(machine, 2 * size)
     run = size_of(before[-1], extents) * width
+    rate = bandwidth(machine, 2 * size)
     if before[-1] == after[-1]:
         rate *= run / (run + 64)
     else:
         rate = min(rate, machine.permuting if 2 * size > 2**21 else 1.5 * machine.permuting)
     return 2 * size / rate + _COPY_CALL + fresh_seconds(machine, size)
+
+
+def _copied_at_least(machine: Machine, size: int) -> float:
+    """Return seconds that a copy of `size` bytes takes whatever the orders are."""
+    return 2 * size / bandwidth(machine, 2 * size) + _COPY_CALL
 
 
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:

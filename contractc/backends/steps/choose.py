@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from contractc.backends.steps import NARROW, Task, Way, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import task_of
+from contractc.cost import bandwidth
+from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.plans import seconds_text
@@ -55,7 +57,7 @@ def free_results(program: Program) -> Program:
 
 def arranged(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
     """Return `program` after `layout` and `choose`, which price each task once between them."""
-    prices = Prices(machine, tuple(providers), {}, {})
+    prices = Prices(machine, tuple(providers), {}, {}, {})
     return choose(layout(program, machine, providers, prices), machine, providers, prices)
 
 
@@ -76,7 +78,7 @@ def layout(
         *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
     }
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    prices = prices or Prices(machine, tuple(providers), {}, {})
+    prices = prices or Prices(machine, tuple(providers), {}, {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
@@ -98,24 +100,41 @@ class Prices(NamedTuple):
     machine: Machine
     providers: tuple[str, ...]
     known: dict[Task, Way]
-    least: dict[Task, float]
+    least: dict[tuple[frozenset[int], ...], float]
+    products: dict[Hashable, float]
 
     def best(self, task: Task) -> Way:
         """Return the best way to compute `task`."""
         found = self.known.get(task)
         if found is None:
-            found = self.known[task] = ways(task, self.machine, self.providers)[0]
+            listed = ways(task, self.machine, self.providers, self._product(task), self.products)
+            found = self.known[task] = listed[0]
         return found
 
     def seconds(self, task: Task) -> float:
         """Return the seconds of the best way to compute `task`."""
         return self.best(task).seconds
 
+    def suited(self, task: Task) -> float:
+        """Return the seconds of `task` if its result may have the order that suits a product: rows of it are long."""
+        outs = natural_orders(task.left, task.right, task.out)
+        rows = task.size(tuple([m for m in task.left if m not in task.right]))
+        columns = task.size(tuple([m for m in task.right if m not in task.left]))
+        return self.seconds(replace(task, out=outs[0] if columns >= rows else outs[-1]))
+
     def floor(self, task: Task) -> float:
         """Return seconds that no order of the arrays of `task` can do much better than."""
-        if task not in self.least:
-            self.least[task] = least_seconds(task, self.machine, self.providers)
-        return self.least[task]
+        out = set(task.out)
+        if out >= set(task.left) or out <= set(task.left) or out <= set(task.right):  # no product, maybe
+            moved = sum(task.size(x) for x in (task.left, task.right, task.out)) * itemsize(task.dtype)
+            return min(self._product(task), moved / bandwidth(self.machine, moved))
+        return self._product(task)
+
+    def _product(self, task: Task) -> float:
+        key = frozenset(task.left), frozenset(task.right), frozenset(task.out)
+        if key not in self.least:
+            self.least[key] = least_seconds(task, self.machine, self.providers)
+        return self.least[key]
 
 
 def _cheapest(
@@ -130,20 +149,22 @@ def _cheapest(
     ones = tuple(m for m in step.out.modes if m not in task.out)
     orders = natural_orders(task.left, task.right, task.out)
     later = task_of(program, reader, known) if reader is not None else None
-    floor, mine, free = prices.floor(task), 0, False
+    floor, least, mine, free = prices.floor(task), 0.0, 0, False
     if later is not None and reader is not None:
         mine = 0 if reader.inputs[0] == step.out.number else 1
         free = reader.out.number not in program.results
         orders += _orders_for(later, mine, task.out)
-        floor += prices.floor(later)
+        least = prices.floor(later)
+        floor += least
     best, chosen = float("inf"), task.out
     for order in dict.fromkeys([*orders, task.out]):
         seconds = prices.seconds(replace(task, out=order))
-        if later is not None and seconds < best:
-            own = tuple(m for m in order if m in (later.left, later.right)[mine])
+        if seconds + least >= best * 0.999:
+            continue
+        if later is not None:
+            own = tuple([m for m in order if m in (later.left, later.right)[mine]])
             read = replace(later, left=own) if mine == 0 else replace(later, right=own)
-            outs = natural_orders(read.left, read.right, read.out) if free else [read.out]
-            seconds += min(prices.seconds(replace(read, out=out)) for out in outs)
+            seconds += prices.suited(read) if free else prices.seconds(read)
         if seconds < best * 0.999:
             best, chosen = seconds, order
         if best < 1.02 * floor + NEGLIGIBLE:
@@ -182,7 +203,7 @@ def choose(
     After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
     """
     known = program.values()
-    prices = prices or Prices(machine, tuple(providers), {}, {})
+    prices = prices or Prices(machine, tuple(providers), {}, {}, {})
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):

@@ -82,13 +82,12 @@ def arranged(left: Term, right: Term, out: Term, copies: frozenset[str]) -> tupl
     A copy puts batch modes first. Free and summed modes follow in the orders they have in the other arrays,
     the group with the fastest mode last if it is known, so that the copy moves runs of memory.
     """
+    if not copies:
+        return left, right, out
     g = _groups(left, right, out)
     if RESULT in copies:
-        rows = _of(left, g.rows)
-        columns = _of(right, g.columns)
-        batch = _of(left, g.batch)
-        flipped = bool(out) and out[-1] in g.rows and bool(columns)
-        out = (*batch, *columns, *rows) if flipped else (*batch, *rows, *columns)
+        flipped = bool(out) and out[-1] in g.rows and bool(g.columns)
+        out = (*g.batch, *g.columns, *g.rows) if flipped else (*g.batch, *g.rows, *g.columns)
     if LEFT in copies:
         left = _operand(left, g.rows, right, out, g)
     if RIGHT in copies:
@@ -97,7 +96,7 @@ def arranged(left: Term, right: Term, out: Term, copies: frozenset[str]) -> tupl
 
 
 def _of(order: Term, part: Term) -> Term:
-    return tuple(m for m in order if m in part)
+    return tuple([m for m in order if m in part])
 
 
 def _operand(own: Term, free: Term, other: Term, out: Term, g: Groups) -> Term:
@@ -110,13 +109,17 @@ def _operand(own: Term, free: Term, other: Term, out: Term, g: Groups) -> Term:
 def form_of(
     left: Term, right: Term, out: Term, extents: Sequence[int], copies: frozenset[str]
 ) -> Form | None:
-    """Return the matrix products for operands in the given memory orders, or None if there are none.
+    """Return the matrix products for operands in the given memory orders after `copies`, or None if there are none."""
+    return form_in(*arranged(left, right, out, copies), extents)
+
+
+def form_in(left: Term, right: Term, out: Term, extents: Sequence[int]) -> Form | None:
+    """Return the matrix products for operands in the given memory orders as they are, or None if there are none.
 
     Each array needs its fastest axis in the matrix, or the product would read single elements far apart. Of
     the other axes the largest are taken: a loop should have few, large products. Products are added up over
     one axis at most.
     """
-    left, right, out = arranged(left, right, out, copies)
     a, b, c = fused((left, right, out))
     in_a, in_b, in_c = set(a), set(b), set(c)
     last = [axes[-1] for axes in (a, b, c) if axes]
@@ -153,7 +156,7 @@ def natural_orders(left: Term, right: Term, out: Term) -> list[Term]:
     Where nothing is summed a batch that is fast in both operands stays so.
     """
     g = _groups(left, right, out)
-    batch, rows, columns = _of(left, g.batch), _of(left, g.rows), _of(right, g.columns)
+    batch, rows, columns = g.batch, g.rows, g.columns
     if not g.summed and batch and left[-1] in batch:
         return list(dict.fromkeys(((*rows, *columns, *batch), (*columns, *rows, *batch))))
     return list(dict.fromkeys(((*batch, *rows, *columns), (*batch, *columns, *rows))))

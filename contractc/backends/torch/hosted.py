@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contractc.backends.torch.compiled import plain, watched
+from contractc.backends.torch.compiled import unwatched
 from contractc.recent import MISS
 
 
@@ -27,9 +27,9 @@ def hosted(
     made: list[Callable[..., Any]] = []
 
     def run_hosted(*tensors: Any) -> Any:
-        if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
+        if not unwatched(tensors):
             return run(*tensors)
-        if alone and torch.get_num_threads() > 1:
+        if alone and threads() > 1:
             return run(*tensors)
         if not made:
             made.append(make())
@@ -42,13 +42,18 @@ def hosted(
     return run_hosted
 
 
+def threads() -> int:
+    """Return how many threads torch may use in an operation."""
+    return torch.get_num_threads()
+
+
 def arrays(constants: Sequence[Tensor]) -> list[np.ndarray]:
     """Return constants as arrays on the same memory."""
     return [_array(x) for x in constants]
 
 
 def _array(x: Tensor) -> np.ndarray:
-    return x.detach().resolve_conj().resolve_neg().numpy()
+    return x.numpy(force=True)
 
 
 def _tensor(x: Any) -> Tensor:

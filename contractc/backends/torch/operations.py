@@ -1,4 +1,7 @@
-"""What generated functions call beside aten: tensors in, fresh tensors out, nothing written in place."""
+"""What generated functions call beside aten: tensors in, fresh tensors out, nothing written in place.
+
+Only where nobody watches, slices are written to their places in a result.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contractc.backends.torch.compiled import unwatched
 from contractc.errors import UnsupportedError
 from contractc.notation import Term
 from contractc.slices import Sums, place, positions
@@ -131,19 +135,35 @@ def sliced(
 ) -> Any:
     """Return the results of `body` over all slices along `modes`, stacked or added up in the order of `slices`.
 
-    `dtypes` are those of each result and in which it is added up.
+    `dtypes` are those of each result and in which it is added up. Where somebody watches the calls, slices are kept
+    and put side by side in the end, else each is written to its place when it is there.
     """
     found: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
+    direct = unwatched(arrays)
+    extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, x.shape, strict=True)}
+    whole = [
+        torch.empty([extents[m] for m in out], dtype=dtype)
+        if direct and modes.keys() & set(out) and extents.keys() >= set(out)
+        else None
+        for out, (dtype, _) in zip(outs, dtypes, strict=True)
+    ]
 
     def done(k: int, at: dict[int, int], total: Tensor) -> None:
-        found[k][tuple(at.values())] = total
+        target = whole[k]
+        if target is None:
+            found[k][tuple(at.values())] = total
+        else:
+            target[place(at, outs[k])] = total
 
     sums = Sums(modes, outs, add, done, pairs)
     for at in positions(modes):
         parts = body(*(x[place(at, term)] for x, term in zip(arrays, terms, strict=True)))
         for k, part in enumerate(parts if len(outs) > 1 else (parts,)):
             sums.put(k, at, part.to(dtypes[k][1]) if sums.counts[k] > 1 else part)
-    results = [_stacked(found[k], modes, out).to(dtypes[k][0]) for k, out in enumerate(outs)]
+    results = [
+        _stacked(found[k], modes, out).to(dtypes[k][0]) if target is None else target
+        for k, (out, target) in enumerate(zip(outs, whole, strict=True))
+    ]
     return results[0] if len(outs) == 1 else tuple(results)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from contractc.programs import Contract, Program
+from contractc.programs import Contract, Loop, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.forms import COPIED, ORDERED, STRIDED, UNIT
 
@@ -31,6 +31,7 @@ __all__ = [
     "is_loop",
     "later",
     "note",
+    "postponed",
     "predicted",
     "refuses",
     "text_of",
@@ -130,6 +131,19 @@ def at_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         return made[0](*arrays)
 
     return run
+
+
+def postponed(program: Program) -> Program:
+    """Return `program` with its compiled loops compiled when they are first called, if ever: nothing waits for them."""
+    steps = tuple(
+        replace(step, how=HOW_FIRST)
+        if isinstance(step, Contract) and step.how == HOW
+        else replace(step, body=postponed(step.body))
+        if isinstance(step, Loop)
+        else step
+        for step in program.steps
+    )
+    return replace(program, steps=steps)
 
 
 def later(run: Callable[..., Any], make: Callable[[], Callable[..., Any] | None]) -> Callable[..., Any]:
