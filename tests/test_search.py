@@ -28,7 +28,8 @@ from contractc.search import MOST_EXACT, SEARCHES, candidates, left_to_right, se
 from contractc.search.ask import Ask
 from contractc.search.auto import anneal
 from contractc.search.candidates import trees
-from contractc.search.exact import optimal
+from contractc.search.exact import full, optimal
+from contractc.search.graph import graph_of
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
 from contractc.search.slice import sliced_to_fit
@@ -108,6 +109,22 @@ def test_optimal_is_the_best_of_all_trees_of_six_tensors(text: str, shapes: list
     found = network(text, *shapes)
     path, _ = optimal(found)
     assert price(found, path) == min(price(found, other) for other in all_paths(tuple(range(6)), 6))
+
+
+THC = {"i": 300, "j": 300, "s": 50, "t": 50, "a": 50, "b": 50, "P": 2000, "Q": 2000, "R": 2000, "S": 2000}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["iP,sP,PQ,jQ,tQ,ti,sj->", "iP,aP,PQ,jQ,bQ,iR,bR,RS,jS,aS->"],
+    ids=["opt_einsum issue 248", "exchange of THC-MP2"],
+)
+def test_chemistry_is_at_the_optimum_by_default(text: str) -> None:
+    terms = text[:-2].split(",")
+    found = network(text, *[tuple(THC[m] for m in term) for term in terms])
+    graph = graph_of(found)
+    best = full(graph.leaves, graph.wanted, graph.extents)
+    assert price(found, search(found, Search(minimize="flops")).path) == price(found, best)
 
 
 def test_optimal_takes_the_outer_product_that_pays() -> None:

@@ -96,8 +96,8 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
 TRAFFIC = 16
 """Multiplications in the time that one element of float64 takes to be read or written, on the model's machine."""
 
-WORTH = 100_000
-"""From so many multiplications on, small networks are searched a second time with traffic in mind."""
+WORTH = 2_000_000
+"""From so many multiplications on, small networks are searched a second time with traffic in mind: a millisecond's."""
 
 CLEARLY = 0.9
 """What another order has to take of the predicted seconds of the one of fewest multiplications to be taken instead."""
@@ -121,11 +121,17 @@ def _few(network: TensorNetwork, minimize: str) -> Found:
         return Found(path, name)
     heeding = full(graph.leaves, graph.wanted, graph.extents, TRAFFIC)
     paths = tuple(dict.fromkeys((path, heeding, greedy_pairs(graph))))
-    found = {candidate: measured(network, candidate, minimize) for candidate in paths}
-    best = min(paths, key=lambda candidate: found[candidate])
-    if minimize == "seconds" and found[best] > CLEARLY * found[path]:
-        best = path
-    return Found(best, name if best == path else f"optimal in {minimize}", others=paths)
+    if minimize == "size":
+        best = min(paths, key=lambda candidate: measured(network, candidate, minimize))
+        return Found(best, name if best == path else "optimal in size", others=paths)
+    priced = {candidate: _priced(network, candidate) for candidate in paths}
+    if minimize == "write":
+        best = min(paths, key=lambda candidate: priced[candidate].traffic)
+    else:
+        best = min(paths, key=lambda candidate: priced[candidate].seconds)
+        if priced[best].seconds > CLEARLY * priced[path].seconds:
+            best = path
+    return Found(best, name if best == path else f"optimal in {minimize}", others=paths, costs=priced[best])
 
 
 def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
@@ -133,8 +139,13 @@ def measured(network: TensorNetwork, path: Path, minimize: str) -> float:
     if minimize == "size":
         terms = kept_terms(network, path, (len(network.tensors) + len(path) - 1,))
         return max([network.size(term) for term in terms[len(network.tensors) :]])
-    found = costs(network, path, (len(network.tensors) + len(path) - 1,))
+    found = _priced(network, path)
     return {"seconds": found.seconds, "flops": found.flops, "write": found.traffic}[minimize]
+
+
+def _priced(network: TensorNetwork, path: Path) -> Costs:
+    """Return the predicted costs of a path for the one output."""
+    return costs(network, path, (len(network.tensors) + len(path) - 1,))
 
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
@@ -237,7 +248,7 @@ def _better(network: TensorNetwork, candidates: Sequence[Pairs], ask: Ask) -> tu
         distinct = list(dict.fromkeys((distinct[0], fewest)))
     if goal == "size":
         return min(distinct, key=lambda path: measured(network, path, goal)), None
-    priced = [(path, costs(network, path, (len(network.tensors) + len(path) - 1,))) for path in distinct]
+    priced = [(path, _priced(network, path)) for path in distinct]
     return min(priced, key=lambda item: item[1].seconds if goal == "seconds" else item[1].traffic)
 
 
