@@ -52,10 +52,10 @@ def executable_of(
         compiled = backend.from_binaries(program, constants, binaries, target.device)
     run = compiled.run
     if hasattr(backend, "joint"):
-        from contractc.hosted import REMARK, hostable, hosted
+        from contractc.hosted import REMARK, hosted, worth_hosting
         from contractc.training import with_joint_backward
 
-        if hostable(program, target, plan.seconds):
+        if worth_hosting(program, target, plan.seconds):
             run = hosted(run, program, plan.seconds, constants, backend, ahead)
             remarks = (*remarks, REMARK)
         run = with_joint_backward(run, program, plan.seconds, constants, backend, target)
@@ -109,9 +109,9 @@ def _elsewhere(program: Program, target: Target, seconds: float) -> bool:
 
     Torch's own compiled loops are then hardly ever needed.
     """
-    from contractc.hosted import alone, hostable
+    from contractc.hosted import alone, worth_hosting
 
-    if not hostable(program, target, seconds):
+    if not worth_hosting(program, target, seconds):
         return False
     backend: Any = backend_named(target.backend)
     return not alone(program, seconds) or bool(backend.hosted.threads() == 1)

@@ -105,8 +105,9 @@ def build(
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
+        whole = _with_units(program, plan.network, constants, backend, target)
         prologue, program = hoist_constants(program)
-        arrays = _run_prologue(prologue, backend, constants)
+        arrays = _run_prologue(prologue, backend, whole)
         digests = [hashlib.sha256(backend.to_bytes(x)).hexdigest() for x in arrays]
         program = replace(
             program,
@@ -206,6 +207,27 @@ def _saved(path: str | PathLike[str], *executables: Executable) -> str:
     from contractc.bundle import save  # loaded by those who save
 
     return save(path, *executables)
+
+
+def _with_units(
+    program: Program, network: TensorNetwork, constants: Sequence[Any], backend: Any, target: Target
+) -> list[Any]:
+    """Return the arrays of the constants of `program`: those given, and the unit matrices that it reads.
+
+    Raises:
+        UnsupportedError: the backend takes no arrays of NumPy, of which these are made.
+    """
+    left = iter(constants)
+    found = []
+    for constant in program.constants:
+        number = constant.value.number
+        if not network.tensors[number].unit:
+            found.append(next(left))
+        elif not hasattr(backend, "from_portable"):
+            raise UnsupportedError(f"'{target}' cannot join splits that have no common pieces")
+        else:
+            found.append(backend.from_portable(network.unit(number), target.device))
+    return [*found, *left]
 
 
 def _run_prologue(prologue: Program, backend: Any, constants: Sequence[Any]) -> list[Any]:

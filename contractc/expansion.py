@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from contractc.errors import OperandError, UnsupportedError
 from contractc.network import Tensor, TensorNetwork
@@ -18,9 +19,12 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
     pieces that all operands agree on. `Tensor.given` and `TensorNetwork.fused` keep the modes as the user's
     arrays have them; lowering reshapes at both ends. The factors of an operand form a group.
 
+    Where operands split a mode in ways that have no common pieces, such as 4x6 and 6x4, each has pieces of its own,
+    and a unit tensor joins them: it is the reshape from one to the other, which the plan puts where it costs least.
+
     Raises:
         UnsupportedError: the semiring is not the one in which factors make a dense array.
-        OperandError: two operands split a mode in ways that have no common pieces, or a dynamic mode is split.
+        OperandError: a dynamic mode is split.
     """
     if all(o.layout is None for o in operands):
         return network
@@ -30,7 +34,7 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
             f"{format_} operands are sums of products, which {network.semiring} cannot contract"
         )
     grown = _Grown(network)
-    pieces = _pieces(grown, operands)
+    pieces, own, units = _pieces(grown, operands)
     tensors: list[Tensor] = []
     groups: list[Term] = []
     for number, (operand, tensor) in enumerate(zip(operands, network.tensors, strict=True)):
@@ -38,14 +42,14 @@ def expanded(network: TensorNetwork, operands: Sequence[Operand]) -> TensorNetwo
             modes = _split(tensor.modes, pieces)
             tensors.append(replace(tensor, modes=modes, given=() if modes == tensor.modes else tensor.modes))
             continue
-        factors = _factors(grown, operand.layout, tensor, pieces, number)
+        factors = _factors(grown, operand.layout, tensor, own, number)
         groups.append(tuple(range(len(tensors), len(tensors) + len(factors))))
         tensors += factors
     choices = tuple(o.layout.choice for o in operands if o.layout)
     outputs = tuple(_split(term, pieces) for term in network.outputs)
     return replace(
         network,
-        tensors=tuple(tensors),
+        tensors=(*tensors, *units),
         outputs=outputs,
         fused=() if outputs == network.outputs else network.outputs,
         groups=tuple(groups),
@@ -74,58 +78,91 @@ def _split(term: Term, pieces: dict[int, Term]) -> Term:
     return tuple(piece for m in term for piece in pieces.get(m, (m,)))
 
 
-def _pieces(grown: _Grown, operands: Sequence[Operand]) -> dict[int, Term]:
-    """Return the new modes that each split mode becomes."""
-    splits: dict[int, list[tuple[tuple[int, ...], int]]] = {}
+Own = dict[tuple[int, int], Term]
+"""The pieces of each axis of a factorized operand, by the numbers of both."""
+
+
+def _pieces(grown: _Grown, operands: Sequence[Operand]) -> tuple[dict[int, Term], Own, list[Tensor]]:
+    """Return the new modes that each split mode becomes, those that an axis has, and the unit tensors between them."""
+    splits: dict[int, dict[tuple[int, int], tuple[int, ...]]] = {}
     for number, (operand, tensor) in enumerate(zip(operands, grown.network.tensors, strict=True)):
         for axis, mode in enumerate(tensor.modes if operand.layout else ()):
             assert operand.layout is not None
             sizes = tuple(operand.layout.extents[m] for m in operand.layout.axes[axis])
-            splits.setdefault(mode, []).append((sizes, number))
+            splits.setdefault(mode, {})[number, axis] = sizes
     pieces: dict[int, Term] = {}
+    own: Own = {}
+    units: list[Tensor] = []
     for mode, ways in splits.items():
-        cuts = _cuts(grown, mode, ways)
-        if len(cuts) > 1:
-            if mode in grown.network.dynamic:
-                label, by = grown.network.label(mode), ways[0][1]
-                raise OperandError(f"mode '{label}' is dynamic, but operand {by} splits it")
-            label = grown.network.label(mode)
-            steps = zip([1, *cuts], cuts, strict=False)
-            pieces[mode] = tuple(
-                grown.add(high // low, f"{label}.{k}") for k, (low, high) in enumerate(steps)
-            )
-    return pieces
+        families: list[list[int]] = []
+        member = {place: _joined(families, _cuts(sizes)) for place, sizes in ways.items()}
+        if len(families) == 1 and len(families[0]) < 2:
+            own |= dict.fromkeys(ways, (mode,))
+            continue
+        label = grown.network.label(mode)
+        if mode in grown.network.dynamic:
+            raise OperandError(f"mode '{label}' is dynamic, but operand {next(iter(ways))[0]} splits it")
+        terms: list[list[Term]] = []
+        every = _runs(families)
+        for f, runs in enumerate(every):
+            terms.append([])
+            for r, cuts in enumerate(runs):
+                if f and cuts == every[0][r]:
+                    terms[f].append(terms[0][r])
+                    continue
+                start = sum(map(len, terms[f]))
+                steps = enumerate(zip(cuts, cuts[1:], strict=False), start)
+                name = label + "'" * f
+                run = tuple(grown.add(high // low, f"{name}.{k}") for k, (low, high) in steps)
+                units += [_unit(grown, terms[0][r], run, label)] if f else []
+                terms[f].append(run)
+        whole = [tuple(m for run in runs for m in run) for runs in terms]
+        pieces[mode] = whole[0]
+        own |= {place: whole[f] for place, f in member.items()}
+    return pieces, own, units
 
 
-def _cuts(grown: _Grown, mode: int, ways: Sequence[tuple[tuple[int, ...], int]]) -> list[int]:
-    """Return the products of extents, from the slowest on, at which a mode is cut by any operand."""
-    found: dict[int, int] = {}
-    for sizes, number in ways:
-        product = 1
-        for n in sizes:
-            product *= n
-            if n != 1:
-                found.setdefault(product, number)
-    cuts = sorted(found)
-    for low, high in zip(cuts, cuts[1:], strict=False):
-        if low == 0 or high % low:
-            one, two = found[low], found[high]
-            ways_of = {number: "x".join(map(str, sizes)) for sizes, number in ways}
-            label = grown.network.label(mode)
-            raise OperandError(
-                f"mode '{label}' is split as {ways_of[one]} by operand {one} but as {ways_of[two]} by operand {two}, "
-                "which have no common pieces; make one of them dense with to_dense()"
-            )
-    return cuts
+def _runs(families: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """Return the cuts of each family, from one cut that all have to the next, with both ends."""
+    common = [1, *sorted(set(families[0]).intersection(*families[1:]))]
+    return [
+        [
+            [low, *(c for c in cuts if low < c < high), high]
+            for low, high in zip(common, common[1:], strict=False)
+        ]
+        for cuts in families
+    ]
 
 
-def _factors(
-    grown: _Grown, layout: Layout, tensor: Tensor, pieces: dict[int, Term], number: int
-) -> list[Tensor]:
+def _unit(grown: _Grown, one: Term, other: Term, label: str) -> Tensor:
+    """Return the tensor that is one where the positions along `one` and along `other` are the same element."""
+    extent = prod(grown.extents[m] for m in one)
+    rows, columns = (grown.add(extent, f"{label}.{k}") for k in "rc")
+    return Tensor((*one, *other), grown.network.dtype, constant=True, given=(rows, columns), unit=True)
+
+
+def _cuts(sizes: Sequence[int]) -> list[int]:
+    """Return the products of extents, from the slowest on, at which an axis is cut; of an empty axis only its end."""
+    found = list(dict.fromkeys(prod(sizes[: k + 1]) for k, n in enumerate(sizes) if n != 1))
+    return [0] if 0 in found else found
+
+
+def _joined(families: list[list[int]], cuts: list[int]) -> int:
+    """Return the place of the first of `families` with which `cuts` have common pieces, having joined it."""
+    for f, family in enumerate(families):
+        both = sorted({*family, *cuts})
+        if all(low and high % low == 0 for low, high in zip(both, both[1:], strict=False)):
+            families[f] = both
+            return f
+    families.append(cuts)
+    return len(families) - 1
+
+
+def _factors(grown: _Grown, layout: Layout, tensor: Tensor, pieces: Own, number: int) -> list[Tensor]:
     """Return the tensors of a factorized operand."""
     inner: dict[int, Term] = {}
-    for mode, axis in zip(tensor.modes, layout.axes, strict=True):
-        left = list(pieces.get(mode, (mode,)))
+    for place, axis in enumerate(layout.axes):
+        left = list(pieces[number, place])
         for m in axis:
             own: list[int] = []
             size = 1

@@ -22,13 +22,12 @@ LONG_SECONDS = 2e-4
 REMARK = "tensors of the CPU that neither autograd nor a tracer watches run as the numpy program"
 
 
-def hostable(program: Program, target: Target, seconds: float) -> bool:
-    """Return whether `program` for `target` may run as a NumPy program, and takes long enough for that."""
+def hostable(program: Program, target: Target) -> bool:
+    """Return whether `program` for `target` may run as a NumPy program."""
     known = program.values().values()
     return (
         target.backend == "torch"
         and target.device == "cpu"
-        and seconds >= LEAST_SECONDS
         and program.semiring == "sum_product"
         and bool(program.inputs)
         and all(v.dtype in BLAS for v in known)
@@ -49,6 +48,11 @@ def alone(program: Program, seconds: float) -> bool:
     Slices do so anywhere: a memory limit is kept by their NumPy program.
     """
     return seconds >= LONG_SECONDS and not any(isinstance(step, Loop) for step in program.steps)
+
+
+def worth_hosting(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` for `target`, predicted to take `seconds`, is to run as a NumPy program."""
+    return seconds >= LEAST_SECONDS and hostable(program, target)
 
 
 def hosted(

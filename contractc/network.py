@@ -6,8 +6,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from contractc import serial
-from contractc.dtypes import is_dtype, itemsize, result_dtype
+from contractc.dtypes import is_dtype, itemsize, result_dtype, to_numpy
 from contractc.errors import OperandError, ResourceLimitError, pointed
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.notation import ELLIPSIS, Einsum, Term, display, labelled, written
@@ -30,7 +32,8 @@ class Tensor:
     """A node of the network: its modes axis by axis (a mode may be repeated), dtype, and how it is used.
 
     `given` are the modes of the user's array where they differ: an axis may be split into several modes. Of
-    `trained` tensors the gradient will be asked for, which is part of what an order costs.
+    `trained` tensors the gradient will be asked for, which is part of what an order costs. A `unit` tensor is no
+    operand: it is the unit matrix of its two given modes, and joins two ways to split one mode.
     """
 
     modes: Term
@@ -39,6 +42,7 @@ class Tensor:
     conj: bool = False
     given: Term = ()
     trained: bool = False
+    unit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,10 @@ class TensorNetwork:
             notes = [
                 word
                 for word, on in (
-                    ("constant", tensor.constant),
+                    ("constant", tensor.constant and not tensor.unit),
                     ("conj", tensor.conj),
                     ("trained", tensor.trained),
+                    ("unit matrix: a reshape", tensor.unit),
                 )
                 if on
             ]
@@ -118,6 +123,8 @@ class TensorNetwork:
                 found.append(
                     f"tensor {k} has {self.size(tensor.given)} elements but its modes {tensor.modes} another number"
                 )
+            if tensor.unit and not (tensor.constant and len(tensor.given) == 2):
+                found.append(f"unit tensor {k} is no constant matrix")
         if self.fused and [self.size(t) for t in self.fused] != [self.size(t) for t in self.outputs]:
             found.append("the fused outputs have another number of elements than the outputs")
         if not self.tensors or not self.outputs:
@@ -138,7 +145,8 @@ class TensorNetwork:
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: tensors are combined in input order. The meaning of a network."""
-        tensors = [x.reshape(self.shape(t.modes)) for x, t in zip(arrays, self.tensors, strict=True)]
+        whole = self.with_units(arrays)
+        tensors = [x.reshape(self.shape(t.modes)) for x, t in zip(whole, self.tensors, strict=True)]
 
         def contraction(members: Sequence[int], outputs: Sequence[Term]) -> tuple[Array, ...]:
             return evaluate_einsum(
@@ -157,6 +165,24 @@ class TensorNetwork:
             results = list(contraction(range(len(tensors)), self.outputs))
         results = [x.conj() if o in self.conjugated else x for o, x in enumerate(results)]
         return tuple(x.reshape(self.shape(term)) for x, term in zip(results, self.results(), strict=True))
+
+    def with_units(self, arrays: Sequence[Array]) -> list[Array]:
+        """Return the arrays of all tensors: those of the operands, and the unit matrices."""
+        left = iter(arrays)
+        whole = [self.unit(k) if t.unit else next(left) for k, t in enumerate(self.tensors)]
+        return [*whole, *left]
+
+    def unit(self, number: int) -> Array:
+        """Return the array of a unit tensor, as it is given."""
+        tensor = self.tensors[number]
+        return np.eye(self.extents[tensor.given[0]], dtype=to_numpy(tensor.dtype))
+
+    def unit_halves(self, number: int) -> tuple[Term, Term]:
+        """Return the modes of a unit tensor's rows and of its columns."""
+        tensor, half = self.tensors[number], 1
+        while self.size(tensor.modes[:half]) < self.extents[tensor.given[0]]:
+            half += 1
+        return tensor.modes[:half], tensor.modes[half:]
 
     def members(self, output: int) -> tuple[int, ...]:
         """Return the tensors that an output contracts."""

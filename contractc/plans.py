@@ -103,7 +103,8 @@ class Plan:
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs, slowly: step by step with the slow evaluator (slicing does not change values)."""
         network = self.network
-        values = [x.reshape(network.shape(t.modes)) for x, t in zip(arrays, network.tensors, strict=True)]
+        whole = network.with_units(arrays)
+        values = [x.reshape(network.shape(t.modes)) for x, t in zip(whole, network.tensors, strict=True)]
         terms = self.terms()
         dtypes = [t.dtype for t in network.tensors]
         conj = [t.conj for t in network.tensors]
@@ -255,6 +256,10 @@ def step_table(plan: Plan) -> str:
     )
     for group, choice in zip(network.groups, plan.choices, strict=False):
         head += f"\n  factors {' '.join(f'%{k}' for k in group)}: {choice}"
+    for k, tensor in enumerate(network.tensors):
+        if tensor.unit:
+            one, two = (" ".join(map(network.label, half)) for half in network.unit_halves(k))
+            head += f"\n  %{k}: reshape of {one} to {two}"
     if plan.sliced:
         slices = count_text(network.size(plan.sliced))
         names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)

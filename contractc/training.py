@@ -9,7 +9,7 @@ from typing import Any
 from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
 from contractc.hosted import for_numpy, hostable, hosted
-from contractc.lower.backward import backward, with_kept
+from contractc.lower.backward import with_kept
 from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES, natural_layout
 from contractc.lower.seconds import program_seconds
@@ -19,6 +19,9 @@ from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4
 """Predicted seconds of the value from which on a call into Python on the way back, 30 us, is made up for."""
+
+CALLS_BEFORE = 4
+"""Calls recorded by torch before the code for less than `LEAST_SECONDS` is made, which takes 5 to 50 ms."""
 
 
 def with_joint_backward(
@@ -32,14 +35,15 @@ def with_joint_backward(
     """Return the code `run` of `program` that differentiates as a whole, where that is predicted to be faster.
 
     On the CPU the value and the gradients then run as programs for NumPy, with orders and ways chosen for all their
-    steps together. Elsewhere it is where batched matrix products read copies: torch makes them anew on the way back,
-    for each factor of a product its own, where one backward program shares them. What takes less than
-    `LEAST_SECONDS` torch differentiates call by call, and all else.
+    steps together; small ones too, as each step that torch records costs it 20 to 30 us of calls, there and back.
+    Elsewhere it is where batched matrix products read copies: torch makes them anew on the way back, for each factor
+    of a product its own, where one backward program shares them. All else torch differentiates call by call.
     """
-    host = hostable(program, target, seconds) and _reusable(program)
+    host = hostable(program, target) and _reusable(program)
     program = natural_layout(all_unfused(program))
     (result, *others) = program.results
-    if not hasattr(backend, "joint") or others or seconds < LEAST_SECONDS:
+    small = seconds < LEAST_SECONDS
+    if not hasattr(backend, "joint") or others or (small and not (host and _has_several(program))):
         return run
     if program.semiring != "sum_product" or not is_floating(program.value(result).dtype):
         return run
@@ -48,9 +52,16 @@ def with_joint_backward(
     if not (host or _copies_batches(program)):
         return run
     differentiated: Callable[..., Any] = backend.joint.differentiated(
-        run, lambda needs: _joint(program, seconds, constants, backend, needs, host)
+        run,
+        lambda needs: _joint(program, seconds, constants, backend, needs, host),
+        CALLS_BEFORE if small else 0,
     )
     return differentiated
+
+
+def _has_several(program: Program) -> bool:
+    """Return whether `program` has several products."""
+    return sum(len(step.inputs) > 1 for step in program.steps) > 1
 
 
 def _reusable(program: Program) -> bool:
@@ -79,30 +90,23 @@ def _joint(
     found = with_kept(program, wanted)
     if found is None:
         return None
-    forward = found[0]
-    places = {n: k for k, n in enumerate((*numbers, *forward.results))}
-    arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
-    codes: list[Any] = []
-    for number in forward.results:
-        back = backward(program, number, wanted)
-        assert back is not None
-        targets = [n for n in wanted if n in _reached(program, number)]
-        for transform in (*PASSES, packing):
-            back = transform(back)
-        if backend.refuses(back) is not None or not _extents_known(back):
-            return None
-        held = [arrays[c.value.number] for c in back.constants]
-        run = backend.compile(back, held).run
-        if host and not codes:  # the others come when gradients are differentiated, under torch's eyes
-            run = hosted(run, back, seconds, held, backend, ahead=True)
-        reads = tuple(places[v.number] for v in back.inputs[:-1])
-        codes.append(backend.joint.Backward(run, reads, tuple(numbers.index(n) for n in targets)))
-    if any(k not in codes[0].reads for code in codes for k in code.reads):
+    forward, back = found
+    for transform in (*PASSES, packing):
+        back = transform(back)
+    if backend.refuses(back) is not None or not _extents_known(back):
         return None
-    run = backend.compile(forward, constants).run
+    arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
+    held = [arrays[c.value.number] for c in back.constants]
+    codes = [backend.compile(p, c).run for p, c in ((program, constants), (forward, constants), (back, held))]
     if host:
-        run = hosted(run, forward, seconds, constants, backend, ahead=True)
-    return backend.joint.Joint(run, tuple(codes), len(numbers))
+        codes[1] = hosted(codes[1], forward, seconds, constants, backend, ahead=True)
+        codes[2] = hosted(codes[2], back, seconds, held, backend, ahead=True)
+    read = [numbers.index(v.number) for v in back.inputs[:-1] if v.number in numbers]
+    assert all(v.number in numbers for v in back.inputs[: len(read)]), f"operands come first\n{back}"
+    below = _reached(program)
+    targets = [numbers.index(n) for n in wanted if n in below]
+    plain, run, run_back = codes
+    return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers))
 
 
 def _packed(program: Program, wanted: Sequence[int]) -> tuple[Program, Callable[[Program], Program]]:
@@ -138,9 +142,9 @@ def _copies_batches(program: Program) -> bool:
     return False
 
 
-def _reached(program: Program, of: int) -> set[int]:
-    """Return the inputs that value `of` is made of."""
-    below = {of}
+def _reached(program: Program) -> set[int]:
+    """Return the values that the result of `program` is made of."""
+    below = set(program.results)
     for step in reversed(program.steps):
         if step.outs[0].number in below:
             below.update(step.inputs)

@@ -142,6 +142,28 @@ def test_derivatives_of_first_and_second_order(text: str, dtype: Any, counted: l
             assert torch.autograd.gradgradcheck(function, needed)
 
 
+def test_one_tensor_in_two_places_gets_both_gradients(counted: list[int]) -> None:
+    x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x, y: contractc.contract("ij,jk,kl->il", x, y, x), (x, y))
+    assert counted
+
+
+def test_small_contractions_differentiate_as_a_whole_after_some_calls() -> None:
+    operands = [x.requires_grad_() for x in drawn("ij,jk,kl->il", extent=3)]
+    compiled = contractc.compile("ij,jk,kl->il", *operands)
+    single = contractc.compile("ij,jk->ik", *operands[:2])
+    names = []
+    for _ in range(training.CALLS_BEFORE + 2):
+        result = compiled(*operands)
+        names.append("_Contraction" in type(result.grad_fn).__name__)
+        made = torch.autograd.grad(result.sin().sum(), operands)
+        torch.testing.assert_close(made, torch.autograd.grad(plainly(*operands).sin().sum(), operands))
+        assert "_Contraction" not in type(single(*operands[:2]).grad_fn).__name__
+    assert names == [False] * training.CALLS_BEFORE + [True] * 2
+
+
 def test_gradients_that_are_not_needed_are_not_computed(counted: list[int]) -> None:
     text = "ab,bc,cd->ad"
     operands = drawn(text)
@@ -149,7 +171,7 @@ def test_gradients_that_are_not_needed_are_not_computed(counted: list[int]) -> N
     compiled = contractc.compile(text, *operands)
     result = compiled(*operands)
     node = result.grad_fn
-    assert node.joint.backwards[0].targets == (1,)
+    assert node.joint.targets == (1,)
     assert len(node.saved_tensors) == 2
 
 

@@ -15,6 +15,8 @@ from contractc.lower.passes import PASSES, as_stored, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
+from contractc.network import TensorNetwork
+from contractc.notation import Term
 from contractc.plans import Plan
 from contractc.programs import Broadcast, Constant, Contract, Program, Reshape, Step, Value
 from contractc.providers import providers
@@ -139,6 +141,11 @@ def translate(plan: Plan, target: Target, hoist: bool = True, pairs: bool = True
         flip = count + s in conjugated  # the conjugate of a product is that of its factors
         flags = tuple((i < count and network.tensors[i].conj) != flip for i in ids)
         out = Value(count + s, term, network.dtype if count + s in final else inner)
+        reshape = None if sliced else _reshape(network, ids, numbers, terms, flip, out, fresh)
+        if reshape is not None:
+            fresh += len(reshape)
+            steps += reshape
+            continue
         step = Contract(out, tuple(numbers[i] for i in ids), flags if any(flags) else ())
         made = _with_broadcast(step, {m for i in ids for m in terms[i]}, fresh)
         fresh += len(made) - 1
@@ -167,7 +174,11 @@ def translate(plan: Plan, target: Target, hoist: bool = True, pairs: bool = True
         steps.append(Reshape(Value(fresh + o, term, network.dtype), (results[o],)))
     if network.fused:
         results = tuple(range(fresh, fresh + len(results)))
-    constant = [t.constant for t in network.tensors]
+    read = {i for step in steps for i in step.inputs}
+    unread = [t.unit and numbers[k] not in read for k, t in enumerate(network.tensors)]
+    split = [step for step in split if not unread[step.inputs[0]]]
+    inputs = tuple(v for v in inputs if not unread[v.number])
+    constant = [network.tensors[v.number].constant for v in inputs]
     return Program(
         tuple(v for v, fixed in zip(inputs, constant, strict=True) if not fixed),
         (*split, *steps),
@@ -178,6 +189,41 @@ def translate(plan: Plan, target: Target, hoist: bool = True, pairs: bool = True
         tuple(Constant(v, "") for v, fixed in zip(inputs, constant, strict=True) if fixed),
         network.labels,
     )
+
+
+def _reshape(
+    network: TensorNetwork,
+    ids: Sequence[int],
+    numbers: Sequence[int],
+    terms: Sequence[Term],
+    flip: bool,
+    out: Value,
+    fresh: int,
+) -> list[Step] | None:
+    """Return the steps of a contraction with a unit tensor that only reshapes the other operand; None if it does more.
+
+    Before:  %5: [i, c, d] = contract %3: [a, i, b] %4: [a, b, c, d]      %4 is the unit matrix of [a b] by [c d]
+    After:   %6: [i, a, b] = contract %3,  %7: [i, c, d] = reshape %6,  %5: [i, c, d] = contract %7
+    """
+    count = len(network.tensors)
+    at = next((k for k, i in enumerate(ids) if i < count and network.tensors[i].unit), None)
+    if at is None or len(ids) != 2:
+        return None
+    other = ids[1 - at]
+    term = terms[other]
+    halves = network.unit_halves(ids[at])
+    for one, two in (halves, halves[::-1]):
+        rest = tuple(m for m in term if m not in one)
+        found = (*rest, *two)
+        plain = all(len(set(modes)) == len(modes) for modes in (term, out.modes, found))
+        if plain and set(one) <= set(term) and set(out.modes) == set(found):
+            flag = (other < count and network.tensors[other].conj) != flip
+            return [
+                Contract(Value(fresh, (*rest, *one), out.dtype), (numbers[other],), (True,) if flag else ()),
+                Reshape(Value(fresh + 1, found, out.dtype), (fresh,)),
+                Contract(out, (fresh + 1,)),
+            ]
+    return None
 
 
 def _with_broadcast(step: Contract, present: set[int], fresh: int) -> list[Step]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 from torch.utils import _python_dispatch
 
 from contractc.backends import Compiled
@@ -49,9 +50,7 @@ def torch_loops(
     fast = loops.at_first_call(make) if step.how == HOW_FIRST else make()
 
     def run(*tensors: Any) -> Any:
-        if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
-            return pairwise(*tensors)
-        return fast(*tensors)
+        return fast(*tensors) if unwatched(tensors) else pairwise(*tensors)
 
     return run
 
@@ -60,28 +59,33 @@ def _refused(program: Program, step: Contract) -> bool:
     return not loops.installed() or loops.refuses(program, step) is not None
 
 
-def watched() -> bool:
-    """Return whether a mode wants to see the calls that are made."""
-    return (
-        _python_dispatch.is_in_torch_dispatch_mode()
+def unwatched(tensors: Sequence[Any]) -> bool:
+    """Return whether all are memory of the CPU whose derivatives nobody asks for, and no mode sees the calls."""
+    if (
+        torch.compiler.is_compiling()
+        or _python_dispatch.is_in_torch_dispatch_mode()
         or torch.is_autocast_enabled("cpu")
         or torch.overrides._is_torch_function_mode_enabled()  # type: ignore[attr-defined]
-    )
+    ):
+        return False
+    recording = torch.is_grad_enabled()
+    for x in tensors:
+        if type(x) is not Tensor and type(x) is not Parameter:
+            return False
+        if not x.is_cpu or (recording and x.requires_grad):
+            return False
+        try:
+            x.data_ptr()
+        except RuntimeError:  # a wrapper of torch.func
+            return False
+    return not has_tangents(tensors)
 
 
-def plain(x: Tensor) -> bool:
-    """Return whether `x` is memory of the CPU and no derivative of it is asked for."""
-    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+def has_tangents(tensors: Sequence[Tensor]) -> bool:
+    """Return whether one is differentiated in forward mode."""
+    if getattr(forward_ad, "_current_level", 0) < 0:
         return False
-    if x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
-        return False
-    if forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
-        return False
-    try:
-        x.data_ptr()
-    except RuntimeError:  # a wrapper of torch.func
-        return False
-    return True
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)  # type: ignore[no-untyped-call]
 
 
 def _form(x: Tensor) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contractc.backends.torch.compiled import plain, watched
+from contractc.backends.torch.compiled import unwatched
 from contractc.recent import MISS
 
 
@@ -27,7 +27,7 @@ def hosted(
     made: list[Callable[..., Any]] = []
 
     def run_hosted(*tensors: Any) -> Any:
-        if torch.compiler.is_compiling() or watched() or not all(map(plain, tensors)):
+        if not unwatched(tensors):
             return run(*tensors)
         if alone and threads() > 1:
             return run(*tensors)
@@ -53,7 +53,7 @@ def arrays(constants: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    return x.detach().resolve_conj().resolve_neg().numpy()
+    return x.numpy(force=True)
 
 
 def _tensor(x: Any) -> Tensor:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from contractc.backends.torch.compiled import has_tangents
 from contractc.recent import MISS
 
 _transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 """Whether torch.func transforms the running code; a torch that does not tell differentiates each call itself."""
-
-_forward_mode = torch.autograd.forward_ad
 
 
 class _Mismatch(Exception):
@@ -22,104 +22,107 @@ class _Mismatch(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Backward:
-    """The gradients of one result of the forward code.
-
-    `run` takes the values at the places `reads` (operands and results of the forward code, in that order) and the
-    cotangent, and returns the gradients by the operands `targets`.
-    """
-
-    run: Callable[..., Any]
-    reads: tuple[int, ...]
-    targets: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Joint:
     """Code for the value together with the intermediates that gradients need, and for the gradients.
 
-    `forward` returns the value and then the intermediates. `backwards[r]` is for result r; the value's reads
-    everything that is kept.
+    `forward` takes the operands and returns the value, in a tuple with the intermediates if there are any. `backward`
+    takes the operands at the places `operands`, the intermediates and the cotangent, and returns the gradients by the
+    operands `targets`. `plain` is the value alone as calls that torch can differentiate.
     """
 
     forward: Callable[..., Any]
-    backwards: tuple[Backward, ...]
+    backward: Callable[..., Any]
+    plain: Callable[..., Any]
+    operands: tuple[int, ...]
+    targets: tuple[int, ...]
     arity: int
 
 
 def differentiated(
-    run: Callable[..., Any], make: Callable[[tuple[bool, ...]], Joint | None]
+    run: Callable[..., Any], make: Callable[[tuple[bool, ...]], Joint | None], calls: int
 ) -> Callable[..., Any]:
     """Return `run` that differentiates as a whole where plain tensors record gradients.
 
     `make` gives the code for a pattern of operands that require grad, or None where torch shall differentiate each
-    call; so it does while it traces or transforms, under autocast and in forward mode.
+    call; so it does while it traces or transforms, under autocast, in forward mode, and in the first `calls` calls.
     """
     joints: dict[tuple[bool, ...], Joint | None] = {}
+    waiting: dict[tuple[bool, ...], int] = {}
 
     def run_and_record(*operands: Any) -> Any:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return run(*operands)
-        needs = tuple([_records(x) for x in operands])
+        if any(type(x) is not Tensor and type(x) is not Parameter for x in operands):
+            return run(*operands)  # of a class that takes part in calls
+        needs = tuple([x.requires_grad for x in operands])
         if True not in needs or _transformed(operands):
             return run(*operands)
         if needs not in joints:
+            waiting[needs] = waiting.get(needs, 0) + 1
+            if waiting[needs] <= calls:
+                return run(*operands)
             joints[needs] = make(needs)
         joint = joints[needs]
         if joint is None:
             return run(*operands)
         try:
-            return _Contraction.apply(joint, *operands)[0]  # type: ignore[no-untyped-call]
+            return _Contraction.apply(joint, *operands)  # type: ignore[no-untyped-call]
         except _Mismatch:
             return MISS
 
     return run_and_record
 
 
-def _records(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.requires_grad
-
-
-def _transformed(operands: Sequence[Any]) -> bool:
-    """Return whether something else than autograd's recording takes part."""
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in operands) or _transforms_active():
-        return True
-    return getattr(_forward_mode, "_current_level", 0) >= 0 or torch.is_autocast_enabled(
-        operands[0].device.type
+def _transformed(operands: Sequence[Tensor]) -> bool:
+    """Return whether something else than autograd's recording takes part in a call."""
+    return (
+        _transforms_active() or has_tangents(operands) or torch.is_autocast_enabled(operands[0].device.type)
     )
 
 
 class _Contraction(torch.autograd.Function):
-    """The value and the intermediates its gradients need, all of them differentiable.
-
-    The backward code is plain calls on what was kept, so it can be differentiated again; what flows back into the
-    intermediates then takes their own backward code.
-    """
+    """The value; its gradients by the backward code, or, where they are differentiated again, by calls of torch."""
 
     @staticmethod
     def forward(ctx: Any, joint: Joint, *operands: Tensor) -> Any:
         results = joint.forward(*operands)
         if results is MISS:
             raise _Mismatch
-        results = results if isinstance(results, tuple) else (results,)
+        value, *kept = results if isinstance(results, tuple) else (results,)
         ctx.joint = joint
-        ctx.set_materialize_grads(False)
-        places = joint.backwards[0].reads
-        ctx.save_for_backward(*((*operands, *results)[k] for k in places))
-        return results
+        ctx.shapes = [x.shape for x in operands]
+        ctx.save_for_backward(*[operands[k] for k in joint.operands], *kept)
+        return value
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
         joint: Joint = ctx.joint
-        kept = dict(zip(joint.backwards[0].reads, ctx.saved_tensors, strict=True))
-        found: list[Tensor | None] = [None] * joint.arity
-        for code, cotangent in zip(joint.backwards, cotangents, strict=True):
-            if cotangent is None or not code.targets:
-                continue
-            gradients = code.run(*(kept[k] for k in code.reads), cotangent)
+        saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            gradients = _again(joint, saved, ctx.shapes, cotangent)
+        else:
+            gradients = joint.backward(*saved, cotangent)
             assert gradients is not MISS, "generated code refuses the operands it was generated for"
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-            for k, gradient in zip(code.targets, gradients, strict=True):
-                before = found[k]
-                found[k] = gradient if before is None else before + gradient
+        found: list[Tensor | None] = [None] * joint.arity
+        for k, gradient in zip(joint.targets, gradients, strict=True):
+            found[k] = gradient
         return (None, *found)
+
+
+def _again(
+    joint: Joint, saved: Sequence[Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
+) -> Sequence[Tensor]:
+    """Return the gradients as functions of operands and cotangent that torch recorded: the value is computed anew.
+
+    What the backward code does not read the gradients do not depend on, so zeros stand for it. Every operand gets a
+    view of its own: one tensor may stand in several places.
+    """
+    given = dict(zip(joint.operands, saved, strict=False))
+    zero = cotangent.detach().new_zeros(())
+    views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
+    views = [
+        x if x.requires_grad or k not in joint.targets else x.requires_grad_() for k, x in enumerate(views)
+    ]
+    value = joint.plain(*views)
+    return torch.autograd.grad(value, [views[k] for k in joint.targets], cotangent, create_graph=True)
