@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contractc.backends.torch.compiled import plain, watched
+from contractc.backends.torch.compiled import unwatched
 from contractc.errors import UnsupportedError
 from contractc.notation import Term
 from contractc.slices import Sums, place, positions
@@ -139,7 +139,7 @@ def sliced(
     and put side by side in the end, else each is written to its place when it is there.
     """
     found: list[dict[tuple[int, ...], Tensor]] = [{} for _ in outs]
-    direct = not (torch.compiler.is_compiling() or watched()) and all(map(plain, arrays))
+    direct = unwatched(arrays)
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, x.shape, strict=True)}
     whole = [
         torch.empty([extents[m] for m in out], dtype=dtype)
