@@ -4,7 +4,7 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq -c constrai
 N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
-.PHONY: demo test test-bare test-peers test-triton36 fuzz lint clean
+.PHONY: demo test test-bare test-clean test-peers test-triton36 fuzz lint clean
 .PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
 .PHONY: bench-gradients bench-others
 .PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-cold kernels-static
@@ -17,6 +17,9 @@ test: .venv/.ready .venv/.triton36
 
 test-bare: .venv/.ready
 	$(VENV_PYTHON) -m pytest -q tests --hide numba --hide llvmlite
+
+test-clean: .venv/.ready
+	$(VENV_PYTHON) tools/clean_environment.py
 
 test-peers: .venv/.peers
 	@$(VENV_PYTHON) tests/peers/opt_einsum_suite.py

@@ -34,9 +34,10 @@ from torch import Tensor
 
 import contractc
 from benchmarks.gpu_cases import Case, cases, circuit
-from benchmarks.gpu_peers import EINSUM, PEERS, Absent, Call, started, versions
+from benchmarks.gpu_peers import EINSUM, LIBRARIES, PEERS, Absent, Call, started
 from contractc.backends.triton import is_available
 from contractc.backends.triton.emit import GENERATOR
+from contractc.bench.peers import versions
 from contractc.bench.stats import geometric_mean, paired
 from contractc.dtypes import is_complex
 from contractc.machine import Target
@@ -364,7 +365,7 @@ def benched(options: argparse.Namespace, where: str) -> int:
     machine = {
         "device": device_name(where),
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": versions(LIBRARIES),
         "generator": GENERATOR,
         **rates,
     }

@@ -4,7 +4,8 @@
 
 One process and one core for everybody, and one evaluator: log10 of the multiplications of all pairwise steps, and log2
 of the elements of the largest intermediate; it is checked against cotengra's ContractionTree where that is installed.
-Peers that are not installed are left out. Each result is a line of JSON; the table has medians over the seeds.
+Peers that are not installed are left out. Each result is a line of JSON; the table has medians over the seeds, and
+below it stands which aims are kept (planner_bars.py). Lines of several runs add up: a new version wants a new --output.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import log2, log10
 from pathlib import Path
@@ -32,7 +33,9 @@ from types import ModuleType
 from typing import Any
 
 import networkx
+from planner_bars import bars  # type: ignore[import-not-found]
 
+from contractc.bench.peers import versions as versions_of
 from contractc.machine import processor
 from contractc.network import Tensor, TensorNetwork
 from contractc.options import Search
@@ -185,6 +188,21 @@ def cotengra(case: Case, seed: int, name: str, seconds: float) -> Steps:
     return tuple(tuple(step) for step in tree.get_ssa_path())
 
 
+def ours_cold(case: Case, seed: int, seconds: float) -> Steps:
+    """Return what a process that starts now finds within `seconds`."""
+    command = [
+        sys.executable,
+        str(FOLDER / "planner_cold.py"),
+        str(time.monotonic()),
+        str(seconds),
+        str(seed),
+    ]
+    network = json.dumps([case.inputs, case.output, case.sizes])
+    done = subprocess.run(command, input=network, capture_output=True, text=True, check=True)
+    found: Steps = json.loads(done.stdout)
+    return found
+
+
 Run = Callable[[Case, int], Steps]
 
 MOST = 60.0
@@ -222,6 +240,7 @@ def limited(run: Run, case: Case, seed: int) -> tuple[Steps | None, float]:
 OURS: dict[str, Run] = {
     "numba 1 s": partial(ours, seconds=1.0, kernel="numba"),
     "numba 0.1 s": partial(ours, seconds=0.1, kernel="numba"),
+    "cold 2 s": partial(ours_cold, seconds=2.0),
     "Python 1 s": partial(ours, seconds=1.0, kernel="python"),
     "12 M moves": partial(ours_in_moves, moves=12_000_000),
     "1.2 M moves": partial(ours_in_moves, moves=1_200_000),
@@ -318,13 +337,7 @@ def _of_graph(name: str, graph: Any) -> Case:
 
 def versions() -> dict[str, str]:
     """Return what the results depend on."""
-    found = {"python": platform.python_version(), "processor": processor()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {**versions_of(LIBRARIES), "processor": processor()}
 
 
 def warmed() -> ModuleType:
@@ -362,6 +375,7 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
                 file.write(json.dumps(line) + "\n")
     print(table([json.loads(text) for text in given.output.read_text().splitlines()]))
+    print(*bars(cells([json.loads(text) for text in given.output.read_text().splitlines()])), sep="\n")
 
 
 def lines(cases: Sequence[Case], given: Any) -> Any:
@@ -426,24 +440,30 @@ def sliced_lines(cases: Sequence[Case], given: Any) -> Any:
                 }  # fmt: skip
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return log10 flops in Markdown, a row a case, a column a contestant: our medians, the peers' best runs."""
+def cells(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    """Return log10 flops of all runs, by case and contestant."""
     found: dict[tuple[str, str], list[float]] = {}
     for line in results:
         if "log10_flops" in line:
             found.setdefault((line["case"], line["who"]), []).append(line["log10_flops"])
+    return found
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return log10 flops in Markdown, a row a case, a column a contestant: our medians, the peers' best runs."""
+    found = cells(results)
     cases = list(dict.fromkeys(case for case, _ in found))
     columns = [
         w for w in (*OURS, *PEERS, "contractc 10 s", "cotengra 10 s") if any(who == w for _, who in found)
     ]
     rows = [f"| network | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for case in cases:
-        cells = []
+        row = []
         for who in columns:
             runs = found.get((case, who))
             best = min if who in PEERS or who.startswith("cotengra") else statistics.median
-            cells.append(f"{best(runs):.2f}" if runs else "")
-        rows.append(f"| {case} | {' | '.join(cells)} |")
+            row.append(f"{best(runs):.2f}" if runs else "")
+        rows.append(f"| {case} | {' | '.join(row)} |")
     return "\n".join(rows)
 
 

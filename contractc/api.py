@@ -212,7 +212,7 @@ def compile(
         target: "numpy", "torch" or a Target; None for the library of the arrays given, else NumPy.
         optimize, memory_limit, semiring, conj, preferred_element_type, strip_exponent, precision: as in `contract`.
         tune: measure the best predicted ways to compute each large step, on random NumPy arrays, and keep the fastest
-            (`contractc.tune`); takes some hundred calls.
+            (`contractc.tune`), and so for up to six orders if `optimize` leaves that open; takes some hundred calls.
         mode: "train" to choose the order, and what is done with operands held as factors, by what value and
             gradients cost together; "infer" by the value alone; None: "train" if torch records an operand.
 

@@ -64,10 +64,10 @@ def unpacked(data: bytes) -> dict[str, memoryview]:
     tail = _END.size + _COMMENT
     if len(data) < tail or data[-_COMMENT:-64] != _PREFIX or data[-tail:][:4] != b"PK\x05\x06":
         raise ValueError("it is cut short, or no archive of contractc")
-    if hashlib.sha256(data[:-64]).hexdigest().encode() != data[-64:]:
+    if hashlib.sha256(memoryview(data)[:-64]).hexdigest().encode() != data[-64:]:
         raise ValueError("its SHA-256 is not the one at its end, so it was changed or damaged")
     members: dict[str, memoryview] = {}
-    index = b""
+    index: list[bytes] = []
     at = 0
     view = memoryview(data)
     while data[at : at + 4] == b"PK\x03\x04" and len(members) < MOST_MEMBERS:
@@ -80,9 +80,10 @@ def unpacked(data: bytes) -> dict[str, memoryview]:
         if start + size > len(data) - tail or zlib.crc32(view[start : start + size]) != crc:
             raise ValueError(f"member {name!r} is damaged")
         members[name] = view[start : start + size]
-        index += _central(name, crc, size, at)
+        index.append(_central(name, crc, size, at))
         at = start + size
-    if data[at : len(data) - _COMMENT] != index + _end(len(members), len(index), at):
+    listed = b"".join(index)
+    if data[at : len(data) - _COMMENT] != listed + _end(len(members), len(listed), at):
         raise ValueError("its list of members does not fit its members")
     return members
 

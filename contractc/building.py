@@ -20,13 +20,13 @@ from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
-from contractc.options import Options, bytes_allowed
+from contractc.options import Options, Search, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
 from contractc.providers import loops
 from contractc.providers.known import this_machine
 from contractc.remembering import remembered
-from contractc.search import check_allocation
+from contractc.search import candidates, check_allocation
 from contractc.several import Members, restricted
 
 
@@ -116,9 +116,9 @@ def build(
     choose = getattr(backend, "prepared", None)
     program = program if choose is None else choose(program, target, ahead=options.ahead)
     if options.tune:
-        from contractc.tune import tuned  # loaded by those who tune
+        from contractc import tune  # loaded by those who tune
 
-        program = tuned(program)
+        program = tune.remembered(program)
     made = executable_of(program, plan, target, arrays, options.exponent, _saved, ahead=options.ahead)
     if options.ahead:  # what its plan prints is what is run
         return replace(made, plan=replace(plan, peak=made.peak)) if made.peak else made
@@ -152,6 +152,8 @@ def planned(
 ) -> Executable:
     """Return `network` planned and compiled for `target`; see `kept_within`.
 
+    With `tune`, the best orders known are timed where the order is the search's to choose and no limit of memory.
+
     Args:
         started: from when on a limit of time counts for the first plan; another one has that time for itself.
     """
@@ -160,7 +162,20 @@ def planned(
     def find(limit: int | None) -> Plan:
         return remembered(network, options.optimize, limit, started if limit == allowed else None)
 
+    if options.tune and allowed is None and not network.dynamic and _automatic(options.optimize):
+        made = [build(p, target, options, constants, orders) for p in candidates(find(None))]
+        if len(made) == 1:
+            return made[0]
+        from contractc.tune import remembered_fastest  # loaded by those who tune
+
+        return remembered_fastest(made)
+
     return kept_within(find, allowed, target, options, constants, orders)
+
+
+def _automatic(optimize: Any) -> bool:
+    """Return whether the order is left to the default search."""
+    return (optimize.method if isinstance(optimize, Search) else optimize) in (None, True, "auto")
 
 
 def kept_within(

@@ -32,6 +32,9 @@ __all__ = ["contents", "load", "save"]
 FORMAT = 1
 """Number of the layout of a bundle."""
 
+MOST_PARTS = 64
+"""Targets of one bundle: each part is tried until one works."""
+
 _MOST_JSON = 2**24
 """Bytes of the longest JSON that is read: plans of the largest networks have a few million."""
 
@@ -117,6 +120,8 @@ def packed(*executables: Executable) -> bytes:
             )
         if any(part.target == executable.target for part in parts):
             raise BundleError(f"two executables for {executable.target}; a bundle has one for each target")
+        if len(parts) == MOST_PARTS:
+            raise BundleError(f"a bundle has at most {MOST_PARTS} targets")
         arrays |= dict(_portable_constants(executable))
         part, own = _part_of(executable, first)
         parts.append(part)
@@ -237,8 +242,9 @@ def _read(path: str | PathLike[str], sha256: str | None) -> tuple[Manifest, dict
         for name, digest in listed.items():
             if hashlib.sha256(members[name]).hexdigest() != digest:
                 raise ValueError(f"{name} is not what the manifest lists")
-        if not manifest.parts:
-            raise ValueError("it has no parts")
+        targets = {part.target for part in manifest.parts}
+        if not 0 < len(targets) == len(manifest.parts) <= MOST_PARTS:
+            raise ValueError(f"it has {len(manifest.parts)} parts for {len(targets)} targets")
     except ValueError as error:
         raise BundleError(f"{os.path.basename(path)} is not a bundle to be read: {error}") from None
     return manifest, members
@@ -298,7 +304,9 @@ def _from_binaries(
     if not trusted:
         remarks.append("its binaries are not used: they are code, and need trust=True or sha256=")
         return None
-    held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries}
+    held = {name.rpartition("/")[2]: bytes(members[name]) for name in part.binaries if name in members}
+    if len(held) != len(part.binaries):
+        raise ValueError("its binaries are not all there, or two have one name")
     try:
         return assembled(binaries=held)
     except (UnsupportedError, ImportError) as error:

@@ -35,6 +35,11 @@ def hostable(program: Program, target: Target) -> bool:
     )
 
 
+def worth_hosting(program: Program, target: Target, seconds: float) -> bool:
+    """Return whether `program` for `target`, predicted to take `seconds`, is to run as a NumPy program."""
+    return seconds >= LEAST_SECONDS and hostable(program, target)
+
+
 def _known(step: Step) -> bool:
     """Return whether `step`, and what it loops over, is a step that the NumPy program of a network has too."""
     if isinstance(step, Loop):
@@ -48,11 +53,6 @@ def alone(program: Program, seconds: float) -> bool:
     Slices do so anywhere: a memory limit is kept by their NumPy program.
     """
     return seconds >= LONG_SECONDS and not any(isinstance(step, Loop) for step in program.steps)
-
-
-def worth_hosting(program: Program, target: Target, seconds: float) -> bool:
-    """Return whether `program` for `target`, predicted to take `seconds`, is to run as a NumPy program."""
-    return seconds >= LEAST_SECONDS and hostable(program, target)
 
 
 def hosted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log10
 from operator import index
 
@@ -44,6 +44,8 @@ class Plan:
     step read once and its result written once; `peak` in bytes of everything alive at once, inputs included.
     `moves` are those of annealing that find this plan again; empty if none were made.
 
+    `others` are paths of other good orders that the search has met, for `tune=True` to time.
+
     `alternatives` are the choices for operands held as factors that were priced, the one taken among them.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     peak: int = 0
     moves: tuple[int, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    others: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return step_table(self)
@@ -88,6 +91,10 @@ class Plan:
                 again = f", {[k for k in listed if twice >> k & 1]} more than once" * bool(twice)
                 wanted = len(self.network.members(o))
                 found.append(f"output {o} contracts the tensors {listed}{again}, not each of {wanted} once")
+        for other in self.others if len(self.results) == 1 else ():
+            root = count + len(other) - 1
+            beside = replace(self, path=other, results=(root,), others=())
+            found += [f"another order: {fault}" for fault in beside.faults()]
         dynamic = [m for m in self.sliced if m in self.network.dynamic]
         found += [
             f"sliced mode {m} does not exist"

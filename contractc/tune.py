@@ -1,11 +1,20 @@
-"""A program whose ways to compute its steps were chosen by measurement: on NumPy arrays."""
+"""What measurement chooses, on NumPy arrays: ways to compute the steps of a program, and the order of contraction.
+
+What was measured is kept in the store, so that the next process has the answers without measuring.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
+from math import inf
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,13 +25,20 @@ from contractc.backends.steps import NARROW, ways
 from contractc.backends.steps.choose import arranged
 from contractc.backends.steps.tasks import task_of
 from contractc.dtypes import to_numpy
+from contractc.executable import Executable
 from contractc.fused import all_unfused, unfused
 from contractc.machine import Machine
+from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
-from contractc.providers import loops, providers
+from contractc.providers import known, loops, providers
 from contractc.providers.known import this_machine
+from contractc.serial import encode
+from contractc.store import open_store
 
 Clock = Callable[[], float]
+
+Choose = Callable[[Mapping[str, Program], str, Sequence[Value], Sequence[int]], str]
+"""Returns one of the ways of a step: of the programs by way, the model's choice, the operands, the extents."""
 
 MOST_CANDIDATES = 3
 """Ways of a step that are measured: those predicted to be fastest."""
@@ -57,19 +73,131 @@ def tuned(
     Before:  %2: [i, k] = contract %0 %1 over j  # gemm, matmul, by torch
     After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
     """
-    machine, names = machine or this_machine(), providers() if names is None else names
-    known = program.values()
+    return _with_ways(
+        program,
+        machine or this_machine(),
+        providers() if names is None else names,
+        lambda candidates, how, inputs, extents: _best(_measured(candidates, inputs, extents, clock), how),
+    )
+
+
+def remembered(program: Program) -> Program:
+    """Return `tuned(program)`, with the answers from the store if this machine has measured them before.
+
+    An answer is the word for one of the ways that would be measured; if one is not, all are measured again.
+    """
+    store = open_store()
+    if store is None:
+        return tuned(program)
+    machine, names = this_machine(), providers()
+    key = _key(program, machine, names)
+    rows = _rows(store.read("tuned", key))
+    if rows is not None:
+        left = iter(rows)
+
+        def stored(candidates: Mapping[str, Program], *_: Any) -> str:
+            how = next(left, None)
+            if how is None or how not in candidates:
+                raise LookupError
+            return how
+
+        with suppress(LookupError):
+            return _with_ways(program, machine, names, stored)
+    chosen: list[str] = []
+
+    def measured(
+        candidates: Mapping[str, Program], how: str, inputs: Sequence[Value], extents: Sequence[int]
+    ) -> str:
+        chosen.append(_best(_measured(candidates, inputs, extents, time.perf_counter), how))
+        return chosen[-1]
+
+    found = _with_ways(program, machine, names, measured)
+    store.write("tuned", key, json.dumps(chosen).encode())
+    return found
+
+
+def _key(program: Program, machine: Machine, names: Sequence[str]) -> str:
+    """Return the digest of all that the answers depend on, but for the weather."""
+    text = json.dumps([_chooser(), known.key(), list(names), encode(machine), encode(program)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _chooser() -> str:
+    """Return a digest of the source of the ways and of this module: better ones are measured anew."""
+    here = Path(__file__).parent
+    sources = [here / "tune.py", *here.glob("backends/steps/*.py"), *here.glob("providers/**/*.py")]
+    found = [path.read_bytes() for path in sorted(sources) if path.exists()]
+    found = found or [str(here).encode()]  # inside of a zip archive
+    return hashlib.sha256(b"".join(found)).hexdigest()
+
+
+def _rows(data: bytes | None) -> list[str] | None:
+    try:
+        rows = None if data is None else json.loads(data)
+    except ValueError:
+        return None
+    return rows if isinstance(rows, list) and all(isinstance(row, str) for row in rows) else None
+
+
+def _with_ways(program: Program, machine: Machine, names: Sequence[str], choose: Choose) -> Program:
+    """Return `program` with the ways of its steps that `choose` takes."""
+    values = program.values()
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=tuned(step.body, machine, names, clock))
+            step = replace(step, body=_with_ways(step.body, machine, names, choose))
         elif isinstance(step, Contract) and step.how and not program.dynamic:
-            step = _fastest(program, step, known, machine, names, clock)
+            step = _fastest(program, step, values, machine, names, choose)
         steps.append(step)
     whole = replace(program, steps=tuple(steps))
     if not any(isinstance(s, Contract) and s.path and not s.how for s in steps):
         return whole
     return arranged(_pairs(whole), machine, names)
+
+
+def fastest(executables: Sequence[Executable], clock: Clock = time.perf_counter) -> Executable:
+    """Return the executable that takes least on random numbers: the first, unless another is clearly faster.
+
+    All compute the same network in different orders; what they took is among the remarks of the one returned.
+    """
+    return _with_remark(executables, _seconds_of(executables, clock))
+
+
+def remembered_fastest(executables: Sequence[Executable]) -> Executable:
+    """Return `fastest(executables)`, with their seconds from the store if this machine has measured them before."""
+    store = open_store()
+    if store is None:
+        return fastest(executables)
+    programs = [encode(executable.program) for executable in executables]
+    key = hashlib.sha256(json.dumps([_chooser(), known.key(), programs]).encode()).hexdigest()
+    rows = _rows(store.read("tuned", key))
+    if rows is not None:
+        with suppress(ValueError):
+            seconds = [float(row) for row in rows]
+            if len(seconds) == len(executables):
+                return _with_remark(executables, seconds)
+    seconds = _seconds_of(executables, time.perf_counter)
+    store.write("tuned", key, json.dumps([repr(s) for s in seconds]).encode())
+    return _with_remark(executables, seconds)
+
+
+def _seconds_of(executables: Sequence[Executable], clock: Clock) -> list[float]:
+    """Return the median seconds of each, infinite where it is hopeless."""
+    first = executables[0]
+    inputs = [first.program.value(v.number) for v in first.program.inputs]
+    calls = {str(k): executable.run for k, executable in enumerate(executables)}
+    found = _timed(calls, inputs, first.program.extents, clock)
+    return [found.get(name, inf) for name in calls]
+
+
+def _with_remark(executables: Sequence[Executable], seconds: Sequence[float]) -> Executable:
+    """Return the one to use of `executables`, which says what all took."""
+    best = min(range(len(seconds)), key=seconds.__getitem__)
+    chosen = best if seconds[best] < MARGIN * seconds[0] else 0
+    others = ", ".join(seconds_text(s) for k, s in enumerate(seconds) if k != chosen and s < inf)
+    remark = f"  the order was timed: {seconds_text(seconds[chosen])}, others {others or 'hopeless'}"
+    return replace(executables[chosen], remarks=(*executables[chosen].remarks, remark))
 
 
 def _pairs(program: Program) -> Program:
@@ -85,33 +213,36 @@ def _pairs(program: Program) -> Program:
 def _fastest(
     program: Program,
     step: Contract,
-    known: Mapping[int, Value],
+    values: Mapping[int, Value],
     machine: Machine,
     names: Sequence[str],
-    clock: Clock,
+    choose: Choose,
 ) -> Contract:
-    """Return `step` with the way that took least; a fused step without one if its pairs took less."""
-    candidates: dict[str, Program] = {step.how: _alone(program, step, known)}
+    """Return `step` with the way that `choose` takes; a fused step without one where that is pair by pair."""
+    candidates: dict[str, Program] = {step.how: _alone(program, step, values)}
     if step.how == loops.HOW:
         pairs = arranged(unfused(program, step), machine, names) if step.path else None
         if pairs is not None:
             candidates[""] = pairs
     elif step.how != NARROW:
-        task = task_of(program, replace(step, how=""), known)
+        task = task_of(program, replace(step, how=""), values)
         for way in [] if task is None else ways(task, machine, names)[:MOST_CANDIDATES]:
-            candidates.setdefault(way.how, _alone(program, replace(step, how=way.how), known))
+            candidates.setdefault(way.how, _alone(program, replace(step, how=way.how), values))
     if len(candidates) < 2:
         return step
-    seconds = _measured(candidates, [known[i] for i in step.inputs], program.extents, clock)
-    best = min(seconds, key=lambda how: seconds[how])
-    if seconds[best] >= MARGIN * seconds[step.how]:
-        return step
+    best = choose(candidates, step.how, [values[i] for i in step.inputs], program.extents)
     return replace(step, how=best)
 
 
-def _alone(program: Program, step: Contract, known: Mapping[int, Value]) -> Program:
+def _best(seconds: Mapping[str, float], how: str) -> str:
+    """Return the way that took least, or `how`, the model's choice, if that took hardly more."""
+    best = min(seconds, key=lambda way: seconds[way])
+    return how if seconds[best] >= MARGIN * seconds[how] else best
+
+
+def _alone(program: Program, step: Contract, values: Mapping[int, Value]) -> Program:
     """Return the program of one step of `program`; its operands are numbered in the order it reads them."""
-    inputs = tuple(replace(known[i], number=k) for k, i in enumerate(step.inputs))
+    inputs = tuple(replace(values[i], number=k) for k, i in enumerate(step.inputs))
     out = replace(step.out, number=len(inputs))
     single = replace(step, inputs=tuple(range(len(inputs))), out=out)
     return replace(program, inputs=inputs, constants=(), steps=(single,), results=(out.number,))
@@ -120,10 +251,17 @@ def _alone(program: Program, step: Contract, known: Mapping[int, Value]) -> Prog
 def _measured(
     candidates: Mapping[str, Program], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
 ) -> dict[str, float]:
-    """Return the median seconds of each candidate that is not hopeless, in interleaved rounds."""
+    """Return the median seconds of each program; see `_timed`."""
+    calls = {how: numpy_backend.compile(p).run for how, p in candidates.items()}
+    return _timed(calls, inputs, extents, clock)
+
+
+def _timed(
+    calls: Mapping[str, Callable[..., Any]], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
+) -> dict[str, float]:
+    """Return the median seconds of each call that is not hopeless, in interleaved rounds."""
     rng = np.random.default_rng(0)
     arrays = [_numbers(rng, v, extents) for v in inputs]
-    calls = {how: numpy_backend.compile(p).run for how, p in candidates.items()}
 
     def seconds(run: Callable[..., Any], times: int) -> float:
         start = clock()

@@ -240,7 +240,7 @@ def test_forged_constants_are_refused(product: Path, tmp_path: Path) -> None:
     ("manifest", "message"),
     [
         ({"bundle": 2}, "it has layout 2, this contractc reads layout 1"),
-        ({"parts": []}, "it has no parts"),
+        ({"parts": []}, "it has 0 parts for 0 targets"),
         ({"parts": [1]}, "parts of Manifest is (1,), which has the wrong type"),
         ({"more": 1}, None),
     ],
@@ -540,6 +540,56 @@ def test_fused_steps_with_constants_run_without_llvmlite(
     again = contractc.load(path)
     assert all(c.dtype is np.dtype("float32") for c in again.constants)
     np.testing.assert_allclose(again(x), made(x), rtol=1e-3, atol=1e-4)
+
+
+HOSTILE_WAYS = [
+    "__import__('os').abort()",
+    "matmul, by x'); import os #",
+    "matmul, copy left, copy left",
+    "loops built 0",
+    "loops",
+    "loops later",
+    "narrow",
+    "permute result",
+    "by torch",
+    "\n",
+]
+
+HARMLESS = ("loops built 0", "loops", "loops later", "matmul, copy left, copy left")
+
+
+@pytest.mark.parametrize("how", HOSTILE_WAYS)
+def test_a_forged_way_of_a_step_is_refused_or_harmless(how: str, product: Path, tmp_path: Path) -> None:
+    program = program_of(product)
+    for step in program["noun"]["steps"]:
+        step["how"] = how
+    forged = rewritten(product, tmp_path, {"numpy/program.json": json.dumps(program).encode()}, generator="0")
+    if how not in HARMLESS:
+        with pytest.raises(BundleError, match=r"^forged.ccb is damaged: .* is no way to compute"):
+            contractc.load(forged, trust=True)
+        return
+    np.testing.assert_allclose(contractc.load(forged, trust=True)(A), A @ B @ C)
+
+
+def test_parts_are_few_and_their_binaries_there(product: Path, tmp_path: Path) -> None:
+    part = json.loads(bytes(archive.unpacked(product.read_bytes())["manifest.json"]))["noun"]["parts"][0]
+    for parts, message in (
+        ([part, part], "forged.ccb is not a bundle to be read: it has 2 parts for 1 targets"),
+        (
+            [part | {"device": f"cpu{k}"} for k in range(65)],
+            "forged.ccb is not a bundle to be read: it has 65 parts for 65 targets",
+        ),
+        (
+            [part | {"binaries": ["numpy/gone.o"]}],
+            "forged.ccb is damaged: its binaries are not all there, or two have one name",
+        ),
+        (
+            [part | {"binaries": ["plan.json"]}],
+            "forged.ccb is damaged: there is no loops.json",
+        ),
+    ):
+        forged = rewritten(product, tmp_path, {}, parts=parts)
+        assert message_of(BundleError, contractc.load, forged, trust=True) == message
 
 
 def test_products_of_torch_are_numpys_where_torch_is_not(tmp_path: Path) -> None:

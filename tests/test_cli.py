@@ -173,6 +173,7 @@ def test_a_network_is_read_from_json(
         ("[]", "ValueError: net.json holds no network: it is no JSON object\n"),
         ("{}", "ValueError: net.json holds no network: it needs an expression and shapes\n"),
         (json.dumps(NETWORK | {"shapes": [3]}), "ValueError: net.json holds no network: it needs an"),
+        (json.dumps(NETWORK | {"dynamic": 5}), "ValueError: net.json holds no network: dynamic is no list"),
         (json.dumps(NETWORK | {"more": 1}), "ValueError: net.json holds no network: it needs an"),
         ("[" * 10**5, "ValueError: net.json is nested too deep\n"),
         ("nonsense", "ValueError: net.json is no JSON: Expecting value"),
@@ -460,3 +461,80 @@ def test_a_file_that_cannot_be_written_is_named(capsys: Capture, tmp_path: Path)
     path = tmp_path / "absent" / "net.ccb"
     _, err = said(capsys, "compile", "i->", "--shapes", "3", "--save", str(path), status=1)
     assert err == f"FileNotFoundError: {path}: No such file or directory\n"
+
+
+def damaged_npz(kind: str) -> bytes:
+    """Return an npz file of two arrays that is wrong in one way."""
+    made = io.BytesIO()
+    first = np.array([1, None], object) if kind == "objects" else rng.normal(size=(50, 60))
+    np.savez_compressed(made, first, np.ones((60, 5)))
+    data = bytearray(made.getvalue())
+    listed = data.find(b"PK\1\2")
+    if kind == "encrypted":
+        data[6] |= 1
+        data[listed + 8] |= 1
+    elif kind == "a compression of nobody":
+        data[8] = data[listed + 10] = 99
+    elif kind == "changed":
+        data[200:260] = bytes(b ^ 255 for b in data[200:260])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["objects", "encrypted", "a compression of nobody", "changed"])
+def test_a_damaged_npz_is_an_error_not_a_traceback(
+    kind: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.npz").write_bytes(damaged_npz(kind))
+    _, err = said(capsys, "run", "ij,jk->ik", "x.npz", status=1)
+    assert err == "ValueError: x.npz is damaged, or holds Python objects, which are not read\n"
+
+
+def test_an_npz_larger_than_memory_is_refused_before_it_is_read(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez_compressed("x.npz", np.zeros(10**5))
+    monkeypatch.setattr(commands_module, "physical_memory", lambda: 10**5)
+    _, err = said(capsys, "run", "i->", "x.npz", status=1)
+    assert err == "MemoryError: x.npz holds 800128 bytes, more than there is memory\n"
+
+
+STARTED = """
+import sys
+import contractc.cli
+assert not {"numpy", "argparse", "contractc.cli.commands", "contractc.cli.parser"} & set(sys.modules)
+"""
+
+
+def in_a_process(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_what_takes_long_to_load_is_loaded_where_an_interrupt_is_caught() -> None:
+    in_a_process("-c", STARTED)
+
+
+def test_letters_that_the_terminal_lacks_are_escaped() -> None:
+    plan = ["-m", "contractc", "plan", "\u03b1\u03b2->\u03b2", "--shapes", "3,4"]
+    done = in_a_process(*plan, PYTHONIOENCODING="ascii")
+    assert "\\u03b1" in done.stdout
+
+
+def test_an_interrupted_measurement_has_one_line_to_say(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, signal, sys; os.kill(os.getpid(), signal.SIGKILL)"
+    run = subprocess.run
+    monkeypatch.setattr(
+        "contractc.bench.command.subprocess.run",
+        lambda *a, **k: run([sys.executable, "-c", code], check=False),
+    )
+    assert main(["bench", "i->", "--shapes", "3"]) == 1
+    assert capfd.readouterr().err == "contractc bench: the measuring process was ended by signal 9\n"

@@ -15,6 +15,7 @@ import contractc
 from contractc.bench.cases import read_cases
 from contractc.bench.page import bench_page
 from contractc.bench.run import Result
+from contractc.bench.table import prediction
 from contractc.plans import Plan
 from contractc.report import plan_page, report
 from contractc.report.chart import Line, Point, scatter
@@ -205,3 +206,17 @@ def test_pages_fit_their_window_in_a_browser(width: int, tmp_path: Path) -> None
     for name, across, circles, drawn in rows:
         assert int(across) <= width, f"{name} is {across} wide in a window of {width}"
         assert int(circles) >= 3 and drawn == "true", name
+
+
+def test_terms_nobody_would_read_are_counted() -> None:
+    many = "abcdefghijklmnop"
+    plan = contractc.plan(f"{many},{many[:4]},{many[4:]}->{many}", (2,) * 16, (2,) * 4, (2,) * 12)
+    page = parsed(plan_page(plan))
+    assert "(16 modes)" in page.text and "f64[16 modes]" in page.text
+    assert "a=2, b=2, c=2, d=2, e=2, f=2, g=2, h=2, i=2, j=2, k=2, l=2, m=2" not in page.text
+    assert "f64[a=2, b=2, c=2, d=2]" in page.text
+
+
+def test_a_prediction_without_ranks_says_none() -> None:
+    rows = [result("a", 1.0), result("b", 1.0)]
+    assert "nan" not in prediction(rows)

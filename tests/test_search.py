@@ -27,6 +27,7 @@ from contractc.plans import Path, Plan
 from contractc.search import MOST_EXACT, SEARCHES, candidates, left_to_right, search
 from contractc.search.ask import Ask
 from contractc.search.auto import anneal
+from contractc.search.candidates import trees
 from contractc.search.exact import optimal
 from contractc.search.greedy import greedy
 from contractc.search.outputs import join_outputs, single_output
@@ -366,11 +367,33 @@ def test_other_orders_are_kept_beside_the_best(text: str) -> None:
     terms = text.partition("->")[0].split(",")
     network = bind(parse(text), [Operand((20,) * len(term), "float64") for term in terms], "float64")
     options = Search("anneal", moves=40_000) if len(terms) == 12 else None
-    best, *others = candidates(network, options)
+    best, *others = candidates(search(network, options))
     assert best == search(network, options)
-    assert len({plan.path for plan in (best, *others)}) == 1 + len(others) <= 4
+    assert len({plan.path for plan in (best, *others)}) == 1 + len(others) <= 6
     assert all(plan.faults() == [] and plan.network == network for plan in others)
     assert [plan.seconds for plan in others] == sorted(plan.seconds for plan in others)
+
+
+@pytest.mark.parametrize(("count", "number"), [(2, 1), (3, 3), (4, 15), (5, 105)])
+def test_trees_are_all_there_are(count: int, number: int) -> None:
+    found = list(trees(count))
+    assert len(found) == len(set(found)) == number
+    network = of_terms([(k, 9) for k in range(count)], (9,), 2)
+    root = (2 * count - 2,)
+    assert all(Plan(network, path, root).faults() == [] for path in found)
+
+
+def test_candidates_of_few_tensors_are_the_best_of_all_trees() -> None:
+    network_ = network("abc,ai,bj,ck->ijk", (40, 40, 40), (40, 9), (40, 20), (40, 30))
+    plan, *others = candidates(search(network_))
+    seconds = sorted(costs(network_, path, (6,)).seconds for path in trees(4))
+    assert [plan.seconds, *[other.seconds for other in others]] == pytest.approx(seconds[: 1 + len(others)])
+
+
+def test_a_plan_with_a_wrong_path_beside_it_is_refused() -> None:
+    plan = search(network("ab,bc,cd->ad", (2, 3), (3, 4), (4, 5)))
+    wrong = replace(plan, others=(((0, 1), (2, 9)),))
+    assert wrong.faults() == ["another order: step 1 uses %9 before it is made"]
 
 
 def test_planning_counts_from_when_it_started() -> None:

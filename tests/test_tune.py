@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.programs import Contract, Program
 from contractc.providers import NUMPY, known, loops
 from contractc.store import opened
-from contractc.tune import tuned
+from contractc.tune import fastest, tuned
 
 
 def program_of(text: str, *shapes: tuple[int, ...]) -> Program:
@@ -82,6 +83,24 @@ def test_tuned_by_the_real_clock_keeps_the_meaning() -> None:
     assert not found.program.faults()
 
 
+def test_orders_are_timed_and_the_fastest_is_taken() -> None:
+    shapes = (8, 9), (9, 10), (10, 11)
+    orders = [contractc.compile("ab,bc,cd->ad", *shapes, optimize=path) for path in ([(0, 1)], [(1, 2)])]
+    ticks = iter([0.0, 3.0, 0.0, 3.0, *[0.0, 0.5] * (2 + tune.ROUNDS)])
+    found = fastest(orders, lambda: next(ticks))
+    assert found.plan == orders[1].plan
+    assert str(found).splitlines()[1] == "  the order was timed: 500 ms, others 3 s"
+
+
+def test_tuned_orders_keep_the_meaning_and_say_so() -> None:
+    rng = np.random.default_rng(0)
+    x, y, z = rng.random((60, 50, 40)), rng.random((50, 30)), rng.random((40, 30))
+    found = contractc.compile("abc,bd,cd->ad", x, y, z, tune=True)
+    np.testing.assert_allclose(found(x, y, z), np.einsum("abc,bd,cd->ad", x, y, z, optimize=True))
+    assert "  the order was timed: " in str(found)
+    assert "timed" not in str(contractc.compile("abc,bd,cd->ad", x, y, z, optimize="optimal", tune=True))
+
+
 def test_a_hopeless_candidate_runs_twice_only() -> None:
     program = program_of("ab,bc->ac", (64, 64), (64, 64))
     seconds = iter([1.0, 1.0, 9.0, 9.0, *[1.0] * 100])
@@ -120,8 +139,66 @@ def test_a_measured_machine_is_that_of_later_processes(
         found = known.this_machine()
         assert found.call == 2e-6
         assert {t.provider for t in found.products} == {t.provider for t in DEFAULT_MACHINE.products}
-        assert store.write("machine", known._key(), b"{}")
+        assert store.write("machine", known.key(), b"{}")
         known.this_machine.cache_clear()
         assert known.this_machine() is DEFAULT_MACHINE
     finally:
         known.this_machine.cache_clear()
+
+
+def test_answers_of_an_earlier_process_are_taken_from_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = opened(tmp_path)
+    monkeypatch.setattr(tune, "open_store", lambda: store)
+    program = program_of("abc,cd->abd", (40, 40, 40), (40, 40))
+    hows = {s.how for s in program.steps if isinstance(s, Contract)}
+    seen = measured_as(monkeypatch, lambda how: 2.0 if how in hows else 1.0)
+    first = tune.remembered(program)
+    once = len(seen)
+    assert once and first != program
+    assert tune.remembered(program) == first
+    assert len(seen) == once
+    (entry,) = store.ls()
+    for damaged in (b"", b"{}", b"[1]", b"[]", b'["a way of nobody"]'):
+        assert store.write("tuned", entry.key, damaged)
+        assert tune.remembered(program) == first
+    assert len(seen) == 6 * once
+    monkeypatch.setattr(tune, "open_store", lambda: None)
+    assert tune.remembered(program) == first
+    assert len(seen) == 7 * once
+
+
+def test_the_order_that_an_earlier_process_timed_is_taken_from_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = opened(tmp_path)
+    monkeypatch.setattr(tune, "open_store", lambda: store)
+    shapes = (30, 40), (40, 20), (20, 10)
+    orders = [
+        contractc.compile("ij,jk,kl->il", *shapes, optimize=path)
+        for path in ([(0, 1), (0, 1)], [(1, 2), (0, 1)])
+    ]
+    seen = []
+
+    def timed(calls: dict[str, object], *_: object) -> dict[str, float]:
+        seen.append(len(calls))
+        return {"0": 2.0, "1": 1.0}
+
+    monkeypatch.setattr(tune, "_timed", timed)
+    first = tune.remembered_fastest(orders)
+    assert first.program is orders[1].program and "the order was timed: 1 s, others 2 s" in str(first)
+    assert tune.remembered_fastest(orders).remarks == first.remarks and seen == [2]
+    (entry,) = store.ls()
+    for k, damaged in enumerate((b"{}", b'["x", "y"]', b'["1.0"]')):
+        assert store.write("tuned", entry.key, damaged)
+        assert tune.remembered_fastest(orders).program is orders[1].program and len(seen) == 2 + k
+
+
+def test_answers_are_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = program_of("ab,bc->ac", (64, 64), (64, 64))
+    key = tune._key(program, DEFAULT_MACHINE, (NUMPY,))
+    assert key != tune._key(program, replace(DEFAULT_MACHINE, call=1.0), (NUMPY,))
+    assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY, "torch"))
+    monkeypatch.setattr(known, "key", lambda: "another processor")
+    assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY,))

@@ -7,4 +7,7 @@ import sys
 from contractc.bench.command import measure
 
 if __name__ == "__main__":
-    sys.exit(measure(sys.argv[1:]))
+    try:
+        sys.exit(measure(sys.argv[1:]))
+    except KeyboardInterrupt:  # the command that started this says so
+        sys.exit(1)

@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `contractc bench` with these arguments and return the exit status: 0, or 2 for arguments that make no sense.
+    """Run `contractc bench` and return the exit status: 0, 1 if it was cut short, 2 for arguments that make no sense.
 
     The measurement runs in a process of its own, on one core.
     """
@@ -96,7 +96,10 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         # an empty store: what another process has planned or tuned must not make first calls look cheap
         environment = environment_with(changes | {"CONTRACTC_STORE": folder})
-        return subprocess.run(command, env=environment, check=False).returncode
+        status = subprocess.run(command, env=environment, check=False).returncode
+    if status < 0:
+        print(f"contractc bench: the measuring process was ended by signal {-status}", file=sys.stderr)
+    return status if status in (0, 1, 2) else 1
 
 
 def fault(options: argparse.Namespace) -> str | None:

@@ -333,10 +333,10 @@ LIBRARIES = (
 )
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Return the versions of Python and of the libraries that are installed."""
     found = {"python": sys.version.split()[0]}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

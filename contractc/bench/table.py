@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from statistics import median
 from typing import NamedTuple
 
@@ -192,8 +193,9 @@ def prediction(results: Iterable[Result]) -> str:
     correlation = rank_correlation([p for _, p, _ in pairs], [m for _, _, m in pairs])
     errors = sorted((abs(p / m - 1), str(r.case), p, m) for r, p, m in pairs)
     _, name, p, m = max(errors, key=lambda row: max(row[2] / row[3], row[3] / row[2]))
+    ranked = "" if isnan(correlation) else f"rank correlation {correlation:.3f}, "
     return (
-        f"predicted against measured seconds of {len(pairs)} cases: rank correlation {correlation:.3f}, "
+        f"predicted against measured seconds of {len(pairs)} cases: {ranked}"
         f"median error {100 * median(e for e, *_ in errors):.0f} %; farthest off is {name}: "
         f"{seconds_text(p)} predicted, {seconds_text(m)} measured"
     )

@@ -6,15 +6,16 @@ make no sense.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from contractc.cli.commands import COMMANDS, Failure
-from contractc.cli.parser import parser
+from contractc.cli.failure import Failure
 from contractc.errors import BundleError, StoreError
 from contractc.options import colors_wanted
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = ["main"]
 
@@ -30,12 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     command = given[0] if given else ""
     try:
-        if command == "bench":
-            from contractc.bench.command import main as bench
-
-            return bench(given[1:])
-        options = _parsed(given)
-        return COMMANDS[options.command](options)
+        return _run(given)
     except SystemExit as end:  # argparse has printed the usage, or the help
         return end.code if isinstance(end.code, int) else 2
     except BrokenPipeError:
@@ -55,8 +51,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _run(given: list[str]) -> int:
+    """Run a subcommand; what it needs is loaded here, where an interrupt is no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # labels may be letters that the terminal does not have
+            stream.reconfigure(errors="backslashreplace")
+    if given[:1] == ["bench"]:
+        from contractc.bench.command import main as bench
+
+        return bench(given[1:])
+    options = _parsed(given)
+    from contractc.cli.commands import COMMANDS
+
+    return COMMANDS[options.command](options)
+
+
 def _parsed(given: list[str]) -> argparse.Namespace:
     """Return the arguments of a subcommand; the files of `run` may stand behind its options too."""
+    from pathlib import Path
+
+    from contractc.cli.parser import parser
+
     made = parser()
     options, rest = made.parse_known_args(given)
     if options.command is None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,19 +16,16 @@ from contractc import api, bundle, tensorfiles
 from contractc.backends import backend_named
 from contractc.bench.command import SHORT, shape_of
 from contractc.building import build, plan_of
+from contractc.cli.failure import Failure
 from contractc.errors import StoreError, UnsupportedError
 from contractc.executable import Executable
-from contractc.machine import Target
+from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork
 from contractc.options import Options, Search
 from contractc.plans import Plan
 from contractc.search import SEARCHES
 from contractc.search.clock import Progress
 from contractc.store import open_store
-
-
-class Failure(Exception):
-    """The arguments make no sense together."""
 
 
 class Problem(NamedTuple):
@@ -185,7 +181,10 @@ def _problem_of(options: argparse.Namespace) -> Problem:
     if unknown or not isinstance(data.get("expression"), str) or not _is_shapes(given):
         raise ValueError(f"{options.network} holds no network: it needs an expression and shapes")
     dtype = str(data.get("dtype", dtype))
-    dynamic = [str(x) for x in data.get("dynamic", [])]
+    varying = data.get("dynamic", [])
+    if not isinstance(varying, list):
+        raise ValueError(f"{options.network} holds no network: dynamic is no list of modes")
+    dynamic = [str(x) for x in varying]
     return Problem(data["expression"], [tuple(s) for s in given], SHORT.get(dtype, dtype), dynamic, None)
 
 
@@ -311,12 +310,19 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise Failure(f"{path} is no .npy, .npz or .safetensors file")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile):  # NumPy's own message says how to run code from the file
+        if isinstance(found, np.ndarray):
+            return {"0": found}
+        with found:
+            held, room = sum(i.file_size for i in found.zip.infolist()), physical_memory()
+            if room and held > room:
+                raise MemoryError(f"{path} holds {held} bytes, more than there is memory")
+            return {name: found[name] for name in found.files}
+    except (OSError, MemoryError):
+        raise
+    except (
+        Exception
+    ):  # NumPy and zipfile raise nearly anything; NumPy's text says how to run code from the file
         raise ValueError(f"{path} is damaged, or holds Python objects, which are not read") from None
-    if path.suffix == ".npy":
-        return {"0": found}
-    with found:
-        return {name: found[name] for name in found.files}
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

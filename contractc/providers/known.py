@@ -17,7 +17,7 @@ from contractc.store import open_store
 def this_machine() -> Machine:
     """Return the machine kept in the store by `keep`, or `DEFAULT_MACHINE`; read once in a process."""
     store = open_store()
-    text = None if store is None else store.read("machine", _key())
+    text = None if store is None else store.read("machine", key())
     if text is None:
         return DEFAULT_MACHINE
     try:
@@ -36,10 +36,10 @@ def keep(machine: Machine) -> bool:
     whole = replace(machine, products=(*machine.products, *rest))
     store = open_store()
     return (
-        store is not None and not whole.faults() and store.write("machine", _key(), whole.to_json().encode())
+        store is not None and not whole.faults() and store.write("machine", key(), whole.to_json().encode())
     )
 
 
-def _key() -> str:
+def key() -> str:
     """Return the digest of what a measurement is for: processor, system, NumPy, and so its BLAS."""
     return digest("\n".join((platform.machine(), platform.system(), processor(), np.__version__)))

@@ -18,6 +18,9 @@ from contractc.report.timeline import heat, timeline
 OPEN_STEPS = 40
 """With more steps the table of all of them is folded, and the most expensive ones come first in one of their own."""
 
+MOST_MODES = 12
+"""A term of more modes is written as their number in tables; the whole term shows when it is pointed at."""
+
 HEAVIEST = 12
 
 
@@ -74,6 +77,18 @@ def written(plan: Plan, term: Sequence[int]) -> str:
     return ("" if all(len(label) == 1 for label in labels) else " ").join(labels)
 
 
+def _counted(plan: Plan, term: Sequence[int]) -> str:
+    """Return the modes of a term, or how many they are where nobody would read them."""
+    return written(plan, term) if len(term) <= MOST_MODES else f"({len(term)} modes)"
+
+
+def _type(plan: Plan, dtype: str, term: tuple[int, ...]) -> str:
+    """Return the type of a tensor for a table: with its modes, or how many they are; all of them when pointed at."""
+    whole = typed(dtype, term, plan.network)
+    short = whole if len(term) <= MOST_MODES else f"{whole.partition('[')[0]}[{len(term)} modes]"
+    return f'<span class="mono" title="{escape(whole)}">{escape(short)}</span>'
+
+
 def _expression(plan: Plan) -> str:
     inputs = ", ".join(written(plan, t.modes) or "scalar" for t in plan.network.tensors)
     return f"{inputs} -> {', '.join(written(plan, t) or 'scalar' for t in plan.network.outputs)}"
@@ -110,6 +125,7 @@ def _slices(plan: Plan, executable: Executable | str) -> list[str]:
     parts = ["<h2>Factorized operands</h2>", "<ul>", *choices, "</ul>"] if choices else []
     if plan.sliced:
         names = ", ".join(f"{plan.network.label(m)} = {plan.network.extents[m]}" for m in plan.sliced)
+        names = _shortened(names, 160)
         slices = count_text(plan.network.size(plan.sliced))
         parts += [
             "<h2>Slices</h2>",
@@ -128,6 +144,8 @@ def _step_tables(plan: Plan, steps: Sequence[StepCost], notes: Mapping[int, str]
     def row(step: StepCost, name: str) -> tuple[str, list[str]]:
         share = step.seconds / total
         einsum = f"{','.join(written(plan, t) for t in step.terms)}->{written(plan, step.out)}"
+        short = f"{', '.join(_counted(plan, t) for t in step.terms)} -> {_counted(plan, step.out)}"
+        long = any(len(t) > MOST_MODES for t in (*step.terms, step.out))
         operands = " ".join(f"%{i}" for i in step.ids)
         bar = (
             f'<span class="share {heat(share)}" style="width: {90 * share:.1f}px; background: '
@@ -136,8 +154,9 @@ def _step_tables(plan: Plan, steps: Sequence[StepCost], notes: Mapping[int, str]
         return name, [
             f'<span class="mono">%{step.number}</span>',
             bar,
-            f'<span class="mono">{escape(einsum)}</span> <span class="soft">of {operands}</span>',
-            f'<span class="mono">{escape(typed(plan.network.dtype, step.out, plan.network))}</span>',
+            f'<span class="mono" title="{escape(einsum)}">{escape(short if long else einsum)}</span> '
+            f'<span class="soft">of {operands}</span>',
+            _type(plan, plan.network.dtype, step.out),
             count_text(step.flops),
             seconds_text(step.seconds),
             bytes_text(step.alive),
@@ -165,7 +184,7 @@ def _tensors(plan: Plan) -> list[str]:
         size = network.size(tensor.modes)
         cells = [
             f'<span class="mono">%{k}</span>',
-            f'<span class="mono">{escape(typed(tensor.dtype, tensor.modes, network))}</span>',
+            _type(plan, tensor.dtype, tensor.modes),
             count_text(size),
             escape(", ".join(words)),
         ]

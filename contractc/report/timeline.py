@@ -13,7 +13,7 @@ WIDTH = 960
 """Pixels across that steps share, as long as each gets `NARROWEST`."""
 
 NARROWEST, WIDEST = 1.8, 170.0
-LEFT, RIGHT, TOP = 64, 40, 14
+LEFT, RIGHT, TOP = 76, 40, 14
 COST_HEIGHT, MEMORY_HEIGHT, GAP = 80, 90, 30
 LABELLED = 10
 """So many of the most expensive steps get a label even where there is no room for all."""

@@ -13,6 +13,7 @@ from contractc.options import Search
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
+from contractc.search.candidates import candidates
 from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
@@ -64,21 +65,6 @@ def search(
         ValueError: no search has that name, or the path does not fit the network.
         ResourceLimitError: the limit cannot be kept; nothing was allocated.
     """
-    return candidates(network, optimize, memory_limit, started, most=1)[0]
-
-
-def candidates(
-    network: TensorNetwork,
-    optimize: Any = None,
-    memory_limit: int | None = None,
-    started: float | None = None,
-    most: int = 4,
-) -> tuple[Plan, ...]:
-    """Return the plan that `search` returns and then the next best of other orders it met: for being timed.
-
-    There are at most `most`, all different, those of less predicted seconds first. It is the one plan alone where
-    several outputs, slices or operands held as factors had to be decided on.
-    """
     options = optimize if isinstance(optimize, Search) else Search()
     clock = clock_of(options, started)
     checked(network)
@@ -98,14 +84,14 @@ def candidates(
         plan = within(plan, memory_limit, others, Ask(options, clock), joint)
     known = finds.found.costs if alone and memory_limit is None and finds.found is not None else None
     best = priced(plan) if known is None else replace(plan, **known._asdict())
-    if most == 1 or not alone or best.sliced or network.groups or finds.found is None:
-        return (best,)
-    paths = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
-    others_ = [
-        priced(replace(best, path=other, search=f"another order of {name}", moves=())) for other in paths
-    ]
-    fitting = [p for p in others_ if memory_limit is None or p.peak <= memory_limit]
-    return (best, *sorted(fitting, key=lambda p: p.seconds)[: most - 1])
+    if not alone or best.sliced or network.groups or finds.found is None:
+        return best
+    beside = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
+    return replace(best, others=tuple(beside[:KEPT]))
+
+
+KEPT = 3
+"""Paths of other orders that a plan keeps."""
 
 
 def _unsliced(options: Search, clock: Clock) -> Ask:

@@ -466,5 +466,8 @@ COMPILING = 20.0
 
 
 def _is_compiled() -> bool:
-    """Return whether an earlier process has left compiled code beside the engine."""
-    return any((Folder(__file__).parent / "__pycache__").glob("anneal_numba.*.nbi"))
+    """Return whether an earlier process has left compiled code of this engine beside it."""
+    folder = Folder(__file__).parent
+    source = folder / "anneal_numba.py"
+    made = [path.stat().st_mtime for path in (folder / "__pycache__").glob("anneal_numba.*.nbi")]
+    return bool(made) and source.exists() and max(made) >= source.stat().st_mtime

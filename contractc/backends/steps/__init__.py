@@ -92,7 +92,7 @@ def words(strategy: str, copies: frozenset[str] = frozenset(), provider: str = N
 def understood(how: str) -> tuple[str, frozenset[str], str]:
     """Return strategy, copies and provider of a way; raises ValueError if it is none."""
     names = how.split(", ")
-    provider = names.pop().removeprefix("by ") if names[-1].startswith("by ") else NUMPY
+    provider = names.pop().removeprefix("by ") if len(names) > 1 and names[-1].startswith("by ") else NUMPY
     strategy, copies = names[0], frozenset(names[1:])
     if strategy not in (MATMUL, MULTIPLY, EINSUM, KRON) or provider not in (NUMPY, TORCH):
         raise ValueError(f"{how!r:.60} is no way to compute a step")

@@ -78,7 +78,9 @@ def built(program: Program, held: Mapping[str, bytes]) -> dict[str, loops.Varian
         UnsupportedError: the code is not for this processor or for another contractc.
         ValueError: it is damaged.
     """
-    index: Codes = serial.loads(str(held.get(_INDEX, b""), "utf-8"), (Codes, Code))
+    if _INDEX not in held:
+        raise ValueError(f"there is no {_INDEX}")
+    index: Codes = serial.loads(str(held[_INDEX], "utf-8"), (Codes, Code))
     if index.convention != CONVENTION:
         raise UnsupportedError("its machine code is called as another contractc calls it")
     missing = sorted({*index.features} - image.features())
