@@ -6,7 +6,7 @@ GPU_PYTHON ?= $(VENV_PYTHON)
 
 .PHONY: demo test test-bare test-clean test-peers test-triton36 fuzz lint clean
 .PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
-.PHONY: bench-others
+.PHONY: bench-gradients bench-others
 .PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-cold kernels-static
 
 demo: .venv/.ready
@@ -42,6 +42,9 @@ bench-import: .venv/.ready
 
 bench-memory: .venv/.ready
 	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/memory.py --out benchmarks/results/memory.jsonl $(ARGS)
+
+bench-gradients: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/gradients.py --out benchmarks/results/gradients.jsonl
 
 bench-fusion: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/fusion.py

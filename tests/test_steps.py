@@ -120,8 +120,8 @@ def test_a_large_product_is_one_of_matrices_without_copies() -> None:
 
 
 def test_fused_joins_modes_that_are_neighbours_everywhere() -> None:
-    assert fused([(0, 1, 2), (2, 3), (0, 1, 3)]) == [((0, 1), (2,)), ((2,), (3,)), ((0, 1), (3,))]
-    assert fused([(0, 1), (1, 0)]) == [((0,), (1,)), ((1,), (0,))]
+    assert fused(((0, 1, 2), (2, 3), (0, 1, 3))) == (((0, 1), (2,)), ((2,), (3,)), ((0, 1), (3,)))
+    assert fused(((0, 1), (1, 0))) == (((0,), (1,)), ((1,), (0,)))
 
 
 def test_form_of_needs_the_fastest_axis_in_the_matrix() -> None:

@@ -48,6 +48,10 @@ class Task:
         """Return the number of positions of `modes`."""
         return size_of(modes, self.extents)
 
+    def giving(self, out: Term) -> Task:
+        """Return this with its result in the order `out`."""
+        return Task(self.left, self.right, out, self.extents, self.dtype)
+
 
 class Way(NamedTuple):
     """One way to compute a step: the words that stand in `Contract.how`, and the predicted seconds."""

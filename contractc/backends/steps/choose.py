@@ -120,7 +120,7 @@ class Prices(NamedTuple):
         outs = natural_orders(task.left, task.right, task.out)
         rows = task.size(tuple([m for m in task.left if m not in task.right]))
         columns = task.size(tuple([m for m in task.right if m not in task.left]))
-        return self.seconds(replace(task, out=outs[0] if columns >= rows else outs[-1]))
+        return self.seconds(task.giving(outs[0] if columns >= rows else outs[-1]))
 
     def floor(self, task: Task) -> float:
         """Return seconds that no order of the arrays of `task` can do much better than."""
@@ -158,7 +158,7 @@ def _cheapest(
         floor += least
     best, chosen = float("inf"), task.out
     for order in dict.fromkeys([*orders, task.out]):
-        seconds = prices.seconds(replace(task, out=order))
+        seconds = prices.seconds(task.giving(order))
         if seconds + least >= best * 0.999:
             continue
         if later is not None:

@@ -39,7 +39,7 @@ def write_pair(
     strategy, copies, provider = understood(how)
     writer = _Writer(function, work, provider)
     extents, dynamic = function.program.extents, function.dynamic
-    orders = [flat(modes, extents, tuple(dynamic)) for modes in (left[1], right[1], out)]
+    orders = tuple(flat(modes, extents, tuple(dynamic)) for modes in (left[1], right[1], out))
     if strategy in (MULTIPLY, EINSUM):
         axes = fused(orders)
         x, y = writer.shaped_from(left, axes[0]), writer.shaped_from(right, axes[1])

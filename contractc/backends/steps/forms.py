@@ -53,7 +53,8 @@ class Form(NamedTuple):
     sums: tuple[Axis, ...]
 
 
-def fused(orders: Sequence[Term]) -> list[tuple[Axis, ...]]:
+@lru_cache(maxsize=4096)
+def fused(orders: tuple[Term, ...]) -> tuple[tuple[Axis, ...], ...]:
     """Return `orders` with modes that stand side by side in every order that has them as one axis."""
     owners: dict[int, int] = {}
     before: dict[int, int] = {}
@@ -73,7 +74,7 @@ def fused(orders: Sequence[Term]) -> list[tuple[Axis, ...]]:
             else:
                 axes.append([m])
         result.append(tuple(map(tuple, axes)))
-    return result
+    return tuple(result)
 
 
 def arranged(left: Term, right: Term, out: Term, copies: frozenset[str]) -> tuple[Term, Term, Term]:
