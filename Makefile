@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(VENV_PYTHON)
 .PHONY: demo test test-bare test-peers test-triton36 fuzz lint clean
 .PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
 .PHONY: bench-others
-.PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-static
+.PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-cold kernels-static
 
 demo: .venv/.ready
 	@$(VENV_PYTHON) -m demo
@@ -56,7 +56,10 @@ bench-digits: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/digits.py
 
 kernels-static: .venv/.ready
-	@PYTHONPATH=.:kernels $(VENV_PYTHON) benchmarks/kernels_static.py
+	@PYTHONPATH=.:kernels $(VENV_PYTHON) -m benchmarks.kernels_static $(ARGS)
+
+kernels-cold: .venv/.ready
+	@PYTHONPATH=.:kernels $(VENV_PYTHON) -m benchmarks.kernels_cold $(ARGS)
 
 test-triton36: .venv/.triton36
 	@PYTHONPATH=.venv/triton36:.:kernels EXPECTED_TRITON=3.6.0 $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/test_triton.py

@@ -1,11 +1,12 @@
 """What generated kernels need of a GPU, found by cross-compilation alone: no GPU, and nothing about speed.
 
-    python benchmarks/kernels_static.py [--groups tccg drawn fused] [--arch 80 90] [--minutes 20] [--seed 0]
+    python -m benchmarks.kernels_static [--groups tccg drawn fused rings wide] [--arch 80 90] [--minutes 20]
 
 For each case the first of at most six ranked tile configs that compiles without spills is taken, as `compile` does.
 Asserted for each: no spills, shared memory under the architecture's limit, tensor-core instructions where a product
-of matrices is, loads as wide as predicted, 64-bit offsets where 32 bits do not reach. The exit status says whether
-all hold; the last line is the summary. Lines are appended to benchmarks/results/kernels_static.jsonl.
+of matrices is, loads as wide as predicted, no 32-bit arithmetic on the way to an address that can leave 32 bits
+(`benchmarks/ttir.py`). The exit status says whether all hold; the last line is the summary. Lines are appended to
+benchmarks/results/kernels_static.jsonl.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 
+from benchmarks.ttir import overflows
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import GENERATOR, source_of
 from contractc.backends.triton.gpus import gpu_model
@@ -61,6 +64,41 @@ FUSED: tuple[tuple[str, str, str, tuple[tuple[int, ...], ...]], ...] = (
 )
 """Name, expression, extents in order of the modes, path (left to right if none is given)."""
 
+RINGS: tuple[tuple[str, str], ...] = (
+    ("max_plus", "float32"),
+    ("max_plus", "float64"),
+    ("max_plus", "int64"),
+    ("min_plus", "float32"),
+    ("min_plus", "int32"),
+    ("max_times", "float32"),
+    ("log_sum_exp", "float32"),
+    ("log_sum_exp", "float64"),
+    ("or_and", "bool"),
+    ("sum_product", "int64"),
+    ("sum_product", "int32"),
+    ("sum_product", "int8"),
+)
+"""Semirings and dtypes without a product of matrices for all of them."""
+
+IN_RINGS: tuple[tuple[str, str, str, tuple[tuple[int, ...], ...]], ...] = (
+    ("product", "mk,kn->mn", "4096 4096 4096", ()),
+    ("batched, permuted", "bkm,bnk->nbm", "32 256 512 384", ()),
+    ("reduce", "abc->ca", "512 300 512", ()),
+    ("Hadamard and reduce", "nc,nc->n", "1048576 64", ()),
+    ("chain", "bi,ij,jk->bk", "1000 48 20 100", ((0, 1), (3, 2))),
+)
+
+WIDE: tuple[tuple[str, str, str, str], ...] = (
+    ("product with a large input", "mk,kn->mn", "131072 32768 64", "bfloat16"),
+    ("product with a large result", "mk,kn->mn", "65536 64 65536", "bfloat16"),
+    ("permutation", "abc->cab", "2048 1024 2048", "float16"),
+    ("reduce", "abc->b", "4096 1024 1024", "bfloat16"),
+    ("Hadamard and reduce", "nc,nc->n", "67108864 64", "bfloat16"),
+    ("one-qubit gate", "hil,oi->hol", "32768 2 32768 2", "complex64"),
+    ("just within", "mk,kn->mn", "65536 32767 64", "bfloat16"),
+)
+"""Name, expression, extents, dtype: values with more than 2**31 elements, and one with a few less."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -71,7 +109,14 @@ class Case:
     task: Task
 
 
-def task_of_text(text: str, extents: Sequence[int], dtype: str, precision: str, path: Any = ()) -> Task:
+def task_of_text(
+    text: str,
+    extents: Sequence[int],
+    dtype: str,
+    precision: str,
+    path: Any = (),
+    semiring: str = "sum_product",
+) -> Task:
     """Return the task of an expression; `extents` are in the order in which its modes appear."""
     inputs, out = text.split("->")
     letters = {c: k for k, c in enumerate(dict.fromkeys(c for c in text if c.isalpha()))}
@@ -79,7 +124,8 @@ def task_of_text(text: str, extents: Sequence[int], dtype: str, precision: str, 
     count = len(terms) - 1
     if count > 2 and not path:
         path = ((0, 1), *((count + s, s + 2) for s in range(count - 2)))
-    return Task(terms, (dtype,) * len(terms), tuple(extents), path=tuple(path), precision=precision)
+    dtypes = (dtype,) * len(terms)
+    return Task(terms, dtypes, tuple(extents), path=tuple(path), semiring=semiring, precision=precision)
 
 
 def cases(groups: Sequence[str], seed: int) -> Iterator[Case]:
@@ -106,6 +152,14 @@ def cases(groups: Sequence[str], seed: int) -> Iterator[Case]:
                 )
     if "drawn" in groups:
         yield from drawn(seed)
+    if "rings" in groups:
+        for semiring, dtype in RINGS:
+            for name, text, extents, path in IN_RINGS:
+                task = task_of_text(text, [*map(int, extents.split())], dtype, "default", path, semiring)
+                yield Case("rings", f"{name} in {semiring}", task)
+    if "wide" in groups:
+        for name, text, extents, dtype in WIDE:
+            yield Case("wide", name, task_of_text(text, [*map(int, extents.split())], dtype, "default"))
 
 
 def drawn(seed: int) -> Iterator[Case]:
@@ -181,8 +235,9 @@ def examined(case: Case, arch: int) -> dict[str, Any]:
     for tried, (config, prediction) in enumerate(ranking, 1):
         start = time.perf_counter()
         once = parts(problem, config.split)[0] if config.split > 1 else problem
+        source = source_of(once, config)
         try:
-            binary = toolchain.compiled(source_of(once, config), config.warps, config.stages, arch)
+            binary = toolchain.compiled(source, config.warps, config.stages, arch)
         except toolchain.FAILURES as error:
             first = first or row | {"failed": [f"does not compile: {type(error).__name__}"], "tried": tried}
             continue
@@ -199,8 +254,8 @@ def examined(case: Case, arch: int) -> dict[str, Any]:
         expected, found = predicted_load(once, config), widest_load(binary.ptx)
         if found < expected:
             failed.append(f"loads of {found} bytes, {expected} predicted")
-        if any(once.wide_offsets(at) for at in range(len(once.values))) and "i64" not in binary.ttir:
-            failed.append("32-bit offsets")
+        programs = toolchain.grid_of(source, once.extents, replace(config, resident=0), torch.device("cpu"))
+        failed += [f"can overflow: {line}" for line in overflows(binary.ttir, programs, {})[:1]]
         made = row | {
             "config": str(config),
             "tried": tried,
@@ -242,7 +297,7 @@ def elsewhere(every: int) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Compile, print the table, append the lines, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", nargs="*", default=["fused", "tccg", "drawn"])
+    parser.add_argument("--groups", nargs="*", default=["fused", "tccg", "drawn", "rings", "wide"])
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)

@@ -136,7 +136,7 @@ def traced_call(name: str, out: Any, casting: str, *given: Any) -> Any:
 
     Operands held as factors cannot stand there, and without a tensor the call is none of torch's business.
     """
-    from contractc.backends.torch import keep_whole, untraced
+    from contractc.backends.torch.tracing import keep_whole, untraced
 
     arguments = [x for y in (given[0], *given[1]) for x in (y if isinstance(y, list | tuple) else (y,))]
     if not any(is_torch(x) for x in arguments) or any(hasattr(x, "factors") for x in arguments):

@@ -19,6 +19,7 @@ import torch
 import triton
 
 import contractc
+from benchmarks.ttir import overflows
 from contractc.backends import triton as backend
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import prepared, unfused
@@ -27,8 +28,9 @@ from contractc.backends.triton.gpus import like, measured, stored
 from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Model
-from contractc.backends.triton.problem import parts, runs_of
+from contractc.backends.triton.problem import Problem, parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
+from contractc.backends.triton.rows import add, row_of
 from contractc.backends.triton.steps import program_of
 from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal
 from contractc.backends.triton.tiles import TileConfig, parsed
@@ -37,6 +39,7 @@ from contractc.errors import OperandError
 from contractc.machine import A100, H100, H200, Gpu, Target
 from contractc.programs import Contract, Program
 from contractc.serial import digest
+from contractc.store import opened
 
 
 def task(
@@ -275,6 +278,43 @@ def test_tuning_drops_what_spills_times_the_rest_and_remembers(tmp_path: Path) -
     assert calls
 
 
+def test_what_was_tuned_is_used_by_the_next_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRACTC_STORE", str(tmp_path / "store"))
+    gpu = replace(H200, name="a GPU")
+    monkeypatch.setattr("contractc.backends.triton.tuning.gpu_name", lambda: gpu.name)
+    given = task("bi,oij,bj->bo", {"b": 256, "i": 64, "j": 64, "o": 64}, "bfloat16", ((0, 1), (3, 2)))
+    plain = program_of(given)
+    program = prepared(plain, gpu, checked=True)
+    (step,) = program.steps
+    assert isinstance(step, Contract) and step.how.startswith("tile")
+    wanted = ["none yet"]
+    calls: list[str] = []
+
+    def measure(tried: Step, tensors: Any) -> float:
+        calls.append(tried.how)
+        return 1e-9 if tried.how == wanted[0] else 1.0
+
+    ranking = [str(c) for c, _ in ranked(given.problem(given.in_order())[0], gpu)]
+    wanted[0] = ranking[3]
+    assert tuned(program, gpu, measure, None, "cpu").steps[0] == replace(step, how=ranking[3])
+    calls.clear()
+    assert tuned(program, gpu, measure, None, "cpu").steps[0] == replace(step, how=ranking[3])
+    assert not calls
+    assert prepared(plain, gpu, checked=True).steps[0] == replace(step, how=ranking[3])
+    assert prepared(plain, replace(gpu, name="another"), checked=True) == program
+    store = opened(tmp_path / "store")
+    (entry,) = [e for e in store.ls() if e.kind == "tuned"]
+    before = store.read("tuned", entry.key)
+    wanted[0] = "library"
+    problem, _ = given.problem(given.in_order())
+    add(None, problem, row_of(problem, gpu.name, "library", 1e-9))
+    after = store.read("tuned", entry.key)
+    assert before is not None and after is not None and after.startswith(before) and after.count(b"\n") == 2
+    assert [s.how for s in prepared(plain, gpu, checked=True).steps if isinstance(s, Contract)] == [
+        "library"
+    ] * 2
+
+
 def test_tuning_without_a_gpu_takes_what_compiles() -> None:
     given = task("nc,nc->n", {"n": 4096, "c": 512})
     program = prepared(program_of(given), H200, checked=False)
@@ -371,3 +411,50 @@ def test_a_gpu_without_a_data_sheet_has_the_rates_of_an_older_one() -> None:
         Gpu.from_json(replace(H100, l2=0.0).to_json())
     executable = contractc.compile("nc,nc->n", (64, 8), (64, 8), dtype="float32", target="cuda:80")
     assert "microseconds are predicted for A100 (sm_80; 1.84 TB/s" in str(executable)
+
+
+LARGE = [
+    ("mk,kn->mn", (2**17, 2**15, 64), "bfloat16"),
+    ("mk,kn->mn", (2**16, 64, 2**16), "bfloat16"),
+    ("abc->b", (4096, 1024, 1024), "bfloat16"),
+    ("hil,oi->hol", (2**15, 2, 2**15, 2), "complex64"),
+]
+
+
+@pytest.mark.parametrize(("text", "sizes", "dtype"), LARGE)
+def test_arithmetic_of_addresses_does_not_overflow(
+    text: str, sizes: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = dict.fromkeys(c for c in text if c.isalpha())
+    given = task(text, dict(zip(letters, sizes, strict=True)), dtype)
+    problem, _ = given.problem(given.in_order())
+
+    def faults() -> list[str]:
+        found = best(problem)
+        assert found is not None
+        config = replace(found[0], split=1, resident=0)
+        source = source_of(problem, config)
+        programs = toolchain.grid_of(source, problem.extents, config, torch.device("cpu"))
+        return overflows(toolchain.compiled(source, config.warps, config.stages).ttir, programs, {})
+
+    assert faults() == []
+    monkeypatch.setattr(Problem, "wide_offsets", lambda self, at: False)
+    broken = faults()
+    assert broken and all("i32" in line for line in broken)
+
+
+def test_a_lint_that_knows_nothing_of_a_number_says_so() -> None:
+    ttir = """
+    tt.func public @kernel(%a: !tt.ptr<f32>, %e0: i32) attributes {noinline = false} {
+      %c1000_i32 = arith.constant 1000 : i32 loc(#loc1)
+      %pid = tt.get_program_id x : i32 loc(#loc1)
+      %far = arith.muli %pid, %c1000_i32 : i32 loc(#loc1)
+      %unused = arith.muli %far, %c1000_i32 : i32 loc(#loc1)
+      %near = arith.remsi %far, %e0 : i32 loc(#loc1)
+      %p = tt.addptr %a, %near : !tt.ptr<f32>, i32 loc(#loc1)
+    """
+    assert overflows(ttir, 2**20, {"e0": (1, 100)}) == []
+    assert overflows(ttir, 2**22, {"e0": (1, 100)}) == ["%far = arith.muli %pid, %c1000_i32 : i32"]
+    scaled = ttir.replace("%near :", "%unused :")
+    assert overflows(scaled, 2**10, {}) == []
+    assert len(overflows(scaled, 2**12, {})) == 1

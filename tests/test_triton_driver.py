@@ -17,12 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import IntEnum
-from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -33,8 +31,8 @@ from contractc import archive, bundle  # noqa: E402
 from contractc.backends import triton as backend  # noqa: E402
 from contractc.backends.triton import ahead, driver, toolchain  # noqa: E402
 from contractc.backends.triton.launch import Pass  # noqa: E402
-from contractc.dtypes import to_numpy  # noqa: E402
 from contractc.errors import BundleError, UnsupportedError  # noqa: E402
+from launches import compute, memory, tensors  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
@@ -44,7 +42,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-rng = np.random.default_rng(0)
 
 
 class Error(IntEnum):
@@ -142,29 +139,6 @@ def parameter_sizes(one: Pass) -> list[int]:
     return [int(bits) // 8 for bits in re.findall(r"\.param \.[a-z](\d+)", head)]
 
 
-def memory(pointer: int, shape: list[int], strides: list[int], dtype: str) -> np.ndarray:
-    """Return the numbers at an address as an array that can be written to."""
-    kind = to_numpy("uint8" if dtype == "bool" else dtype)
-    reach = 1 + sum(s * (n - 1) for s, n in zip(strides, shape, strict=True))
-    raw = (ctypes.c_byte * (reach * kind.itemsize)).from_address(pointer)
-    flat: np.ndarray = np.frombuffer(memoryview(raw), kind)
-    return np.lib.stride_tricks.as_strided(flat, shape, [s * kind.itemsize for s in strides])
-
-
-def compute(one: Pass, arrays: list[np.ndarray], extents: list[int]) -> None:
-    """Write what the kernel would; partial sums all in the first part, the others zero."""
-    problem = one.problem
-    terms = [list(v.modes) for v in problem.values]
-    inputs = [x.conj() if v.conj else x for v, x in zip(problem.inputs, arrays, strict=False)]
-    flat = [z for pair in zip(inputs, terms[:-1], strict=True) for z in pair]
-    found = np.einsum(*flat, terms[-1])
-    if one.config.split > 1:
-        count = prod(extents[m] for m in problem.out.modes)
-        rest = arrays[-1].ctypes.data + count * arrays[-1].itemsize
-        memory(rest, [(one.config.split - 1) * count], [1], problem.out.dtype)[:] = 0
-    arrays[-1][...] = found
-
-
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Return a driver whose device has the memory of the CPU."""
@@ -200,16 +174,6 @@ def loaded(tmp_path: Path, *executables: Any) -> Any:
     path = tmp_path / "net.ccb"
     executables[0].save(path, *executables[1:])
     return contractc.load(path, trust=True)
-
-
-def tensors(*shapes: tuple[int, ...], dtype: str = "float32") -> list[Any]:
-    made = []
-    for shape in shapes:
-        x = rng.normal(size=shape)
-        made.append(
-            torch.from_numpy((x + 1j * rng.normal(size=shape) if "complex" in dtype else x).astype(dtype))
-        )
-    return made
 
 
 FUSED = "bi,bj,ijk->bk"
@@ -338,7 +302,7 @@ def test_steps_of_constants_run_when_compiling(cuda: Driver, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
-def test_launches_describe_their_kernels(arch: int) -> None:
+def test_launches_describe_their_kernels(arch: int, cuda: Driver) -> None:
     made = contractc.compile(
         "xbi,bxj,ij->bx", (4, 512, 16), (512, 4, 16), (16, 16), dtype="float32", dynamic="bx",
         target=f"triton:cuda:{arch}",
@@ -349,14 +313,17 @@ def test_launches_describe_their_kernels(arch: int) -> None:
     for a in backend.artifacts(made.program, arch):
         launch = ahead.Launch.from_json(files[f"kernel{a.name}.json"].decode())
         assert launch == a.launch
-        head = a.ptx.partition(".entry")[2].partition(")")[0]
+        one = cuda.known[a.cubin]
+        config = one.config
+        ptx = toolchain.compiled(one.source, config.warps, config.stages, arch).ptx
+        head = ptx.partition(".entry")[2].partition(")")[0]
         sizes = [int(bits) // 8 for bits in re.findall(r"\.param \.[a-z](\d+)", head)]
         _, types = driver.packed(
             launch, [0] * len(launch.values), [1] * len(launch.extents), [1] * len(launch.strides)
         )
         assert [ctypes.sizeof(t) for t in types] == sizes
         assert launch.parameters == len(sizes) and launch.spills == 0 and launch.alignment == 16
-        assert f".target sm_{arch}" in a.ptx
+        assert f".target sm_{arch}" in ptx
         assert files[f"kernel{a.name}.cubin"][:4] == b"\x7fELF"
         assert files[f"kernel{a.name}.py"].decode() == a.source
 

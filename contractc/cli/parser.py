@@ -96,7 +96,12 @@ def parser() -> argparse.ArgumentParser:
     )
     _problem(tune)
     tune.add_argument("--target", required=True, help="whose kernels, such as triton:cuda:90")
-    tune.add_argument("--database", type=Path, metavar="FILE", help="JSON lines of what was timed before")
+    tune.add_argument(
+        "--database",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines of what was timed before, in place of the store",
+    )
 
     cache = command("cache", "what is kept on disk from one process to the next", CACHE)
     cache.add_argument("action", choices=("ls", "prune", "verify"), help="list, shrink, or check every entry")

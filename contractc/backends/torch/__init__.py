@@ -7,8 +7,7 @@ names no device: it runs where the tensors are.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -177,19 +176,3 @@ def to_bytes(x: Tensor) -> bytes:
     host = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
     body = host.reshape(-1).view(torch.uint8).numpy().tobytes()
     return f"{x.dtype}{tuple(x.shape)}".removeprefix("torch.").encode() + body
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def untraced(function: Callable[..., Any], *given: Any) -> Any:
-    """Return `function(*given)`; torch.compile breaks its graph here and runs it."""
-    return function(*given)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def keep_whole(module: str, name: str) -> None:
-    """Make torch.compile put calls of a function into its graph as they are, without looking inside.
-
-    The function then runs when the graph is lowered to aten calls, on fake tensors, and not any more when the
-    compiled code runs. While torch.compile traces, this runs at once instead of being traced itself.
-    """
-    torch.compiler.allow_in_graph(getattr(sys.modules[module], name))  # type: ignore[no-untyped-call]

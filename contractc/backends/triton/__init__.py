@@ -200,8 +200,9 @@ def over_devices(executable: Executable, devices: Sequence[str]) -> Executable:
 def tune(program: Program, target: Target, database: Path | None = None) -> Program:
     """Return a prepared program with each kernel's tile config chosen by timing; without a GPU, by compiling.
 
-    What was timed is appended to `database` (JSON lines), and looked up there first. The rates of a GPU are measured
-    when something is tuned on it for the first time, and used from then on.
+    What was timed is added to the store, or to the file `database` (JSON lines), and looked up there first; what is
+    in the store is used by `compile` from then on. The rates of a GPU are measured when something is tuned on it for
+    the first time, and used from then on.
     """
     device = gpu_model(target.device)
     if torch.cuda.is_available():

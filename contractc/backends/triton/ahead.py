@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import NamedTuple
 
-from contractc.backends.triton import toolchain
 from contractc.backends.triton.gpus import like
-from contractc.backends.triton.launch import Pass, passes_of
-from contractc.backends.triton.problem import Problem
+from contractc.backends.triton.kept import kept
+from contractc.backends.triton.launch import Pass, even_numbers, passes_of
+from contractc.backends.triton.problem import ALIGNMENT
 from contractc.backends.triton.tasks import LIBRARY, Task, chosen_config, task_of
+from contractc.errors import UnsupportedError
 from contractc.notation import Term
 from contractc.programs import Contract, Loop, Program
 from contractc.serial import dumps, loads
-
-ALIGNMENT = 16
-"""Pointers, and run-time numbers that are said to be, are multiples of this: bytes, or elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +79,11 @@ class Launch:
 
 
 class Artifact(NamedTuple):
-    """One kernel compiled ahead of time: the name of its files, its source, code, assembly and launch."""
+    """One kernel compiled ahead of time: the name of its files, its source, code and launch."""
 
     name: str
     source: str
     cubin: bytes
-    ptx: str
     launch: Launch
 
 
@@ -118,9 +114,10 @@ def _artifact(
     name: str, one: Pass, task: Task, stands_for: tuple[Term, ...], partial_dtype: str, arch: int
 ) -> Artifact:
     problem, source, config = one.problem, one.source, one.config
-    divisible = tuple(map(partial(_is_divisible, problem, task, stands_for), source.strides))
-    numbers = (*(False for _ in source.extents), *divisible)
-    binary = toolchain.compiled(source, config.warps, config.stages, arch, numbers=numbers)
+    numbers = even_numbers(source, problem, task, stands_for)
+    binary = kept(source, config.warps, config.stages, arch, numbers=numbers or None)
+    if binary is None:
+        raise UnsupportedError(f"a kernel of {config} does not compile for sm_{arch}")
     launch = Launch(
         binary.name,
         str(config),
@@ -133,7 +130,7 @@ def _artifact(
         source.types,
         source.extents,
         source.strides,
-        divisible,
+        numbers[len(source.extents) :],
         stands_for,
         problem.extents,
         tuple(Axis(run.modes, block) for run, block in source.grid),
@@ -142,26 +139,7 @@ def _artifact(
         partial_dtype,
         config.split * problem.size(problem.out.modes) if partial_dtype else 0,
     )
-    return Artifact(name, source.text, binary.cubin, binary.ptx, launch)
-
-
-def _is_divisible(
-    problem: Problem, task: Task, stands_for: tuple[Term, ...], stride: tuple[int, int]
-) -> bool:
-    """Return whether a run-time stride of values in order in memory is a multiple of 16 whatever the extents."""
-    at, mode = stride
-    return all(
-        prod(task.extents[n] for n in inner if n not in task.dynamic) % ALIGNMENT == 0
-        for inner in inner_modes(task.terms[at], stands_for[mode][-1])
-    )
-
-
-def inner_modes(term: Term, mode: int) -> list[Term]:
-    """Return for each axis of `term` that has `mode` the modes of the axes inside of it.
-
-    The product of their extents is the axis's stride in a value in order in memory.
-    """
-    return [term[axis + 1 :] for axis, m in enumerate(term) if m == mode]
+    return Artifact(name, source.text, binary.cubin, launch)
 
 
 def binaries(program: Program, device: str) -> dict[str, bytes]:

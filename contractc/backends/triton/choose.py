@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence, Set
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 from contractc.backends.triton import toolchain
-from contractc.backends.triton.emit import GENERATOR, Source, source_of
+from contractc.backends.triton.emit import source_of
+from contractc.backends.triton.kept import kept
+from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts
+from contractc.backends.triton.rows import known_rows
 from contractc.backends.triton.tasks import (
     LIBRARY,
     MOST_INPUTS,
     TRIED,
     Choice,
     Task,
+    aten_seconds,
     choice,
+    chosen_config,
     kept_modes,
     library_is_coarser,
     refusal,
     task_of,
     trials,
 )
-from contractc.backends.triton.tiles import TileConfig
+from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Step, Value
 from contractc.serial import digest
@@ -35,36 +43,119 @@ GAIN = 0.95
 """A fused step has to be predicted to take less than this share of its parts: predictions are not that exact."""
 
 
+MOST_KERNELS = 16
+"""Kernels that are compiled for one program at most, or half its steps if they are more.
+
+Two at a time they take 0.2 s each on two cores, so a program of 30 steps waits for six seconds at most.
+"""
+
+
 def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     """Return `program` with its steps fused where that is predicted to be faster, each with how it is done.
 
     With `checked`, the kernels of what is fused by prediction are compiled, two at a time, and those that spill are
-    not used: what was fused for one is fused anew without it.
+    not used: what was fused for one is fused anew without it. Then it is kept in the store, and taken from there by
+    the next process.
 
     Before:  %3 = contract %0 %1,  %4 = contract %3 %2
     After:   %4 = contract %0 %1 %2  # fused: 0 1, 3 2, tile o=16 s=16 ...
     """
+    store = open_store() if checked else None
+    if store is None:
+        return _prepared(program, device, checked=checked)
+    key = digest([_chooser(), str(toolchain.VERSION), device, program])
+    stored = store.read("prepared", key)
+    if stored is not None:
+        with suppress(ValueError):
+            found = Program.from_json(stored.decode())
+            same = (found.inputs, found.results, found.constants)
+            if same == (program.inputs, program.results, program.constants) and _holds(found, device):
+                return _as_tuned(found, device)
+    made = _prepared(program, device, checked=checked)
+    store.write("prepared", key, made.to_json().encode())
+    return _as_tuned(made, device)
+
+
+def _as_tuned(program: Program, device: Gpu) -> Program:
+    """Return a prepared program with the ways that were found by timing on a GPU of this name, where there are any."""
+    known = known_rows(None, device.name)
+    steps: list[Step] = []
+    hows: dict[int, str] = {}
+    for step in program.steps:
+        if isinstance(step, Loop):
+            step = replace(step, body=_as_tuned(step.body, device))
+        if isinstance(step, Contract) and step.how.startswith("tile"):
+            task = task_of(step, program)
+            problem, _ = task.problem(task.in_order())
+            row = known(problem)
+            if row is not None and (row.config == LIBRARY or fits(problem, parsed(row.config), device)):
+                hows[step.out.number] = row.config
+        steps.append(step)
+    return with_ways(replace(program, steps=tuple(steps)), hows)
+
+
+def _holds(program: Program, device: Gpu) -> bool:
+    """Return whether the kernels of a prepared program are there and none spills; what is missing is compiled."""
+    made = []
+    for step in program.steps:
+        if isinstance(step, Loop) and not _holds(step.body, device):
+            return False
+        if isinstance(step, Contract) and step.how.startswith("tile"):
+            task = task_of(step, program)
+            problem, _ = task.problem(task.in_order())
+            made.append((problem, parsed(step.how)))
+    with ThreadPoolExecutor(2) as pool:
+        return all(pool.map(lambda pair: fits(pair[0], pair[1], device), made))
+
+
+@cache
+def _chooser() -> str:
+    """Return a digest of the sources that decide what is fused and how: better ones forget what others chose."""
+    here = Path(__file__).parent
+    sources = sorted(here.glob("*.py"))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
+
+
+def _prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=prepared(step.body, device, checked=checked))
+            step = replace(step, body=_prepared(step.body, device, checked=checked))
         steps.append(step)
-    whole, refused = replace(program, steps=tuple(steps)), set[Task]()
+    whole, refused, tried = replace(program, steps=tuple(steps)), set[Task](), set[Task]()
+    most = max(MOST_KERNELS, len(steps) // 2) if checked else sys.maxsize
     while True:
         program = _fused(whole, device, refused)
-        tasks = {task_of(s, program) for s in program.steps if isinstance(s, Contract) and not s.how}
+        tasks = Counter(task_of(s, program) for s in program.steps if isinstance(s, Contract) and not s.how)
+        tried |= set(_most_gained(tasks, device, tried, most))
+        found = {t: choice(t, device) for t in tasks if t not in tried}
+        found = {t: replace(c, how=LIBRARY) for t, c in found.items()}
         with ThreadPoolExecutor(2 if checked else 1) as pool:
-            found = dict(
-                zip(tasks, pool.map(lambda t: chosen(t, device, checked=checked), tasks), strict=True)
-            )
-        worse = {t for t, c in found.items() if len(t.terms) > 3 and c.how == LIBRARY} - refused
+            worth = [t for t in tasks if t in tried]
+            made = pool.map(lambda t: chosen(t, device, checked=checked), worth)
+            found |= dict(zip(worth, made, strict=True))
+        worse = {t for t in worth if len(t.terms) > 3 and found[t].how == LIBRARY} - refused
         if not worse:
             break
         refused |= worse
-    steps, number = [], 1 + max(program.values(), default=0)
+    hows = {
+        s.out.number: found[task_of(s, program)].how
+        for s in program.steps
+        if isinstance(s, Contract) and not s.how
+    }
+    return with_ways(program, hows)
+
+
+def with_ways(program: Program, hows: Mapping[int, str]) -> Program:
+    """Return `program` with how the steps are done whose results have these numbers.
+
+    A fused step that the library does becomes pairwise steps.
+    """
+    steps: list[Step] = []
+    number = 1 + max(program.values(), default=0)
     for step in program.steps:
-        if isinstance(step, Contract) and not step.how:
-            step = replace(step, how=found[task_of(step, program)].how)
+        if isinstance(step, Contract) and step.out.number in hows:
+            step = replace(step, how=hows[step.out.number])
             if step.how == LIBRARY and len(step.inputs) > 2 and step.path:
                 expanded = unfused(step, program, number)
                 number += len(expanded) - 1
@@ -72,6 +163,22 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
                 continue
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _most_gained(tasks: Counter[Task], device: Gpu, tried: Set[Task], most: int) -> list[Task]:
+    """Return the tasks whose kernels are to be compiled beside those `tried`, `most` in all: those that gain most."""
+
+    def gain(task: Task) -> float:
+        found = choice(task, device)
+        if found.how == LIBRARY or found.kernel is None:
+            return 0.0
+        if library_is_coarser(task, device):
+            return float("inf")
+        return (found.library - found.kernel) * tasks[task]
+
+    new = {t: gain(t) for t in tasks if t not in tried}
+    wanted = sorted((t for t in new if new[t] > 0), key=lambda t: -new[t])
+    return wanted[: max(0, most - len(tried))]
 
 
 @lru_cache(maxsize=4096)
@@ -91,29 +198,8 @@ def chosen(task: Task, device: Gpu, *, checked: bool) -> Choice:
 def fits(problem: Problem, config: TileConfig, device: Gpu) -> bool:
     """Return whether a kernel compiles for `device` without spills and within its shared memory."""
     once = parts(problem, config.split)[0] if config.split > 1 else problem
-    needs = _needs(source_of(once, config), config, device.arch)
-    return needs is not None and needs[0] == 0 and needs[1] <= device.shared
-
-
-def _needs(source: Source, config: TileConfig, arch: int) -> tuple[int, int] | None:
-    """Return the bytes that a kernel spills and those of its shared memory, or None if it does not compile.
-
-    They are looked up in the store: compiling takes half a second.
-    """
-    store = open_store()
-    key = digest([GENERATOR, toolchain.VERSION, arch, config.warps, config.stages, source.text])
-    stored = None if store is None else store.read("kernel", key)
-    if stored is not None:
-        with suppress(ValueError, TypeError):
-            found = json.loads(stored)
-            return None if found is None else (int(found[0]), int(found[1]))
-    needs = None
-    with suppress(*toolchain.FAILURES):
-        binary = toolchain.compiled(source, config.warps, config.stages, arch)
-        needs = binary.spills, binary.shared
-    if store is not None:
-        store.write("kernel", key, json.dumps(needs).encode())
-    return needs
+    made = kept(source_of(once, config), config.warps, config.stages, device.arch)
+    return made is not None and made.spills == 0 and made.shared <= device.shared
 
 
 def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
@@ -216,8 +302,20 @@ def notes(program: Program, device: Gpu) -> Sequence[str]:
     lines = []
     for step in program.steps:
         if isinstance(step, Contract) and step.how:
-            found = choice(task_of(replace(step, how=""), program), device)
-            lines.append(f"{'kernel' if step.how != LIBRARY else LIBRARY}: {found}")
+            lines.append(_note(task_of(replace(step, how=""), program), step.how, device))
         else:
             lines.append("")
     return lines
+
+
+def _note(task: Task, how: str, device: Gpu) -> str:
+    if how == LIBRARY:
+        found = choice(task, device)
+        missed = found.kernel is not None and found.how != LIBRARY
+        return f"{LIBRARY}: {found}" + "; the kernel spills, or others gain more" * missed
+    problem, _ = task.problem(task.in_order())
+    config = chosen_config(how, problem, device)
+    prediction = None if config is None else Model(problem, device).predict(config)
+    seconds = None if prediction is None else prediction.seconds
+    library = aten_seconds(task, problem, device)
+    return f"kernel: {Choice(how, seconds, library, 'kernel not predicted')}"

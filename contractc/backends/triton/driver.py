@@ -15,8 +15,8 @@ from torch import Tensor
 
 from contractc.backends import Compiled
 from contractc.backends.triton import toolchain
-from contractc.backends.triton.ahead import Launch, inner_modes
-from contractc.backends.triton.launch import unwritten
+from contractc.backends.triton.ahead import Launch
+from contractc.backends.triton.launch import inner_modes, unwritten
 from contractc.backends.triton.steps import emitted_with, plain_of
 from contractc.backends.triton.tasks import LIBRARY, Task, task_of
 from contractc.errors import UnsupportedError

@@ -15,7 +15,8 @@ from torch import Tensor
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.choose import fits
 from contractc.backends.triton.emit import Source, source_of
-from contractc.backends.triton.problem import Problem, contiguous, parts
+from contractc.backends.triton.kept import kept
+from contractc.backends.triton.problem import ALIGNMENT, Problem, contiguous, parts
 from contractc.backends.triton.tasks import LIBRARY, Task, candidates, chosen_config, trials
 from contractc.backends.triton.tiles import TileConfig
 from contractc.dtypes import zero_of
@@ -32,27 +33,34 @@ MOST_OFFSET = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One launch: the kernel, how its programs are counted, and where each mode of its problem comes from."""
+    """One launch: the kernel, how its programs are counted, and where each mode of its problem comes from.
+
+    `functions` grows with the devices and the alignments that it meets.
+    """
 
     problem: Problem
     config: TileConfig
     source: Source
-    function: Any
+    functions: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a step launches for operands of certain strides: one pass, or two when the sum is split."""
+    """What a step launches for operands of certain strides: one pass, or two when the sum is split.
+
+    `parts` are the modes that each mode of the problem stands for, `even` which run-time numbers of the first pass
+    are multiples of `ALIGNMENT` in values in order in memory.
+    """
 
     passes: tuple[Pass, ...]
     parts: tuple[Term, ...]
+    even: tuple[bool, ...]
 
 
 @lru_cache(maxsize=4096)
 def kernel_pass(problem: Problem, config: TileConfig) -> Pass:
-    """Return the launch of one kernel; its source is generated and loaded, compiled at its first launch."""
-    source = source_of(problem, config, interpret=toolchain.interpreted())
-    return Pass(problem, config, source, toolchain.loaded(source))
+    """Return the launch of one kernel; its source is generated, loaded and compiled at its first launch."""
+    return Pass(problem, config, source_of(problem, config, interpret=toolchain.interpreted()))
 
 
 def passes_of(problem: Problem, config: TileConfig, device: Gpu = H200) -> tuple[Pass, ...]:
@@ -147,7 +155,10 @@ class Step:
         if config is not None and not toolchain.interpreted() and torch.cuda.is_available():
             ranking = (config, *(c for c, _ in trials(problem, self.device) if c != config))
             config = next((c for c in ranking if fits(problem, c, self.device)), None)
-        return None if config is None else Variant(passes_of(problem, config, self.device), modes)
+        if config is None:
+            return None
+        passes = passes_of(problem, config, self.device)
+        return Variant(passes, modes, even_numbers(passes[0].source, problem, task, modes))
 
     def _run(
         self,
@@ -175,7 +186,7 @@ class Step:
             else:
                 target = torch.empty(size, dtype=width, device=like.device)
         numbers = [self._stride(at, m, variant, tensors, result) for at, m in first.source.strides]
-        launch(first, (*tensors, target), sizes, numbers)
+        launch(first, (*tensors, target), sizes, numbers, variant.even)
         if len(variant.passes) == 2:
             second = variant.passes[1]
             launch(second, (target, result), second.problem.extents, [])
@@ -211,18 +222,76 @@ def literal(
     return tuple(s if s == e or s in (0, 1) else None for s, e in zip(strides, expected, strict=True))
 
 
-def launch(one: Pass, tensors: Sequence[Tensor], extents: Sequence[int], strides: Sequence[int]) -> None:
-    """Run one kernel on the stream and the device of its tensors."""
+def even_numbers(
+    source: Source, problem: Problem, task: Task, stands_for: Sequence[Term]
+) -> tuple[bool, ...]:
+    """Return which run-time numbers of a kernel are multiples of `ALIGNMENT` whatever the dynamic extents.
+
+    That is said of values in order in memory. The extents come first and are none; then come the strides.
+    """
+    strides = (
+        all(
+            prod(task.extents[n] for n in inner if n not in task.dynamic) % ALIGNMENT == 0
+            for inner in inner_modes(task.terms[at], stands_for[mode][-1])
+        )
+        for at, mode in source.strides
+    )
+    return (*(False for _ in source.extents), *strides)
+
+
+def inner_modes(term: Term, mode: int) -> list[Term]:
+    """Return for each axis of `term` that has `mode` the modes of the axes inside of it.
+
+    The product of their extents is the axis's stride in a value in order in memory.
+    """
+    return [term[axis + 1 :] for axis, m in enumerate(term) if m == mode]
+
+
+def launch(
+    one: Pass,
+    tensors: Sequence[Tensor],
+    extents: Sequence[int],
+    strides: Sequence[int],
+    even: tuple[bool, ...] = (),
+) -> None:
+    """Run one kernel on the stream and the device of its tensors; for `even` see `Variant`."""
     given = [_as_parameter(x) for x in tensors]
-    numbers = [extents[m] for m in one.source.extents]
-    grid = (toolchain.grid_of(one.source, extents, one.config, tensors[0].device),)
-    config = one.config
-    device = tensors[0].device
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    numbers = (*(extents[m] for m in one.source.extents), *strides)
+    device, config = tensors[0].device, one.config
+    grid = (toolchain.grid_of(one.source, extents, config, device), 1, 1)
+    if toolchain.interpreted():
+        function = toolchain.loaded(one.source)
+        function[grid](*given, *numbers, num_warps=config.warps, num_stages=config.stages)
+    elif device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            one.function[grid](*given, *numbers, *strides, num_warps=config.warps, num_stages=config.stages)
-        return
-    one.function[grid](*given, *numbers, *strides, num_warps=config.warps, num_stages=config.stages)
+            _function(one, given, numbers, even)[grid](*given, *numbers)
+    else:
+        _function(one, given, numbers, even)[grid](*given, *numbers)
+
+
+def _function(one: Pass, given: Sequence[Tensor], numbers: tuple[int, ...], even: tuple[bool, ...]) -> Any:
+    """Return what launches a kernel for operands that are aligned like these, on the current device.
+
+    There are three kernels at most for each alignment of the pointers, whatever the dynamic extents: where all
+    numbers are multiples of `ALIGNMENT`, where those are that always should be, and where none has to be.
+    """
+    pointers = all(x.data_ptr() % ALIGNMENT == 0 for x in given)
+    told = tuple(n % ALIGNMENT == 0 for n in numbers)
+    if not all(told):
+        held = all(t or not e for t, e in zip(told, even, strict=False))
+        told = even if held and even else (False,) * len(numbers)
+    key = (given[0].device.index, pointers, told)
+    found = one.functions.get(key)
+    if found is None:
+        source, config = one.source, one.config
+        _, arch = toolchain.current_device(given[0].device)
+        promised = None if pointers and all(told) else told
+        made = kept(source, config.warps, config.stages, arch, divisible=pointers, numbers=promised)
+        if made is None:
+            raise RuntimeError(f"a kernel of {config} does not compile for sm_{arch}")
+        found = toolchain.function_of(source, made.metadata, made.cubin, divisible=pointers, numbers=promised)
+        one.functions[key] = found
+    return found
 
 
 def _as_parameter(x: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from functools import cached_property
+from math import ceil, prod
 
-from contractc.backends.triton.problem import ACCUMULATED, Problem, adjacent_runs, runs_of
+from contractc.backends.triton.problem import ACCUMULATED, Problem, adjacent_runs, runs_of, splittable
 from contractc.backends.triton.tiles import TileConfig, is_dot, nodes_of, parts_of, roles_of, span
 from contractc.dtypes import is_complex, itemsize
 from contractc.machine import H200, Gpu
@@ -54,10 +55,19 @@ class Model:
         self.root = self.count + len(problem.path) - 1
         self.sizes = {r.name: problem.size(r.modes) for r in self.runs}
         self.roles = {n: roles_of(node, self.nodes) for n, node in self.nodes.items() if node.children}
-        self.accumulated = itemsize(ACCUMULATED.get(problem.dtype, problem.dtype)) * parts_of(problem)
-        self.chains = [adjacent_runs(problem, self.runs, at) for at in range(self.count + 1)]
-        self.work = itemsize(problem.dtype) // parts_of(problem)
+        self.kept = {n: tuple(r.name for r in node.kept) for n, node in self.nodes.items()}
+        self.summed = {n: tuple(r.name for r in node.summed) for n, node in self.nodes.items()}
+        self.parts = parts_of(problem)
+        self.accumulated = itemsize(ACCUMULATED.get(problem.dtype, problem.dtype)) * self.parts
+        self.work = itemsize(problem.dtype) // self.parts
         self.unique = [problem.bytes_of(at) for at in range(self.count + 1)]
+        self.widths = [itemsize(v.dtype) for v in problem.values]
+        self.near = [self._near(at) for at in range(self.count + 1)]
+
+    @cached_property
+    def splittable(self) -> bool:
+        """Return whether the sum of the problem can be split; see `problem.splittable`."""
+        return splittable(self.problem)
 
     def predict(self, config: TileConfig) -> Prediction | None:
         """Return what a kernel is predicted to take, or None if its tiles do not fit on chip."""
@@ -105,17 +115,22 @@ class Model:
     def _sectors(self, at: int, blocks: Mapping[str, int]) -> float:
         """Return how many bytes a value's access moves for each byte it needs: memory moves 32 at a time."""
         inside = 1
-        for run, _ in self.chains[at]:
-            block = min(blocks[run.name], self.sizes[run.name])
-            inside *= block
-            if block < self.sizes[run.name]:
+        for name, size in self.near[at]:
+            block = blocks[name]
+            if block < size:
+                inside *= block
                 break
+            inside *= size
+        return max(1.0, 32 / (inside * self.widths[at]))
+
+    def _near(self, at: int) -> list[tuple[str, int]]:
+        """Return the runs along which a value lies side by side in memory, fastest first, and for how many elements."""
+        chain = adjacent_runs(self.problem, self.runs, at)
         unit = self.problem.values[at].unit
-        if not self.chains[at] and unit is not None:
-            run = next(r for r in self.runs if unit in r.modes)
-            if run.modes[-1] == unit:
-                inside = min(blocks[run.name], self.problem.extents[unit])
-        return max(1.0, 32 / (inside * itemsize(self.problem.values[at].dtype)))
+        if chain or unit is None:
+            return [(run.name, self.sizes[run.name]) for run, _ in chain]
+        run = next(r for r in self.runs if unit in r.modes)
+        return [(run.name, self.problem.extents[unit])] if run.modes[-1] == unit else []
 
     def _walk(
         self,
@@ -126,23 +141,25 @@ class Model:
         config: TileConfig,
         totals: _Totals,
     ) -> None:
-        """Add up what computing a node `times` times in one program costs."""
+        """Add up what computing a node `times` times in one program costs, until it is found not to fit."""
+        if totals.refused:
+            return
         node = self.nodes[number]
         if not node.children:
-            size = span(node.kept, blocks)
+            size = _elements(self.kept[number], blocks)
             totals.refused |= size > MOST_ELEMENTS
-            moved = size * itemsize(self.problem.inputs[number].dtype) * self._sectors(number, blocks)
+            moved = size * self.widths[number] * self._sectors(number, blocks)
             totals.loads[number] = totals.loads.get(number, 0.0) + moved * times
             return
         roles = self.roles[number]
         turns = 1
-        for r in node.summed:
-            turns *= tiles[r.name]
+        for name in self.summed[number]:
+            turns *= tiles[name]
         turns = -(-turns // (config.split if number == self.root else 1))
         dot = len(node.children) == 2 and is_dot(self.problem, roles, blocks)
-        made = span(node.kept, blocks)
-        work = made * span(node.summed, blocks)
-        products = 1 if parts_of(self.problem) == 1 else config.dots if dot else 4
+        made = _elements(self.kept[number], blocks)
+        work = made * _elements(self.summed[number], blocks)
+        products = 1 if self.parts == 1 else config.dots if dot else 4
         arithmetic = 2 * work * products * turns * times
         if dot:
             depth = span(roles.shared, blocks)
@@ -150,7 +167,7 @@ class Model:
                 (span(roles.rows, blocks) + span(roles.columns, blocks))
                 * depth
                 * self.work
-                * (parts_of(self.problem) if config.dots == 4 else 3)
+                * (self.parts if config.dots == 4 else 3)
             )
             totals.dots += arithmetic
             if self.problem.precision == "default" and self.work == 4:
@@ -169,15 +186,21 @@ class Model:
             totals.registers += work * self.accumulated * 2
         totals.registers += made * self.accumulated * (1.5 if dot and config.dots == 3 else 1)
         totals.turns += turns * times
-        looped = {r.name for r in node.summed if tiles[r.name] > 1}
+        looped = [name for name in self.summed[number] if tiles[name] > 1]
         for child in node.children:
-            below = self.nodes[child]
-            size = span(below.kept, blocks) * self.accumulated
-            totals.registers += size * (0.5 if below.children and dot else 0 if dot else 1)
-            if below.children:
+            below = self.kept[child]
+            size = _elements(below, blocks) * self.accumulated
+            computed = bool(self.nodes[child].children)
+            totals.registers += size * (0.5 if computed and dot else 0 if dot else 1)
+            if computed:
                 totals.exchanged = max(totals.exchanged, size)
-            inside = bool({r.name for r in below.kept} & looped)
+            inside = any(name in below for name in looped)
             self._walk(child, blocks, tiles, times * (turns if inside else 1), config, totals)
+
+
+def _elements(names: Sequence[str], blocks: Mapping[str, int]) -> int:
+    """Return the elements of a tile over the runs of these names."""
+    return prod([blocks[name] for name in names])
 
 
 def library_seconds(

@@ -1,4 +1,4 @@
-"""One allocation a call for what the kernels of a program write beside its results."""
+"""One allocation a call for what kernels and matrix products write beside the results of a program."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton.problem import ACCUMULATED
+from contractc.backends.triton.products import Product, product_of
 from contractc.backends.triton.tiles import parsed
 from contractc.dtypes import is_complex, itemsize
 from contractc.programs import Contract, Program, Step
@@ -33,9 +34,10 @@ class Places:
         self.program = program
         blocks: dict[int, Block] = {}
         dtypes: dict[int, tuple[str, tuple[int, ...]]] = {}
-        living = alive(program, _is_kernel)
+        self.products = {step.outs[0].number: product_of(step, program) for step in program.steps}
+        living = alive(program, self._writes)
         for s, step in enumerate(program.steps):
-            if not _is_kernel(step) or not isinstance(step, Contract):
+            if not self._writes(step) or not isinstance(step, Contract):
                 continue
             shape = tuple(program.extents[m] for m in step.out.modes)
             fixed = not set(step.out.modes) & set(program.dynamic) and prod(shape) > 0
@@ -44,7 +46,7 @@ class Places:
                 blocks[step.out.number] = Block(
                     prod(shape) * itemsize(step.out.dtype), *living[step.out.number]
                 )
-            split = parsed(step.how).split
+            split = parsed(step.how).split if _is_kernel(step) else 1
             if fixed and split > 1:
                 dtype = step.out.dtype
                 dtype = dtype if is_complex(dtype) else ACCUMULATED.get(dtype, dtype)
@@ -53,6 +55,20 @@ class Places:
         self.size, self.offsets = planned(blocks)
         self.dtypes = dtypes
         self.blocks = blocks
+
+    def _writes(self, step: Step) -> bool:
+        return _is_kernel(step) or self.products[step.outs[0].number] is not None
+
+    def product(self, step: Contract) -> Product | None:
+        """Return a step of the library as a product that is written to the workspace, or None."""
+        placed = step.out.number in self.offsets and bool(self.program.inputs)
+        return self.products[step.out.number] if placed else None
+
+    def place(self, key: int) -> str:
+        """Return the memory of value `key` as code; there is a workspace."""
+        dtype, shape = self.dtypes[key]
+        strides = [prod(shape[k + 1 :]) for k in range(len(shape))]
+        return f"w_{dtype}.as_strided({shape}, {tuple(strides)}, {self.offsets[key] // itemsize(dtype)})"
 
     def opening(self, names: Sequence[str]) -> list[str]:
         """Return the lines that make the workspace, for inputs of these names."""
@@ -68,11 +84,7 @@ class Places:
         words = []
         for word, key in (("out", step.out.number), ("partial", -1 - s)):
             if key in self.offsets and self.program.inputs:
-                dtype, shape = self.dtypes[key]
-                strides = [prod(shape[k + 1 :]) for k in range(len(shape))]
-                where = self.offsets[key] // itemsize(dtype)
-                place = f"w_{dtype}.as_strided({shape}, {tuple(strides)}, {where})"
-                words.append(f", {word}=None if w is None else {place}")
+                words.append(f", {word}=None if w is None else {self.place(key)}")
         return "".join(words)
 
     def globals(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from contractc.dtypes import is_complex, itemsize
 from contractc.notation import Term
 
-PLANNED = 256
-"""The extent that is planned for where the extent of a dynamic mode is not known."""
+ALIGNMENT = 16
+"""Pointers, and run-time numbers that are said to be, are multiples of this: bytes, or elements."""
 
 
 ACCUMULATED = {
@@ -43,7 +43,7 @@ class Access:
     @property
     def unit(self) -> int | None:
         """Return the mode with stride 1, or None."""
-        return next((m for m, s in zip(self.modes, self.strides, strict=True) if s == 1), None)
+        return self.modes[self.strides.index(1)] if 1 in self.strides else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from contractc.backends.triton.model import Model, Prediction
-from contractc.backends.triton.problem import Problem, Run, splittable
-from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, parts_of, roles_of, span
+from contractc.backends.triton.problem import Problem, Run
+from contractc.backends.triton.tiles import Node, TileConfig, can_dot, is_dot, roles_of, span
 from contractc.dtypes import is_complex
 from contractc.machine import H200, Gpu
 
@@ -130,12 +130,12 @@ def _launches(model: Model, blocks: Mapping[str, int]) -> Iterator[TileConfig]:
         turns *= tiles if r in root.summed else 1
         programs *= 1 if r.summed else tiles
     splits = [1]
-    if turns >= 8 and programs < model.device.processors and splittable(model.problem):
+    if turns >= 8 and programs < model.device.processors and model.splittable:
         wanted = 2 * model.device.processors // programs
         splits.append(min(turns // 4, 1 << max(1, wanted.bit_length() - 1)))
     warps = 8 if span(root.kept, blocks) >= (128 * 128 if dot else 4096) else 4
     problem = model.problem
-    gauss = dot and parts_of(problem) == 2 and problem.precision != "strict"
+    gauss = dot and model.parts == 2 and problem.precision != "strict"
     gauss = gauss and all(is_complex(v.dtype) for v in problem.inputs)
     for split in splits:
         yield TileConfig(shape, warps, 3 if dot else 2, 8, split)

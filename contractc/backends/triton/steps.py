@@ -63,7 +63,7 @@ def emitted_with(
         step = next(s for s in inside.steps if s.outs == (out,))
         assert isinstance(step, Contract)
         if not step.how.startswith("tile"):
-            return None
+            return product(names, step, inside)
         name = f"k{len(known)}"
         known[name] = kernel_of(step, inside)
         given = list(names)
@@ -72,6 +72,15 @@ def emitted_with(
             given = [f"not_negative({x})" for x in given]
         dialect.use(name, known[name])
         return f"{name}({', '.join(given)}{places[id(inside)].told(step)})"
+
+    def product(names: Sequence[str], step: Contract, inside: Program) -> str | None:
+        found = places[id(inside)].product(step)
+        if found is None:
+            return None
+        name = dialect.use(f"p{len(known)}", found)
+        known[name] = found
+        place = places[id(inside)].place(step.out.number)
+        return f"{name}({', '.join(names)}, None if w is None else {place})"
 
     dialect = Torch(kernel, opening, loop)
     return emit(program, dialect, constants, "<contractc triton program>")

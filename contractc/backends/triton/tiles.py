@@ -142,13 +142,12 @@ def is_dot(problem: Problem, roles: Roles, blocks: Mapping[str, int]) -> bool:
 
     Rows and columns have at least 16 and so has the sum (32 for int8): below, a tile product does not exist.
     """
-    deep = 32 if problem.dtype in ("int8", "bool") else 16
     return (
-        can_dot(problem)
-        and span(roles.batch, blocks) == 1
-        and span(roles.rows, blocks) >= 16
+        span(roles.rows, blocks) >= 16
         and span(roles.columns, blocks) >= 16
-        and span(roles.shared, blocks) >= deep
+        and span(roles.shared, blocks) >= (32 if problem.dtype in ("int8", "bool") else 16)
+        and span(roles.batch, blocks) == 1
+        and can_dot(problem)
     )
 
 

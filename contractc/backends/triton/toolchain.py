@@ -32,7 +32,7 @@ from contractc.errors import UnsupportedError
 try:
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, CompiledKernel
 except ModuleNotFoundError:
     triton = None
 
@@ -77,6 +77,7 @@ class Binary:
     ptx: str
     ttir: str
     ttgir: str
+    metadata: str
     registers: int
     spills: int
     shared: int
@@ -128,15 +129,17 @@ def signature_of(
 ) -> tuple[dict[str, str], dict[Any, Any]]:
     """Return the types of the parameters and their attributes.
 
-    With `divisible` pointers are multiples of 16 bytes, and run-time numbers multiples of 16: all, or those that
-    `numbers` says.
+    With `divisible` pointers are multiples of 16 bytes. Run-time numbers are multiples of 16: those that `numbers`
+    says, or all if the pointers are.
     """
     types = [POINTERS[t] for t in source.types]
     types += ["i32"] * len(source.extents) + ["i64"] * len(source.strides)
     signature = dict(zip(kernel.arg_names, types, strict=True))
     pointers = len(source.types)
-    told = [True] * pointers + list([True] * (len(types) - pointers) if numbers is None else numbers)
-    attributes = {(k,): [["tt.divisibility", 16]] for k in range(len(types)) if divisible and told[k]}
+    told = [divisible] * pointers + list(
+        [divisible] * (len(types) - pointers) if numbers is None else numbers
+    )
+    attributes = {(k,): [["tt.divisibility", 16]] for k in range(len(types)) if told[k]}
     return signature, attributes
 
 
@@ -164,6 +167,7 @@ def compiled(
         ptx,
         made.asm["ttir"],
         made.asm["ttgir"],
+        next(Path(p).read_text() for n, p in made.metadata_group.items() if n.endswith(".json")),
         registers,
         spills,
         made.metadata.shared,
@@ -171,6 +175,36 @@ def compiled(
         parameters,
         made.metadata.name,
     )
+
+
+def function_of(
+    source: Source,
+    metadata: str,
+    cubin: bytes,
+    *,
+    divisible: bool = True,
+    numbers: Sequence[bool] | None = None,
+) -> Any:
+    """Return what launches a compiled kernel on the current device: `f[grid](*parameters)`, by Triton's own launcher.
+
+    The code is loaded at the first launch. Nothing is parsed or compiled, and no folder of Triton's is looked at.
+    """
+    kernel = loaded(source)
+    signature, attributes = signature_of(source, kernel, divisible=divisible, numbers=numbers)
+    folder = _folder() / hashlib.sha256(cubin + metadata.encode()).hexdigest()[:32]
+    folder.mkdir(exist_ok=True)
+    files = {"kernel.json": metadata.encode(), "kernel.cubin": cubin}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    group = {name: str(folder / name) for name in files}
+    return CompiledKernel(ASTSource(kernel, signature, {}, attributes), group, folder.name)
+
+
+def current_device(device: torch.device) -> tuple[int, int]:
+    """Return the number of a CUDA device (of the current one, if it names none) and its architecture."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    major, minor = torch.cuda.get_device_capability(index)
+    return index, 10 * major + minor
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
