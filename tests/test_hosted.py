@@ -140,3 +140,17 @@ def test_long_programs_leave_it_to_torch_where_it_has_threads(
         found = executable(*operands)
         assert bool(counted) == runs_there
         torch.testing.assert_close(found, torch.einsum("ij,jk,kl->il", *operands))
+
+
+def test_lines_that_outer_loops_use_in_parts_cost_seconds() -> None:
+    from contractc.providers.loops.forms import ORDERED
+    from contractc.providers.loops.problem import problem_of
+    from contractc.providers.loops.schedule import _line_seconds
+
+    shapes = ((2**14, 64, 4), (64, 4, 4))
+    program = lower(search(contractc.plan("boc,oci->boi", *shapes, dtype="float32").network), Target())
+    step = next(s for s in program.steps if len(s.inputs) == 2)
+    problem = problem_of(program, step, [ORDERED, ORDERED])
+    b, o, _ = program.inputs[0].modes
+    assert _line_seconds(problem, (b,)) == 0.0
+    assert _line_seconds(problem, (o,)) >= 2**20 * 1.2e-8
