@@ -189,3 +189,17 @@ def test_loops_of_torch_wait_for_calls_that_are_watched(monkeypatch: pytest.Monk
     executable = contractc.compile(text, *map(torch.ones, shapes))
     assert any("loops" in getattr(step, "how", "") for step in executable.program.steps)
     assert len(made) == 1  # that of the NumPy program
+
+
+def test_lines_that_outer_loops_use_in_parts_cost_seconds() -> None:
+    from contractc.providers.loops.forms import ORDERED
+    from contractc.providers.loops.problem import problem_of
+    from contractc.providers.loops.schedule import _line_seconds
+
+    shapes = ((2**14, 64, 4), (64, 4, 4))
+    program = lower(search(contractc.plan("boc,oci->boi", *shapes, dtype="float32").network), Target())
+    step = next(s for s in program.steps if len(s.inputs) == 2)
+    problem = problem_of(program, step, [ORDERED, ORDERED])
+    b, o, _ = program.inputs[0].modes
+    assert _line_seconds(problem, (b,)) == 0.0
+    assert _line_seconds(problem, (o,)) >= 2**20 * 1.2e-8

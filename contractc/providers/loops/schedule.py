@@ -34,6 +34,13 @@ CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 RUN = 256
 """Bytes in a row from which memory is read at its full rate."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
+LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
+"""Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
+three million lines of 1 MB at a time, 3 ms for 262,000 of 0.5 MB (one core of a virtual machine)."""
+
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
 
@@ -144,7 +151,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
     if scratch > 2**15:
         cycles *= 1.15
     seconds = cycles / CLOCK
-    memory = _memory_seconds(problem, lane, width * columns)
+    memory = _memory_seconds(problem, lane, width * columns) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
     total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
@@ -167,6 +174,31 @@ def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
         if term and term[-1] == lane and size > CACHES[1][0]:
             run = min(tile, problem.extents[lane]) * itemsize(dtype)
         total += size / rate * max(1.0, RUN / run)
+    return total
+
+
+def _line_seconds(problem: Problem, outer: Term) -> float:
+    """Return the seconds lost on cache lines of which each position of the outer loops uses a part.
+
+    The rest of a line is used when the mode next to that part advances; what the loops inside of that one touch
+    meanwhile decides whether the line is still there.
+    """
+    total = 0.0
+    for term, dtype in zip(
+        (*problem.terms[: problem.inputs], problem.out), (*problem.dtypes, problem.result), strict=True
+    ):
+        run, size = itemsize(dtype), problem.size(term)
+        for m in reversed(term):
+            if m in outer or run >= LINE:
+                break
+            run *= problem.extents[m]
+        else:
+            continue
+        if run >= LINE or not size:
+            continue
+        lines = size * itemsize(dtype) / run
+        later = problem.size([n for n in dict.fromkeys(term) if n in outer[: outer.index(m) + 1]])
+        total += lines * next(seconds for most, seconds in LINES if lines / later * LINE <= most)
     return total
 
 
