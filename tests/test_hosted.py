@@ -13,6 +13,7 @@ from contractc import calls, formats, recent
 from contractc.lower import lower
 from contractc.lower.seconds import program_seconds
 from contractc.machine import Target
+from contractc.programs import Contract
 from contractc.search import search
 
 torch = pytest.importorskip("torch")
@@ -163,6 +164,24 @@ def test_slices_run_there_whatever_the_threads_and_within_what_is_printed(counte
     torch.testing.assert_close(again.detach(), found, rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_default_device_is_for_new_tensors_only(device: str, counted: list[int]) -> None:
+    text = "iab,jbc,kca->ijk"
+    operands = drawn(text, extent=24)
+    whole = contractc.compile(text, *operands)
+    sliced = contractc.compile(text, *operands, memory_limit=whole.peak - 8 * 24**3)
+    tropical = contractc.compile(text, *operands, semiring="max_plus", memory_limit=whole.peak - 8 * 24**3)
+    expected = [run(*operands) for run in (whole, sliced, tropical)]
+    before = len(counted)
+    torch.set_default_device(device)
+    try:
+        found = [run(*operands) for run in (whole, sliced, tropical)]
+    finally:
+        torch.set_default_device(None)
+    assert len(counted) > before
+    assert all(x.device.type == "cpu" and torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
 def test_torch_puts_slices_of_other_semirings_in_their_places() -> None:
     operands = [torch.arange(20.0**3).reshape(20, 20, 20) % 7 - k for k in range(3)]
     whole = contractc.compile("iab,jbc,kca->ijk", *operands, semiring="max_plus")
@@ -198,7 +217,7 @@ def test_lines_that_outer_loops_use_in_parts_cost_seconds() -> None:
 
     shapes = ((2**14, 64, 4), (64, 4, 4))
     program = lower(search(contractc.plan("boc,oci->boi", *shapes, dtype="float32").network), Target())
-    step = next(s for s in program.steps if len(s.inputs) == 2)
+    step = next(s for s in program.steps if isinstance(s, Contract) and len(s.inputs) == 2)
     problem = problem_of(program, step, [ORDERED, ORDERED])
     b, o, _ = program.inputs[0].modes
     assert _line_seconds(problem, (b,)) == 0.0

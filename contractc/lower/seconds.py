@@ -39,7 +39,7 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
         return machine.call + size / bandwidth(machine, size)
     if not isinstance(step, Contract):
         return machine.call
-    if step.how in (loops.HOW, loops.HOW_FIRST):
+    if loops.is_loop(step.how):
         return loops.predicted(program, replace(step, how=""))
     known = program.values()
     if step.how == COPY:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.utils import _python_dispatch
+from torch.utils._device import DeviceContext
 
 from contractc.backends import Compiled
 from contractc.fused import unfused
@@ -65,7 +66,7 @@ def unwatched(tensors: Sequence[Any]) -> bool:
         torch.compiler.is_compiling()
         or _python_dispatch.is_in_torch_dispatch_mode()
         or torch.is_autocast_enabled("cpu")
-        or torch.overrides._is_torch_function_mode_enabled()  # type: ignore[attr-defined]
+        or _sees_functions()
     ):
         return False
     recording = torch.is_grad_enabled()
@@ -79,6 +80,14 @@ def unwatched(tensors: Sequence[Any]) -> bool:
         except RuntimeError:  # a wrapper of torch.func
             return False
     return not has_tangents(tensors)
+
+
+def _sees_functions() -> bool:
+    """Return whether a mode sees the functions of torch: all do but a default device, which is for new tensors only."""
+    return torch.overrides._is_torch_function_mode_enabled() and any(  # type: ignore[attr-defined]
+        type(mode) is not DeviceContext
+        for mode in torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    )
 
 
 def has_tangents(tensors: Sequence[Tensor]) -> bool:

@@ -150,7 +150,7 @@ def sliced(
     direct = unwatched(arrays)
     extents = {m: n for x, t in zip(arrays, terms, strict=True) for m, n in zip(t, x.shape, strict=True)}
     targets = [
-        torch.empty([extents[m] for m in out], dtype=dtype)
+        torch.empty([extents[m] for m in out], dtype=dtype, device=arrays[0].device)
         if direct and modes.keys() & set(out) and extents.keys() >= set(out)
         else None
         for out, (dtype, _) in zip(outs, dtypes, strict=True)
