@@ -6,8 +6,8 @@ Forward (inference: weights are constants, nothing requires a gradient) and forw
 input and of every factor; of the dense layer: of the input and the dense weight). Times are medians of interleaved
 rounds in one process; a ratio is the other's time over contractc's, as the median of the paired ratios with its 95 %
 interval. Results are checked against the dense layer in float64. The peak is that of a call in a process of its own:
-inputs and what memory grew by (its first call, code made before), beside what the plan printed. Lines go to
-benchmarks/results/factorized.jsonl as they are measured.
+inputs (and the cotangent) and what memory grew by, after calls that make the code, beside what is predicted of the
+programs that run. Lines go to benchmarks/results/factorized.jsonl as they are measured.
 
 Of the factorized workloads whose sizes are the systems' own, those that gather rows by numbers (DAIN, Strivec) or hold
 a sparse data matrix (moments of documents) are no contractions of the operands here.
@@ -16,6 +16,8 @@ a sparse data matrix (moments of documents) are no contractions of the operands 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -39,7 +41,8 @@ from contractc.machine import Target, processor
 from contractc.operands import flattened
 from contractc.programs import Contract
 from contractc.providers import loops
-from contractc.training import CALLS_BEFORE
+from contractc.providers.memory import release
+from contractc.training import CALLS_BEFORE, peak_in_training
 
 RESULTS = Path(__file__).parent / "results" / "factorized.jsonl"
 LARGE = 2**28
@@ -386,7 +389,7 @@ def gain(compiled: Executable, training: bool, seconds: float) -> str:
 
 
 def peak(case: Case, training: bool) -> tuple[int, int]:
-    """Return the bytes at the peak of the first call, in this process, and those that the plan has printed."""
+    """Return the bytes at the peak of a call in this process, operands included, and those that were predicted."""
     tensors = inputs(case)
     values = grouped(case, tensors if training else [t.detach() for t in tensors])
     constants = () if training else tuple(case.weights)
@@ -395,17 +398,28 @@ def peak(case: Case, training: bool) -> tuple[int, int]:
     cotangent = torch.ones(
         compiled.plan.network.shape(compiled.plan.network.results()[0]), dtype=tensors[0].dtype
     )
-    least = compiled.plan
-    chosen = [a for a in least.alternatives if a.choices == least.choices]
-    printed = chosen[0].peak if training and chosen else least.peak
     call = _call(compiled, given, cotangent, training)
-    torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # the library's own buffers
+    for _ in range(CALLS_BEFORE + 1):  # what is loaded and made once, and the buffers of the libraries
+        call()
+    release()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, or it would be given out unseen
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     result = call()
     grown = _resident("VmHWM") - before
     del result
-    return grown + least.network.bytes_of_inputs(), printed
+    known = compiled.plan.network.bytes_of_inputs() + training * cotangent.nbytes
+    return grown + known, printed_peak(compiled, training)
+
+
+def printed_peak(compiled: Executable, training: bool) -> int:
+    """Return the bytes at the peak predicted of the programs that run; of gradients that torch records, of the plan."""
+    if not training:
+        return compiled.peak
+    program, plan = compiled.program, compiled.plan
+    by_plan = [a.peak for a in plan.alternatives if a.choices == plan.choices] or [plan.peak]
+    return peak_in_training(program, [v.number for v in program.inputs]) or by_plan[0]
 
 
 def _resident(name: str) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
-from contractc.hosted import for_numpy, hostable, hosted
+from contractc.hosted import NUMPY, for_numpy, hostable, hosted
 from contractc.lower.backward import with_kept
+from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES, natural_layout
 from contractc.lower.seconds import program_seconds
@@ -86,13 +87,10 @@ def _joint(
     """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program."""
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
-    program, packing = _packed(program, wanted) if host else (pack(program), pack)
-    found = with_kept(program, wanted)
+    found = _programs(program, wanted, host)
     if found is None:
         return None
-    forward, back = found
-    for transform in (*PASSES, packing):
-        back = transform(back)
+    program, forward, back = found
     if backend.refuses(back) is not None or not _extents_known(back):
         return None
     arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
@@ -107,6 +105,47 @@ def _joint(
     targets = [numbers.index(n) for n in wanted if n in below]
     plain, run, run_back = codes
     return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers))
+
+
+def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
+    """Return the most bytes in memory while torch computes the value of `program` and its gradients, 0 if not known.
+
+    Counted are the operands, the cotangent, the value, what is kept between the two, all gradients, and what both ways
+    make meanwhile; that is known of what runs as programs for NumPy.
+
+    Args:
+        wanted: the inputs whose gradients are asked for, as numbers of values.
+    """
+    if not (hostable(program, Target(backend="torch")) and _reusable(program)):
+        return 0
+    found = _programs(natural_layout(all_unfused(program)), wanted, host=True)
+    if found is None:
+        return 0
+    _, forward, back = found
+    known = {v.number: v for v in (*forward.values().values(), *back.inputs)}
+    owner = owners(forward)
+    given = {v.number for v in (*forward.inputs, *(c.value for c in forward.constants), back.inputs[-1])}
+    held = {owner.get(n, n) for n in given.union(forward.results)}
+
+    def size(numbers: set[int]) -> int:
+        return sum(
+            prod([forward.extents[m] for m in known[n].modes]) * itemsize(known[n].dtype) for n in numbers
+        )
+
+    there, again = (made_bytes(for_numpy(p), NUMPY) for p in (forward, back))
+    return max(size(given) + there, size(held) + again)
+
+
+def _programs(program: Program, wanted: Sequence[int], host: bool) -> tuple[Program, Program, Program] | None:
+    """Return `program` as it is differentiated, giving too what gradients read, and these; None without a rule."""
+    program, packing = _packed(program, wanted) if host else (pack(program), pack)
+    found = with_kept(program, wanted)
+    if found is None:
+        return None
+    forward, back = found
+    for transform in (*PASSES, packing):
+        back = transform(back)
+    return program, forward, back
 
 
 def _packed(program: Program, wanted: Sequence[int]) -> tuple[Program, Callable[[Program], Program]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -294,3 +295,26 @@ def test_large_batched_products_differentiate_as_a_whole() -> None:
         "_Contraction"
         not in type(small(*[f.requires_grad_() for f in drawn("ij,jk,kl->il")]).grad_fn).__name__
     )
+
+
+def test_peak_in_training_is_what_forward_and_backward_hold_together() -> None:
+    """The peak of value and gradients counts what is kept between the two, once."""
+    cores = [torch.randn(s, requires_grad=True) for s in ((1, 16, 16, 8), (8, 16, 16, 1))]
+    x = torch.randn(700, 256, requires_grad=True)
+    compiled = contractc.compile("bi,oi->bo", x, formats.tt_matrix(cores))
+    cotangent = torch.ones(700, 256)
+
+    def call() -> Any:
+        return torch.autograd.grad(compiled(x, *cores), (x, *cores), cotangent)
+
+    for _ in range(training.CALLS_BEFORE + 1):
+        call()
+    tracemalloc.start()
+    try:
+        call()
+        made = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    given = sum(t.nbytes for t in (x, *cores, cotangent))
+    printed = training.peak_in_training(compiled.program, [v.number for v in compiled.program.inputs])
+    assert printed == pytest.approx(given + made, rel=0.1)

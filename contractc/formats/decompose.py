@@ -60,10 +60,8 @@ def tt_matrix_from_dense(
         rows, columns: extents m_k and n_k the axes are split into, of equal number.
     """
     one_of(rank, tolerance)
-    values, like = _split_matrix(matrix, rows, columns)
-    d = len(rows)
-    paired = values.transpose([k + d * side for k in range(d) for side in (0, 1)])
-    cores = tt_svd(paired.reshape([m * n for m, n in zip(rows, columns, strict=True)]), rank, tolerance)
+    paired, like = _paired(matrix, rows, columns)
+    cores = tt_svd(paired, rank, tolerance)
     shaped = [c.reshape(c.shape[0], m, n, c.shape[2]) for c, m, n in zip(cores, rows, columns, strict=True)]
     return tt_matrix([returned(c, like) for c in shaped])
 
@@ -148,13 +146,10 @@ def kronecker_from_dense(
         rows, columns: extents m_k and n_k of the matrices, of equal number.
     """
     one_of(rank, tolerance)
-    values, like = _split_matrix(matrix, rows, columns)
-    d = len(rows)
-    rearranged = values.transpose([k + d * side for k in range(d) for side in (0, 1)])
-    vectors = rearranged.reshape([m * n for m, n in zip(rows, columns, strict=True)])
-    if d == 1:
-        stacked = [values[None]]
-    elif d == 2:
+    vectors, like = _paired(matrix, rows, columns)
+    if len(rows) == 1:
+        stacked = [vectors[None]]
+    elif len(rows) == 2:
         u, s, v = truncated(vectors, rank, _limit(vectors, tolerance, 1))
         stacked = [(u * s).T, v]
     else:
@@ -210,6 +205,14 @@ def _reshaped(array: Array, split: Split | None) -> Array:
         shown = " and ".join("x".join(map(str, axis)) for axis in split)
         raise OperandError(f"an array of shape {array.shape} cannot be split into {shown}")
     return array.reshape([n for axis in split for n in axis])
+
+
+def _paired(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> tuple[Array, Any]:
+    """Return `matrix` as an array [m1 n1, m2 n2, ...] of its row modes with its column modes, and what it is like."""
+    values, like = _split_matrix(matrix, rows, columns)
+    d = len(rows)
+    paired = values.transpose([k + d * side for k in range(d) for side in (0, 1)])
+    return paired.reshape([m * n for m, n in zip(rows, columns, strict=True)]), like
 
 
 def _split_matrix(

@@ -32,21 +32,29 @@ def peak_bytes(program: Program, target: Target, threads: int | None = None) -> 
         threads: how many there are; None for as many as loops may use.
     """
     given = sum(_size(program, v) for v in (*program.inputs, *(c.value for c in program.constants)))
-    return given + _made(program, target, threads)
+    return given + made_bytes(program, target, threads)
 
 
 def _size(program: Program, value: Value) -> Bytes:
     return prod([program.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
 
-def _made(program: Program, target: Target, threads: int | None) -> Bytes:
+def owners(program: Program) -> dict[int, int]:
+    """Return for each value the one whose memory it is: itself, or what it is a view of."""
+    known = program.values()
+    found = {v.number: v.number for v in (*program.inputs, *(c.value for c in program.constants))}
+    for step in program.steps:
+        view = _looks_at(program, known, step)
+        found |= {v.number: v.number if view is None else found[view] for v in step.outs}
+    return found
+
+
+def made_bytes(program: Program, target: Target, threads: int | None = None) -> Bytes:
     """Return the most bytes that the steps of `program` hold at a time, beside its inputs and constants."""
     known = program.values()
-    roots = {v.number: v.number for v in (*program.inputs, *(c.value for c in program.constants))}
+    roots = owners(program)
     last: dict[int, int] = {}
     for s, step in enumerate(program.steps):
-        view = _looks_at(program, known, step)
-        roots |= {v.number: v.number if view is None else roots[view] for v in step.outs}
         last |= {roots[i]: s for i in step.inputs}
     last |= {roots[i]: len(program.steps) for i in program.results}
     held: dict[int, Bytes] = {}
@@ -127,7 +135,7 @@ def _loop(program: Program, loop: Loop, target: Target, threads: int | None) -> 
         parts += part if count > 1 else 0
         whole += size if kept else 0
         pending += (waiting(count) - 1 if loop.pairs else min(1, count - 1)) * part * places
-    body = _made(loop.body, target, 1)
+    body = made_bytes(loop.body, target, 1)
     if target.backend == "numpy":
         return whole + min(loop.threads, threads or loop.threads) * (pending + body)
     held = whole + pending + max(body, 2 * parts)  # sums are new arrays
