@@ -12,7 +12,7 @@ from torch import nn
 from contractc.errors import OperandError
 from contractc.formats import Factorized
 from contractc.nn.planned import accepted
-from contractc.nn.weights import Weight, decomposed, fresh
+from contractc.nn.weights import Weight, built, copied, decomposed, fresh
 
 CONVOLUTIONS: tuple[Callable[..., torch.Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 FORMATS = ("cp", "tucker", "tt")
@@ -70,7 +70,7 @@ class FactorizedConv(nn.Module):
     ) -> None:
         axes = len(weight.layout.axes) - 2
         self.weight, self.format = weight, format
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.bias = copied(bias)
         self.stride, self.padding, self.dilation = (_each(v, axes) for v in (stride, padding, dilation))
 
     @classmethod
@@ -94,10 +94,7 @@ class FactorizedConv(nn.Module):
         kernel = layer.weight.detach().movedim(0, -1)
         _checked(format, kernel.ndim - 2)
         operand = decomposed(kernel, format, tuple((n,) for n in kernel.shape), rank, tolerance)
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made._build(Weight(operand), layer.bias, format, layer.stride, layer.padding, layer.dilation)
-        return made
+        return built(cls, operand, layer.bias, format, layer.stride, layer.padding, layer.dilation)
 
     def kernel(self) -> torch.Tensor:
         """Return the dense kernel [out, in, k1, ..., kN] as torch.nn has it."""

@@ -11,7 +11,7 @@ from torch import nn
 from contractc.errors import OperandError
 from contractc.formats import Factorized
 from contractc.nn.planned import Planned, accepted, planned
-from contractc.nn.weights import Split, Weight, decomposed, default_split, fresh
+from contractc.nn.weights import Split, Weight, built, copied, decomposed, fresh_matrix
 from contractc.operands import Layout
 
 
@@ -47,12 +47,8 @@ class FactorizedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        split = split or default_split(format, (out_features, in_features))
-        operand = fresh(format, split, rank, device=device, dtype=dtype)
-        if operand.shape != (out_features, in_features):
-            raise OperandError(
-                f"the split {tuple(split)} makes {operand.shape}, not {(out_features, in_features)}"
-            )
+        shape = out_features, in_features
+        operand = fresh_matrix(shape, format, split, rank, device=device, dtype=dtype)
         bound = in_features**-0.5
         values = (
             torch.empty(out_features, device=device, dtype=dtype).uniform_(-bound, bound) if bias else None
@@ -61,7 +57,7 @@ class FactorizedLinear(nn.Module):
 
     def _build(self, weight: Weight, bias: torch.Tensor | None, batch: int) -> None:
         self.weight = weight
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.bias = copied(bias)
         self.batch = batch
         self.out_features, self.in_features = weight.layout.shape()
         self._plan()
@@ -81,10 +77,7 @@ class FactorizedLinear(nn.Module):
         cls, weight: Factorized | Weight, bias: torch.Tensor | None = None, *, batch: int = 64
     ) -> FactorizedLinear:
         """Return a layer with the weight [out_features, in_features] in these factors."""
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._build(weight if isinstance(weight, Weight) else Weight(weight), bias, batch)
-        return layer
+        return built(cls, weight, bias, batch)
 
     @classmethod
     def from_layer(
@@ -98,17 +91,14 @@ class FactorizedLinear(nn.Module):
         batch: int = 64,
     ) -> FactorizedLinear:
         """Return a layer near a dense one: of this rank, or within this relative error of its weight."""
-        split = split or default_split(format, layer.weight.shape)
-        return cls.from_factors(
-            decomposed(layer.weight, format, split, rank, tolerance), layer.bias, batch=batch
-        )
+        weight = decomposed(layer.weight, format, split, rank, tolerance)
+        return cls.from_factors(weight, layer.bias, batch=batch)
 
     def to_layer(self) -> nn.Linear:
         """Return the dense layer that gives the same: for inference where its weight is small enough."""
         layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         layer.weight = nn.Parameter(self.weight.operand().to_dense().detach())
-        if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias.detach().clone())
+        layer.register_parameter("bias", copied(self.bias))
         return layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -150,12 +140,8 @@ class FactorizedEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        split = split or default_split(format, (num_embeddings, embedding_dim))
-        operand = fresh(format, split, rank, std=1.0, device=device, dtype=dtype)
-        if operand.shape != (num_embeddings, embedding_dim):
-            raise OperandError(
-                f"the split {tuple(split)} makes {operand.shape}, not {num_embeddings, embedding_dim}"
-            )
+        shape = num_embeddings, embedding_dim
+        operand = fresh_matrix(shape, format, split, rank, std=1.0, device=device, dtype=dtype)
         self._build(Weight(operand, dropout=dropout, lasso=lasso), batch)
 
     def _build(self, weight: Weight, batch: int) -> None:
@@ -177,10 +163,7 @@ class FactorizedEmbedding(nn.Module):
     @classmethod
     def from_factors(cls, weight: Factorized | Weight, *, batch: int = 256) -> FactorizedEmbedding:
         """Return an embedding with the weight [num_embeddings, embedding_dim] in these factors."""
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._build(weight if isinstance(weight, Weight) else Weight(weight), batch)
-        return layer
+        return built(cls, weight, batch)
 
     @classmethod
     def from_layer(
@@ -194,7 +177,6 @@ class FactorizedEmbedding(nn.Module):
         batch: int = 256,
     ) -> FactorizedEmbedding:
         """Return an embedding near a dense one: of this rank, or within this relative error."""
-        split = split or default_split(format, layer.weight.shape)
         return cls.from_factors(decomposed(layer.weight, format, split, rank, tolerance), batch=batch)
 
     def to_layer(self) -> nn.Embedding:

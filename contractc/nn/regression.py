@@ -12,7 +12,7 @@ from torch import nn
 from contractc.errors import OperandError
 from contractc.formats import Factorized
 from contractc.nn.planned import accepted, planned
-from contractc.nn.weights import Weight, fresh
+from contractc.nn.weights import Weight, built, copied, fresh
 
 _LETTERS = "cdefghijklmn"
 
@@ -109,7 +109,7 @@ class TRL(nn.Module):
 
     def _build(self, weight: Weight, bias: torch.Tensor | None, batch: int) -> None:
         self.weight, self.batch = weight, batch
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.bias = copied(bias)
         self._plan()
 
     def _plan(self) -> None:
@@ -129,10 +129,7 @@ class TRL(nn.Module):
         cls, weight: Factorized | Weight, bias: torch.Tensor | None = None, *, batch: int = 64
     ) -> TRL:
         """Return a layer with the weight [n1, n2, ..., outputs] in these factors."""
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._build(weight if isinstance(weight, Weight) else Weight(weight), bias, batch)
-        return layer
+        return built(cls, weight, bias, batch)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, outputs] for x [b, n1, n2, ...]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isqrt, prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ from contractc.formats import (
 from contractc.operands import Layout
 
 Split = Sequence[Sequence[int]]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 FORMATS = ("cp", "tucker", "tt", "tt_matrix", "monarch", "low_rank", "kronecker")
 
@@ -138,6 +140,28 @@ def rank_places(layout: Layout) -> tuple[tuple[int, int], ...]:
     return tuple(places)
 
 
+def fresh_matrix(
+    shape: tuple[int, int],
+    format: str,
+    split: Split | None,
+    rank: int | Sequence[int],
+    *,
+    std: float | None = None,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+) -> Factorized:
+    """Return an operand of this shape with random factors; its axes are split by default where `split` is None.
+
+    Raises:
+        OperandError: the split makes another shape, or see `fresh`.
+    """
+    split = split or default_split(format, shape)
+    operand = fresh(format, split, rank, std=std, device=device, dtype=dtype)
+    if operand.shape != shape:
+        raise OperandError(f"the split {tuple(split)} makes {operand.shape}, not {shape}")
+    return operand
+
+
 def fresh(
     format: str,
     split: Split,
@@ -219,9 +243,14 @@ def assembled(format: str, split: Split, factors: Sequence[Any]) -> Factorized:
 
 
 def decomposed(
-    array: Any, format: str, split: Split, rank: int | Sequence[int] | None, tolerance: float | None
+    array: Any,
+    format: str,
+    split: Split | None,
+    rank: int | Sequence[int] | None,
+    tolerance: float | None,
 ) -> Factorized:
-    """Return the operand of a `format` near a dense array; see the functions of `contractc.formats`."""
+    """Return the operand of a `format` near a dense array, its axes split by default where `split` is None."""
+    split = split or default_split(format, array.shape)
     if format == "tucker":
         return tucker_from_dense(array, rank=rank, tolerance=tolerance, split=split)
     if rank is not None and not isinstance(rank, int):
@@ -241,6 +270,19 @@ def decomposed(
         return kronecker_from_dense(array, rows, columns, rank=rank, tolerance=tolerance)
     (m, s), (n, q) = rows, columns
     return monarch_from_dense(array, (m, s), (n, q), rank=rank, tolerance=tolerance)
+
+
+def built(cls: type[Module], weight: Factorized | Weight, *more: Any) -> Module:
+    """Return a module of `cls` around factors that are there: its `_build` takes the weight, then `more`."""
+    made = cls.__new__(cls)
+    nn.Module.__init__(made)
+    made._build(weight if isinstance(weight, Weight) else Weight(weight), *more)  # type: ignore[operator]
+    return made
+
+
+def copied(values: torch.Tensor | None) -> nn.Parameter | None:
+    """Return a parameter with these values, or None."""
+    return None if values is None else nn.Parameter(values.detach().clone())
 
 
 def default_split(format: str, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
