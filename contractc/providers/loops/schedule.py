@@ -32,8 +32,8 @@ CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 """Bytes of the caches and of memory, and bytes a cycle from there; 0: as fast as they are used."""
 
 RUN = 150
-"""Bytes in a row with which memory is read at half its full rate: pieces of 64, 128 and 256 of rows of 800 bytes took 3.8,
-2.6 and 2.1 times as long as np.einsum takes for whole rows (20 MB, one core of a virtual machine), not all of it memory."""
+"""Bytes in a row with which memory is read at half its full rate: pieces of 64, 128 and 256 of rows of 800 bytes took
+3.8, 2.6 and 2.1 times as long as np.einsum takes for whole rows (20 MB, one core of a virtual machine)."""
 
 LINE = 64
 """Bytes of a cache line."""
