@@ -84,7 +84,7 @@ def full(leaves: Sequence[int], wanted: int, extents: Sequence[int], traffic: in
             left = part | low
             right = whole ^ left
             price = best[left] + best[right]
-            if price + made < cheapest:  # touched are as many elements as are made, at least
+            if price < cheapest:
                 price += size(keep[left] | keep[right])
                 if traffic:
                     price += traffic * (size(keep[left]) + size(keep[right]))
