@@ -441,11 +441,15 @@ def sliced_lines(cases: Sequence[Case], given: Any) -> Any:
 
 
 def cells(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    """Return log10 flops of all runs, by case and contestant."""
+    """Return log10 flops of all seeds, by case and contestant; of runs of the same seed the last counts."""
+    last = {
+        (line["case"], line["who"], line["seed"]): line["log10_flops"]
+        for line in results
+        if "log10_flops" in line
+    }
     found: dict[tuple[str, str], list[float]] = {}
-    for line in results:
-        if "log10_flops" in line:
-            found.setdefault((line["case"], line["who"]), []).append(line["log10_flops"])
+    for (case, who, _), flops in last.items():
+        found.setdefault((case, who), []).append(flops)
     return found
 
 

@@ -129,9 +129,9 @@ def _slices(plan: Plan, executable: Executable | str) -> list[str]:
         slices = count_text(plan.network.size(plan.sliced))
         parts += [
             "<h2>Slices</h2>",
-            f"<p>All steps run {slices} times, once for every position of <code>{escape(names)}</code>; results are "
-            "added up, or laid side by side where the mode is open. Sizes and memory are those of one slice, "
-            "operations and seconds those of all.</p>",
+            f"<p>There are {slices} slices, one for every position of <code>{escape(names)}</code>; a step runs once "
+            "for all slices that give it the same operands. Results are added up, or laid side by side where the "
+            "mode is open. Sizes and memory are those of one slice, operations and seconds those of all.</p>",
         ]
     return parts
 
