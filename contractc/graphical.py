@@ -58,7 +58,8 @@ def marginals(
     ([21.0, 43.0], [4.0, 60.0])
     """
     found, arrays, target = read(expression, operands, semiring, None)
-    labels, wanted = _modes(found, modes)
+    labels = _labels(found, expression, operands)
+    wanted = _modes(labels, modes)
     if not wanted:
         return {}
     several = replace(found, outputs=tuple((m,) for m in wanted), source="")
@@ -108,11 +109,11 @@ def best_assignment(
         replace(found, source=""), tuple(describe(x) for x in arrays), target, Options(frozen(optimize))
     )
     network = plan.network
-    labels = _labels(found)
+    labels = _labels(found, expression, operands)
     labels += [network.label(m) for m in range(len(labels), len(network.extents))]
     empty = [m for m, n in enumerate(network.extents) if n == 0]
     if empty:
-        raise OperandError(f"mode '{labels[empty[0]]}' has extent 0, so there is no best position")
+        raise OperandError(f"mode '{display(labels[empty[0]])}' has extent 0, so there is no best position")
     made = [step.outs[0].number for step in program.steps]
     results = run(*arrays)
     results = results if len(made) > 1 else (results,)
@@ -203,18 +204,31 @@ def _as_numpy(x: Any) -> Array:
     return np.asarray(detached)
 
 
-def _labels(expression: Einsum) -> list[str]:
-    return [display(label) for label in expression.labels]
+def _labels(found: Einsum, expression: Any, operands: Sequence[Any]) -> list[str]:
+    """Return the label of each mode in full, as the text it prints as; those of `found` are short, for messages.
+
+    Raises:
+        OperandError: two modes have the same text, so that results could not be told apart.
+    """
+    if isinstance(expression, str | Einsum):
+        return list(found.labels)
+    terms = (expression, *operands)[1 : 2 * len(found.inputs) : 2]
+    labels = [str(x) for x in dict.fromkeys(x for term in terms for x in term if x is not ...)]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise OperandError(
+            f"two modes are called '{display(twice)}', so their results could not be told apart"
+        )
+    return labels
 
 
-def _modes(expression: Einsum, asked: Iterable[Hashable] | None) -> tuple[list[str], list[int]]:
-    """Return the labels of all modes, and the numbers of those asked for."""
-    labels = _labels(expression)
+def _modes(labels: Sequence[str], asked: Iterable[Hashable] | None) -> list[int]:
+    """Return the numbers of the modes asked for, by their labels."""
     if asked is None:
-        return labels, list(range(len(labels)))
+        return list(range(len(labels)))
     wanted = []
     for label in asked:
-        if display(label) not in labels:
+        if str(label) not in labels:
             raise OperandError(f"mode '{display(label)}' is in no operand")
-        wanted.append(labels.index(display(label)))
-    return labels, wanted
+        wanted.append(labels.index(str(label)))
+    return wanted

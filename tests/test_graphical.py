@@ -194,6 +194,19 @@ def test_the_chest_clinic() -> None:
     assert places == dict(zip("atslbexd", map(int, best), strict=True))
 
 
+def test_labels_name_results_in_full() -> None:
+    """Messages shorten labels; two long ones that begin alike are two modes, and two that print alike are refused."""
+    one, two = "probability of the first of all", "probability of the first of many"
+    x = np.array([[0.0, 1.0], [3.0, 2.0]])
+    assert contractc.best_assignment(x, [one, two], [])[1] == {one: 1, two: 0}
+    found = contractc.marginals(x, [one, two], [])
+    assert {label: list(sums) for label, sums in found.items()} == {one: [1.0, 5.0], two: [3.0, 3.0]}
+    assert contractc.marginals(x, [one, two], [], modes=[two])[two].tolist() == [3.0, 3.0]
+    assert contractc.best_assignment(x, ["a", "b"])[1] == {}
+    text = message_of(OperandError, contractc.marginals, x, [1, "1"], [])
+    assert text == "two modes are called '1', so their results could not be told apart"
+
+
 # errors
 
 

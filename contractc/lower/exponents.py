@@ -50,17 +50,19 @@ def guard_range(program: Program) -> Program:
     Before:  %9 = contract %7 %8,  return %9
     After:   %10, %11 = split_exponent %7,  %9 = contract %10 %8,  %12 = times_power %9 %11,  return %12
     """
-    dtypes = {program.value(i).dtype for i in program.results}
+    known = program.values()
+    dtypes = {known[i].dtype for i in program.results}
     if program.semiring != "sum_product" or len(dtypes) != 1 or not is_floating(*dtypes):
         return program
     largest = RANGE.get(wide(*dtypes), 1023.0)
-    if max((_bits(program)[i] for i in program.results), default=0.0) < LEAST * largest:
+    bits = _bits(program)
+    if max((bits[i] for i in program.results), default=0.0) < LEAST * largest:
         return program
     scaling = _Scaling(program, largest / 3)
     scaling.body()
     results = []
     for result in program.results:
-        if not scaling.found(result):
+        if result not in scaling.scaled:
             results.append(result)
             continue
         mantissa = replace(scaling.current[result], number=scaling.fresh())
@@ -108,7 +110,8 @@ class _Scaling:
     """The steps of a program with exponents so far.
 
     `current` are the values as the steps have them, `renamed` the numbers under which they go on without their
-    exponent, `exponents` the values that hold the exponents taken out of each, `made_of` what it was made of.
+    exponent, `exponents` the values that hold the exponents taken out of each, `made_of` what it was made of, `scaled`
+    the values out of which, or out of what they were made of, exponents were taken.
     With `most`, only values that may differ from 1 by as many binary digits are split.
     """
 
@@ -123,6 +126,7 @@ class _Scaling:
         self.renamed: dict[int, int] = {}
         self.exponents: dict[int, list[int]] = {}
         self.made_of: dict[int, tuple[int, ...]] = {}
+        self.scaled: set[int] = set()
         self.bits: dict[int, float] = dict.fromkeys(self.current, VALUE_BITS) | dict(bits or {})
 
     def fresh(self) -> int:
@@ -137,6 +141,7 @@ class _Scaling:
         self.steps.append(Call((scaled, exponent), (value.number,), "split_exponent"))
         self.renamed[value.number] = scaled.number
         self.exponents.setdefault(value.number, []).append(exponent.number)
+        self.scaled.add(value.number)
         self.bits[value.number] = 0.0
 
     def inputs(self) -> None:
@@ -159,13 +164,20 @@ class _Scaling:
                 dtype = wide(step.out.dtype) if self.scales(step) else step.out.dtype
             out = replace(step.out, dtype=dtype)
             self.steps.append(replace(step, out=out, inputs=inputs))
-            self.current[out.number], self.made_of[out.number] = out, step.inputs
+            self.current[out.number] = out
+            self.made(out.number, step.inputs)
             if isinstance(step, Contract) and self.large(out.number):
                 self.split(out)
 
     def scales(self, step: Step) -> bool:
         """Return whether what `step` makes carries an exponent, so that it has to be as wide as sums are."""
-        return self.most is None or any(self.found(i) for i in step.inputs) or self.large(step.outs[0].number)
+        return self.most is None or not self.scaled.isdisjoint(step.inputs) or self.large(step.outs[0].number)
+
+    def made(self, number: int, inputs: tuple[int, ...]) -> None:
+        """Take down what value `number` was made of."""
+        self.made_of[number] = inputs
+        if not self.scaled.isdisjoint(inputs):
+            self.scaled.add(number)
 
     def large(self, number: int) -> bool:
         """Return whether an exponent is to be taken out of a value."""
@@ -184,19 +196,21 @@ class _Scaling:
             self.steps.append(replace(step, inputs=inputs, body=replace(step.body, inputs=given)))
             self.current |= {v.number: v for v in step.outs}
             for v, result in zip(step.outs, step.body.results, strict=True):
-                self.made_of[v.number] = _reached(step, result)
+                self.made(v.number, _reached(step, result))
                 self._split_if_large(v)
             return
         outs: list[Value] = []
         results: list[int] = []
         for v, result in zip(step.outs, step.body.results, strict=True):
-            if not inner.found(result):
+            if result not in inner.scaled:
                 inner.split(inner.current[result])
             results += [inner.renamed.get(result, result), inner.total(result)]
             value, exponent = replace(v, dtype=wide(v.dtype)), Value(self.fresh(), (), "int64")
             outs += [value, exponent]
-            self.current[v.number], self.made_of[v.number] = value, _reached(step, result)
+            self.current[v.number] = value
+            self.made(v.number, _reached(step, result))
             self.exponents[v.number] = [exponent.number]
+            self.scaled.add(v.number)
         body = replace(inner.program, steps=tuple(inner.steps), results=tuple(results))
         self.steps.append(replace(step, outs=tuple(outs), inputs=inputs, body=body, scaled=True))
         for value in outs[::2]:

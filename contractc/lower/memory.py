@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -49,17 +50,22 @@ def _made(program: Program, target: Target, threads: int | None) -> Bytes:
         roots |= {v.number: v.number if view is None else roots[view] for v in step.outs}
         last |= {roots[i]: s for i in step.inputs}
     last |= {roots[i]: len(program.steps) for i in program.results}
+    read_last: dict[int, list[int]] = defaultdict(list)
+    for number, s in last.items():
+        read_last[s].append(number)
     held: dict[int, Bytes] = {}
-    most = 0
+    alive = most = 0
     for s, step in enumerate(program.steps):
-        alive = sum(held.values())
         made = {v.number: _size(program, v) for v in step.outs if roots[v.number] == v.number}
         if isinstance(step, Loop):
             most = max(most, alive + _loop(program, step, target, threads))
         else:
             most = max(most, alive + sum(made.values()) + _inside(program, known, step, target))
-        held |= made
-        held = {n: size for n, size in held.items() if last.get(n, -1) > s}
+        for number, size in made.items():
+            if last.get(number, -1) > s:
+                held[number] = size
+                alive += size
+        alive -= sum([held.pop(number, 0) for number in read_last[s]])
     return most
 
 

@@ -32,7 +32,8 @@ def in_slices(program: Program, modes: Term, hoist: bool = True, pairs: bool = T
     depends = _dependence(program, modes)
     if not hoist:
         depends |= {v.number: frozenset(modes) for step in program.steps for v in step.outs}
-    work = [(depends[s.outs[0].number], _flops(program, s)) for s in program.steps]
+    known = program.values()
+    work = [(depends[s.outs[0].number], _flops(program, known, s)) for s in program.steps]
     loops = levels(modes, work, program.extents)
     depth = {
         n: max((k + 1 for k, g in enumerate(loops) if own & set(g)), default=0) for n, own in depends.items()
@@ -79,8 +80,7 @@ def _dependence(program: Program, modes: Iterable[int]) -> dict[int, frozenset[i
     return depends | dict.fromkeys(program.results, every)
 
 
-def _flops(program: Program, step: Step) -> int:
-    known = program.values()
+def _flops(program: Program, known: Mapping[int, Value], step: Step) -> int:
     terms = [known[i].modes for i in step.inputs]
     return flops(terms, step.outs[0].modes, program.extents) if isinstance(step, Contract) else 1
 

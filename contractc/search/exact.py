@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf
 
 from contractc.network import TensorNetwork
 from contractc.plans import Path
@@ -77,20 +77,20 @@ def full(leaves: Sequence[int], wanted: int, extents: Sequence[int], traffic: in
         if not rest:
             continue
         part = rest
-        cheapest, chosen = -1, 0
+        cheapest: float = inf
         made = size(keep[whole])
         while part:
             part = (part - 1) & rest
             left = part | low
             right = whole ^ left
             price = best[left] + best[right]
-            if price < cheapest or cheapest < 0:
-                price += size(keep[left] | keep[right]) + made
+            if price < cheapest:
+                price += size(keep[left] | keep[right])
                 if traffic:
-                    price += traffic * (size(keep[left]) + size(keep[right]) + made)
-                if price < cheapest or cheapest < 0:
+                    price += traffic * (size(keep[left]) + size(keep[right]))
+                if price < cheapest:
                     cheapest, chosen = price, left
-        best[whole], split[whole] = cheapest, chosen
+        best[whole], split[whole] = int(cheapest) + (1 + traffic) * made, chosen
     return _path_of(split, everything, count)
 
 
@@ -186,7 +186,12 @@ def _sizes(extents: Sequence[int]) -> Callable[[int], int]:
     def size(mask: int) -> int:
         found = known.get(mask)
         if found is None:
-            found = known[mask] = prod([extents[b] for b in bits(mask)])
+            found, rest = 1, mask
+            while rest:
+                low = rest & -rest
+                found *= extents[low.bit_length() - 1]
+                rest ^= low
+            known[mask] = found
         return found
 
     return size
