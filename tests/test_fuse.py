@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from expressions import EXPRESSIONS, Expression, random_operands
 from test_stages import bound, same, truth
 
 NUMPY = Target()
-ALWAYS = Fuser("always", lambda program, step: None, lambda program, step: 1e-3, lambda program, step: 1.0)
-NEVER = Fuser("never", lambda program, step: "no", lambda program, step: 0.0, lambda program, step: 1.0)
+ALWAYS = Fuser("always", lambda program, step: 1e-3, lambda program, step: 1.0)
+NEVER = Fuser("never", lambda program, step: inf, lambda program, step: 1.0)
 
 with_loops = pytest.mark.skipif(not loops.installed(), reason="llvmlite is not installed (contractc[fast])")
 
@@ -115,16 +116,16 @@ def test_steps_in_a_loop_are_fused() -> None:
 
 
 def test_nothing_is_fused_that_does_not_fit_or_does_not_pay() -> None:
-    slow = Fuser("slow", ALWAYS.fits, lambda program, step: 10.0, ALWAYS.alone)
+    slow = Fuser("slow", lambda program, step: 10.0, ALWAYS.alone)
     for way in (NEVER, slow):
         assert fuse(chain(), (way,)) == chain()
     assert fuse(chain(), ()) == chain()
-    quick = Fuser("quick", ALWAYS.fits, lambda program, step: 0.0, lambda program, step: 1e-9)
+    quick = Fuser("quick", lambda program, step: 0.0, lambda program, step: 1e-9)
     assert fuse(chain(), (quick,)) == chain()
 
 
 def test_the_faster_of_two_ways_is_taken() -> None:
-    better = Fuser("better", ALWAYS.fits, lambda program, step: 1e-4, ALWAYS.alone)
+    better = Fuser("better", lambda program, step: 1e-4, ALWAYS.alone)
     (step,) = fuse(chain(), (ALWAYS, better)).steps
     assert isinstance(step, Contract) and step.how == "better"
 

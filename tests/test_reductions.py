@@ -40,6 +40,16 @@ def test_total_of_a_long_row_keeps_its_digits() -> None:
     np.testing.assert_allclose(total(x, 1, x.dtype), 2**22 * np.float64(x[0, 0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 30, 40), (12, 30, 1024), (13, 30, 40), (4, 30, 1025), (4, 5, 6, 64)])
+def test_total_over_the_slowest_and_the_fastest_axis(shape: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    axes = (0, len(shape) - 1)
+    np.testing.assert_array_equal(
+        total(np.tile(x, (1, 40, *(1,) * (len(shape) - 2))), axes, x.dtype),
+        np.concatenate([x.sum(axes)] * 40),
+    )
+
+
 def test_total_of_nothing_is_zero() -> None:
     assert total(np.ones((0, 3)), 0, np.dtype(float)).tolist() == [0, 0, 0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
@@ -33,14 +32,13 @@ WORTH_A_LOOK = 2.0e-5
 class Fuser:
     """What a backend can do with a fused step.
 
-    `how` is written into the step, `fits` gives the reason why a step cannot be done that way (or None), `seconds`
-    predicts how long it takes so, and `alone` how long a step takes that is not fused. A step of one or two inputs
-    is offered too: it may be faster as a kernel of its own. `at_least` gives seconds that `seconds` is not below:
-    a run that cannot pay is not looked at any closer.
+    `how` is written into the step, `seconds` predicts how long it takes so (infinite where it cannot be done that
+    way), and `alone` how long a step takes that is not fused. A step of one or two inputs is offered too: it may be
+    faster as a kernel of its own. `at_least` gives seconds that `seconds` is not below: a run that cannot pay is not
+    looked at any closer.
     """
 
     how: str
-    fits: Callable[[Program, Contract], str | None]
     seconds: Callable[[Program, Contract], float]
     alone: Callable[[Program, Contract], float]
     at_least: Callable[[Program, Contract], float] = lambda program, step: 0.0
@@ -63,7 +61,7 @@ def _loops(target: Target, machine: Machine) -> tuple[Fuser, ...]:
     def alone(program: Program, step: Contract) -> float:
         return library_seconds(program, step, machine, libraries)
 
-    return (Fuser(loops.HOW, loops.refuses, loops.predicted, alone, loops.at_least),)
+    return (Fuser(loops.HOW, loops.predicted, alone, loops.at_least),)
 
 
 def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
@@ -135,7 +133,7 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
             for way in kernels:
                 if gain * way.at_least(program, merged) + before >= best[number]:
                     continue
-                seconds = inf if way.fits(program, merged) else gain * way.seconds(program, merged)
+                seconds = gain * way.seconds(program, merged)
                 if seconds + before < best[number]:
                     best[number] = seconds + before
                     chosen[number] = replace(merged, how=way.how), way, run

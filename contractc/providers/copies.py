@@ -25,6 +25,9 @@ _SIDE = 128
 _LOCAL = 2**20
 """Bytes of an array's part that is copied within itself up to which one call copies all of it well."""
 
+_LINES = 2**7
+"""Cache lines of the source in use at a time up to which one call copies better than tiles (by 3 to 10 %): they stay in
+the first-level cache. From 256 on they do not where rows lie a power of two apart."""
 
 _BY_TORCH = ({"float16", "float32"}, {"bfloat16", "float32"})
 """Conversions that torch does with vectors, NumPy one by one."""
@@ -86,7 +89,9 @@ def _tile(
         if by_source[k] != k:
             break
         inside //= max(1, n)
-    if source == target or inside <= _LOCAL:
+    again = abs(axes[source][2])  # after so much of the copy a line of the source is used again
+    lines = prod(n for n, _, after in axes if abs(after) < again)
+    if source == target or inside <= _LOCAL or lines <= _LINES:
         return fused, None
     tile = list(fused)
     size = item * prod(fused)

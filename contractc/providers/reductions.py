@@ -14,6 +14,10 @@ SMALL = 2**15
 _SHORT = 8
 """Elements in a row from which a product with ones is faster than NumPy's sum."""
 
+_FEW, _ROW = 12, 32
+"""Where so few whole rows are added up, and elements of rows so long as well, the elements go first: the sum of the
+rows is nearly as large as they are (1.2 to 1.9 times as fast for 4 and 8 rows, as fast for 16, one core)."""
+
 _LONGEST = 2**10
 """Elements that a product with ones adds up along the fastest axis; longer sums are made of such pieces."""
 
@@ -43,7 +47,8 @@ def total(x: np.ndarray, axes: int | tuple[int, ...], dtype: np.dtype) -> np.nda
     runs = [
         (gone, prod(x.shape[k] for k in ks)) for gone, ks in groupby(range(x.ndim), lambda k: k in summed)
     ]
-    if runs[0][0] and x.size >= _SHORT * runs[0][1]:
+    inside = runs[0][1] <= _FEW and runs[-1][0] and _ROW <= runs[-1][1] <= _LONGEST
+    if runs[0][0] and x.size >= _SHORT * runs[0][1] and not inside:
         x = _ones(runs[0][1], dtype).dot(x.reshape(runs[0][1], -1))
         del runs[0]
     tail = 1
