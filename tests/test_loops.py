@@ -135,6 +135,22 @@ def test_every_schedule_computes_what_the_slow_evaluator_does(
     agree(run(*arrays), expected(program, step, arrays), step)
 
 
+@settings(max_examples=60, deadline=None)
+@given(steps(), st.sampled_from([1, 7, 48]), st.sampled_from([16, 32, 64]))
+def test_the_best_schedule_is_found_without_pricing_all(
+    drawn: tuple[Program, Contract, list[np.ndarray]], times: int, width: int
+) -> None:
+    program, step, arrays = drawn
+    program = replace(program, extents=tuple(n * times for n in program.extents))
+    if problem.refused(program, step) is not None:
+        return
+    asked = problem.problem_of(program, step, [loops.ORDERED] * len(arrays))
+    priced = list(schedule.schedules(asked, width))
+    best = min(priced, key=lambda s: (s.seconds, s.lane, s.columns), default=None)
+    assert schedule.best_schedule(asked, width) == best
+    assert all(schedule.least_seconds(asked, width) <= s.seconds for s in priced)
+
+
 def test_bfloat16_is_read_wide_and_rounded_once() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     program, step = step_of([(0, 1), (1, 2)], (0, 2), [5, 40, 20], ["bfloat16"] * 2, "bfloat16")

@@ -35,13 +35,15 @@ class Fuser:
 
     `how` is written into the step, `fits` gives the reason why a step cannot be done that way (or None), `seconds`
     predicts how long it takes so, and `alone` how long a step takes that is not fused. A step of one or two inputs
-    is offered too: it may be faster as a kernel of its own.
+    is offered too: it may be faster as a kernel of its own. `at_least` gives seconds that `seconds` is not below:
+    a run that cannot pay is not looked at any closer.
     """
 
     how: str
     fits: Callable[[Program, Contract], str | None]
     seconds: Callable[[Program, Contract], float]
     alone: Callable[[Program, Contract], float]
+    at_least: Callable[[Program, Contract], float] = lambda program, step: 0.0
 
 
 def fusers(target: Target, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
@@ -61,7 +63,7 @@ def _loops(target: Target, machine: Machine) -> tuple[Fuser, ...]:
     def alone(program: Program, step: Contract) -> float:
         return library_seconds(program, step, machine, libraries)
 
-    return (Fuser(loops.HOW, loops.refuses, loops.predicted, alone),)
+    return (Fuser(loops.HOW, loops.refuses, loops.predicted, alone, loops.at_least),)
 
 
 def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
@@ -131,6 +133,8 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
             before = sum(best.get(i, 0.0) for i in merged.inputs)
             gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
+                if gain * way.at_least(program, merged) + before >= best[number]:
+                    continue
                 seconds = inf if way.fits(program, merged) else gain * way.seconds(program, merged)
                 if seconds + before < best[number]:
                     best[number] = seconds + before

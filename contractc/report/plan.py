@@ -130,8 +130,8 @@ def _slices(plan: Plan, executable: Executable | str) -> list[str]:
         parts += [
             "<h2>Slices</h2>",
             f"<p>There are {slices} slices, one for every position of <code>{escape(names)}</code>; a step runs once "
-            "for all slices that give it the same operands. Results are added up, or laid side by side where the mode is "
-            "open. Sizes and memory are those of one slice, operations and seconds those of all.</p>",
+            "for all slices that give it the same operands. Results are added up, or laid side by side where the "
+            "mode is open. Sizes and memory are those of one slice, operations and seconds those of all.</p>",
         ]
     return parts
 

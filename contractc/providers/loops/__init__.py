@@ -26,6 +26,7 @@ __all__ = [
     "UNIT",
     "Library",
     "Variant",
+    "at_least",
     "compiled",
     "installed",
     "is_loop",
@@ -74,6 +75,16 @@ def predicted(program: Program, step: Contract) -> float:
 
     schedule = None if refused(program, step) else _schedule(program, step)
     return float("inf") if schedule is None else schedule.seconds
+
+
+def at_least(program: Program, step: Contract) -> float:
+    """Return seconds that `predicted` is not below, found far sooner."""
+    from contractc.providers.loops.problem import problem_of, refused
+    from contractc.providers.loops.schedule import least_seconds
+
+    if refused(program, step):
+        return float("inf")
+    return least_seconds(problem_of(program, step, [ORDERED] * len(step.inputs)), _vector_bytes())
 
 
 def _schedule(program: Program, step: Contract) -> Schedule | None:

@@ -55,7 +55,8 @@ class Problem:
 
     def size(self, term: Sequence[int]) -> int:
         """Return the number of positions of the modes in `term`, as planned."""
-        return prod(self.extents[m] for m in dict.fromkeys(term))
+        extents = self.extents
+        return prod([extents[m] for m in set(term)])
 
     def summed(self, step: int) -> Term:
         """Return the modes that step `step` sums over."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
-from math import prod
+from math import inf, prod
 
 from contractc.cost import bandwidth, written_seconds
 from contractc.dtypes import itemsize
@@ -31,11 +30,12 @@ CLOCK = 3.0e9
 CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 """Bytes of the caches and of memory, and bytes a cycle from there; 0: as fast as they are used."""
 
-RUN = 256
-"""Bytes in a row from which memory is read at its full rate."""
+RUN = 150
+"""Bytes in a row with which memory is read at half its full rate: pieces of 64, 128 and 256 of rows of 800 bytes took
+3.8, 2.6 and 2.1 times as long as np.einsum takes for whole rows (20 MB, one core of a virtual machine)."""
 
-LINE = 64
-"""Bytes of a cache line."""
+LINE, PAGE = 64, 4096
+"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
 
 LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
 """Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
@@ -53,11 +53,11 @@ INTEGERS = {1: 1.0, 2: 1.0, 4: 3.0, 8: 4.5}
 NOT_HIDDEN = 0.7
 """The part of the shorter of arithmetic and memory that does not hide behind the longer one."""
 
-LINE, PAGE = 64, 4096
-"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
-
 MOST_UNROLLED = 96
 """Products in a row that are written out without a loop."""
+
+MOST_BLOCK = MOST_UNROLLED // 3
+"""Results in a register block where nothing is summed; in others there are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,32 @@ class Schedule:
 @lru_cache(maxsize=1024)
 def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     """Return the schedule with the least predicted seconds, or None if there is none that fits in cache."""
-    return min(schedules(problem, vector_bytes), key=lambda s: (s.seconds, s.lane, s.columns), default=None)
+    best: Schedule | None = None
+    for floor, cut in _floors(problem, vector_bytes):
+        if best is not None and floor > best.seconds:
+            break
+        found = _priced(problem, *cut, vector_bytes, inf if best is None else best.seconds)
+        if found is not None and (
+            best is None
+            or (found.seconds, found.lane, found.columns) < (best.seconds, best.lane, best.columns)
+        ):
+            best = found
+    return best
+
+
+def least_seconds(problem: Problem, vector_bytes: int) -> float:
+    """Return seconds below which no schedule of `problem` is, far sooner than the best one is found."""
+    return min((floor for floor, _ in _floors(problem, vector_bytes)), default=inf)
 
 
 def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
     """Yield the schedules of `problem` whose tiles fit in cache, for vectors of `vector_bytes`."""
+    found = [_priced(problem, *cut, vector_bytes) for cut in _cuts(problem, vector_bytes)]
+    return (schedule for schedule in found if schedule is not None)
+
+
+def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the modes that may run along the lanes, with the lanes of a vector and the vectors of a tile."""
     kind = kind_of(problem.work)
     most = max(1, min(16, vector_bytes // kind.bytes))
     for lane in dict.fromkeys(m for term in problem.terms[: problem.inputs] for m in term):
@@ -99,12 +120,49 @@ def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
             width //= 2
         for columns in (1, 2, 4):
             if columns == 1 or lane in problem.dynamic or extent >= width * columns:
-                found = _priced(problem, lane, width, columns, vector_bytes)
-                if found is not None:
-                    yield found
+                yield lane, width, columns
 
 
-def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes: int) -> Schedule | None:
+@lru_cache(maxsize=1024)
+def _floors(problem: Problem, vector_bytes: int) -> list[tuple[float, tuple[int, int, int]]]:
+    """Return the ways to cut `problem`, each behind seconds below which no schedule with it is; the least first.
+
+    That is the time of the memory, or of the products in the best register blocks that there could be.
+    """
+    kind = kind_of(problem.work)
+    slower = 1.0 if kind.floating else INTEGERS[kind.bytes]
+    steps = []
+    for s, ids in enumerate(problem.reads):
+        modes = {m for i in ids for m in problem.terms[i]}
+        depth = problem.size(problem.summed(s))
+        steps.append(
+            (modes, slower * problem.size(tuple(modes)) * _least_cycles(len(ids), kind.parts, depth))
+        )
+    found = []
+    for lane, width, columns in _cuts(problem, vector_bytes):
+        extent = problem.extents[lane]
+        vectors = -(-extent // (width * columns)) * columns / extent
+        cycles = sum(each * (vectors if lane in modes else 1.0) for modes, each in steps)
+        memory = _memory_seconds(problem, lane, width * columns)
+        found.append((0.999 * (max(cycles / CLOCK, memory) + CALL), (lane, width, columns)))
+    return sorted(found)
+
+
+@lru_cache(maxsize=1024)
+def _least_cycles(reads: int, parts: int, depth: int) -> float:
+    """Return cycles below which no product is in a sum of at most `depth`, whatever the register block."""
+    found = []
+    for block in range(1, MOST_BLOCK + 1):
+        load = parts * (block if reads == 1 else 2 * block**0.5)
+        each = max(0.5 * block * parts**2, 0.5 * load) + 0.3 + 0.2 * load
+        found.append((each + (3.0 + block * parts) / depth) / block)
+    return min(found)
+
+
+def _priced(
+    problem: Problem, lane: int, width: int, columns: int, vector_bytes: int, most: float = inf
+) -> Schedule | None:
+    """Return the schedule with that lane mode and tile, or None if it does not fit or takes over `most` seconds."""
     count = problem.inputs
     packed = tuple(
         lane in term and not (term[-1] == lane and form != STRIDED)
@@ -140,8 +198,15 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
         m in problem.dynamic and m != lane and m not in outer for t in (*inner, *made[:-1]) for m in t
     ):
         return None
-    cycles = _step_cycles(problem, lane, width, columns, outer, kept, vector_bytes)
-    cycles += _sweep_cycles(problem, lane, (width, columns), outer, packed, vector_bytes)
+    at = levels(problem, lane, outer)
+    blocks = [
+        blocking(step_shape(problem, s, lane, columns, outer), vector_bytes)
+        for s in range(len(problem.reads))
+    ]
+    cycles = _step_cycles(problem, lane, width * columns, outer, at, blocks)
+    if 0.999 * cycles / CLOCK + CALL > most:
+        return None
+    cycles += _sweep_cycles(problem, lane, width * columns, outer, packed, at, blocks)
     lanes = -(-problem.extents[lane] // width) * width
     for k, flag in enumerate(packed):
         if flag:
@@ -160,8 +225,7 @@ def _priced(problem: Problem, lane: int, width: int, columns: int, vector_bytes:
 def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    What is larger than the caches and is read in short runs, one of each row for every tile, comes slower: a run
-    of fewer than `RUN` bytes costs as much as one of that length.
+    What is larger than the caches and is read in short runs, one of each row for every tile, comes slower.
     """
     terms = (*problem.terms[: problem.inputs], problem.out)
     sizes = [
@@ -170,10 +234,8 @@ def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
     rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
     total = 0.0
     for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
-        run = RUN
-        if term and term[-1] == lane and size > CACHES[1][0]:
-            run = min(tile, problem.extents[lane]) * itemsize(dtype)
-        total += size / rate * max(1.0, RUN / run)
+        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
+        total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
     return total
 
 
@@ -205,19 +267,18 @@ def _line_seconds(problem: Problem, outer: Term) -> float:
 def _sweep_cycles(
     problem: Problem,
     lane: int,
-    vectors: tuple[int, int],
+    tile: int,
     outer: Term,
     packed: Sequence[bool],
-    vector_bytes: int,
+    at: Sequence[int],
+    blocks: Sequence[Blocking],
 ) -> float:
     """Return the cycles that steps wait for what they read again and again, by the cache it comes from."""
     total = 0.0
-    at = levels(problem, lane, outer)
-    tile = vectors[0] * vectors[1]
     tiles = -(-problem.extents[lane] // tile)
     part = kind_of(problem.work).bytes * kind_of(problem.work).parts
     for s, ids in enumerate(problem.reads):
-        factors = dict(blocking(step_shape(problem, s, lane, vectors[1], outer), vector_bytes).factors)
+        factors = dict(blocks[s].factors)
         out = problem.terms[problem.inputs + s]
         fixed = {lane, *outer} if at[s] == 2 else set(outer) if at[s] == 1 else set()
         repeats = (1, problem.size(outer), problem.size(outer) * tiles)[at[s]]
@@ -291,22 +352,18 @@ def levels(problem: Problem, lane: int, outer: Term) -> list[int]:
 
 
 def _step_cycles(
-    problem: Problem, lane: int, width: int, columns: int, outer: Term, kept: bool, vector_bytes: int
+    problem: Problem, lane: int, tile: int, outer: Term, at: Sequence[int], blocks: Sequence[Blocking]
 ) -> float:
+    """Return the cycles of the arithmetic of all steps, `at` these levels and in these register blocks."""
     total = 0.0
-    at = levels(problem, lane, outer)
     kind = kind_of(problem.work)
     slower = 1.0 if kind.floating else INTEGERS[kind.bytes]
     outer_size = problem.size(outer)
-    tiles = -(-problem.extents[lane] // (width * columns))
-    for s, ids in enumerate(problem.reads):
-        repeats = (1, outer_size, outer_size * tiles)[at[s]]
-        shape = step_shape(problem, s, lane, columns, outer)
-        total += repeats * (
-            slower * blocking(shape, vector_bytes).cycles * (1.0 if at[s] == 2 else 1.5) + 2.0
-        )
-        del ids
-    if not kept:
+    tiles = -(-problem.extents[lane] // tile)
+    for level, block in zip(at, blocks, strict=True):
+        repeats = (1, outer_size, outer_size * tiles)[level]
+        total += repeats * (slower * block.cycles * (1.0 if level == 2 else 1.5) + 2.0)
+    if lane not in problem.out:
         total += outer_size * problem.size([m for m in problem.out if m not in outer]) * 12.0
     return total
 
@@ -352,45 +409,76 @@ def step_shape(problem: Problem, step: int, lane: int, columns: int, outer: Term
     return Shape(modes(out), modes(problem.summed(step)), reads, tuple(sorted(planned.items())), parts)
 
 
-@lru_cache(maxsize=4096)
 def blocking(shape: Shape, vector_bytes: int) -> Blocking:
-    """Return the register blocks with the least predicted cycles for one tile of a step.
-
-    Two products and two loads are done a cycle, and a sum is ready after four; a block of `n` results with
-    all its partial sums has to fit in the registers.
-    """
-    room = (24 if vector_bytes == 64 else 11) // shape.parts
+    """Return the register blocks with the least predicted cycles for one tile of a step."""
     planned = dict(shape.planned)
-    products = shape.parts**2
-    depth = prod(planned[m] for m, _ in shape.summed)
-    small = [(m, n) for m, n in shape.out if n is not None and n > 1 and m != COLUMN]
-    small = sorted(small, key=lambda p: (_group(shape, p[0]), -min(p[1], 8)))[:4]
-    fixed = {m: n for m, n in shape.out if m == COLUMN and n}
-    whole = prod(planned[m] for m, _ in shape.out)
-    best: Blocking | None = None
-    for chosen in product(
-        *([f for f in range(1, min(n, 16) + 1) if n % f == 0 or f in (4, 6)] for _, n in small)
-    ):
-        factors = {m: f for (m, _), f in zip(small, chosen, strict=True) if f > 1} | fixed
-        block = prod(factors.values())
-        if block > max(room, prod(fixed.values())) and (depth > 1 or block > MOST_UNROLLED // 3):
-            continue
-        loads = sum(prod(f for m, f in factors.items() if m in r) for r in shape.reads)
-        waste = 1.0
-        for m, f in factors.items():
-            full, rest = divmod(planned[m], f)
-            waste *= (full + (0.3 + 0.7 * rest / f) * bool(rest)) * f / planned[m]
-        arithmetic = 0.5 * block * products
-        each = max(arithmetic, 0.5 * loads * shape.parts, 4.0 if depth > 1 else 0.0)
-        around = 3.0 + 1.0 * block * shape.parts + (3.0 if depth > 4 else 0.0)
-        each += (
-            0.3 + 0.2 * loads * shape.parts
-        )  # loads are not quite free: what is read again comes from afar
+    small = [(_group(shape, m), n, m) for m, n in shape.out if n is not None and n > 1 and m != COLUMN]
+    small = sorted(small, key=lambda p: (p[0], -min(p[1], 8)))[:4]
+    column = next(((_group(shape, m), n) for m, n in shape.out if m == COLUMN and n), (0, 1))
+    factors, cycles = _blocks(
+        tuple([(group, n) for group, n, _ in small]),
+        column,
+        len(shape.reads),
+        prod([planned[m] for m, _ in shape.out]),
+        prod([planned[m] for m, _ in shape.summed]),
+        shape.parts,
+        vector_bytes,
+    )
+    chosen = {m: f for (_, _, m), f in zip(small, factors, strict=True) if f > 1}
+    if column[1] > 1:
+        chosen[COLUMN] = column[1]
+    return Blocking(tuple(sorted(chosen.items())), _unrolled(shape, prod(chosen.values())), cycles)
+
+
+@lru_cache(maxsize=4096)
+def _blocks(
+    small: tuple[tuple[int, int], ...],
+    column: tuple[int, int],
+    reads: int,
+    whole: int,
+    depth: int,
+    parts: int,
+    vector_bytes: int,
+) -> tuple[Term, float]:
+    """Return how many positions of each mode in `small` are in registers at once, and the cycles that takes.
+
+    Modes are (operands that have them, extent), so that equal steps of all problems are priced once; `whole` and
+    `depth` are the positions of the result and of what is summed for one of them. Two products and two loads are
+    done a cycle, and a sum is ready after four; a block of `n` results with all its partial sums has to fit in the
+    registers.
+    """
+    room = max((24 if vector_bytes == 64 else 11) // parts, column[1])
+    room = room if depth > 1 else max(room, MOST_BLOCK)
+    loads = tuple([column[1] if column[0] >> k & 1 else 1 for k in range(reads)])
+    blocks: list[tuple[int, float, tuple[int, ...], Term]] = [(column[1], 1.0, loads, ())]
+    for group, n in small:
+        cuts = [
+            (f, (n // f + (0.3 + 0.7 * (n % f) / f) * (n % f > 0)) * f / n)
+            for f in range(1, min(n, 16, room) + 1)
+            if n % f == 0 or f in (4, 6)
+        ]
+        blocks = [
+            (
+                block * f,
+                waste * more,
+                tuple([x * f if group >> k & 1 else x for k, x in enumerate(loads)]),
+                (*chosen, f),
+            )
+            for block, waste, loads, chosen in blocks
+            for f, more in cuts
+            if block * f <= room
+        ]
+    best = inf
+    found: Term = ()
+    for block, waste, loads, chosen in blocks:
+        load = sum(loads) * parts
+        each = max(0.5 * block * parts**2, 0.5 * load, 4.0 if depth > 1 else 0.0)
+        each += 0.3 + 0.2 * load  # loads are not quite free: what is read again comes from afar
+        around = 3.0 + 1.0 * block * parts + (3.0 if depth > 4 else 0.0)
         cycles = whole / block * waste * (depth * each + around)
-        if best is None or cycles < best.cycles:
-            best = Blocking(tuple(sorted(factors.items())), _unrolled(shape, block), cycles)
-    assert best is not None
-    return best
+        if cycles < best:
+            best, found = cycles, chosen
+    return found, best
 
 
 def _group(shape: Shape, mode: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 from contractc.dtypes import is_complex, is_floating
 
@@ -42,6 +43,7 @@ class Kind:
         return {"half": 2, "bfloat": 2, "float": 4, "double": 8}.get(self.type) or int(self.type[1:]) // 8
 
 
+@lru_cache(maxsize=64)
 def kind_of(dtype: str) -> Kind:
     """Return the `Kind` of the dtype called `dtype`; raises KeyError for one that loops do not know."""
     signed = dtype.startswith("int")
