@@ -473,6 +473,18 @@ def test_a_memory_limit_is_kept_at_a_lower_cost_than_by_slices_alone() -> None:
     assert (again.path, again.sliced, again.moves) == (plan.path, plan.sliced, plan.moves)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_limit_four_bits_below_the_width_of_an_expander_costs_at_most_half_as_much_again(seed: int) -> None:
+    """With hoisting (`flops`) and without; lattices cost several times as much, see docs/benchmarks.md."""
+    network = regular(5, 30, seed)
+    whole = search(network, Search("anneal", moves=30_000))
+    inputs = network.bytes_of_inputs()
+    plan = search(network, Search("anneal", moves=30_000), inputs + (whole.peak - inputs) // 16)
+    every = costs(network, plan.path, plan.results, plan.sliced).flops
+    assert network.size(plan.sliced) >= 16
+    assert plan.flops <= every <= 1.5 * whole.flops
+
+
 def test_what_fits_is_not_sliced_and_what_cannot_fit_is_refused() -> None:
     network = NETWORKS["one word"]
     whole = search(network, Search("anneal", moves=2_000))

@@ -173,7 +173,7 @@ def _annealed(
     first = _pairs(start[0])
     graph = graph_of(network)
     began = monotonic()
-    if clock.deadline < inf:
+    if 0.0 < clock.left() < inf:
         sample = first[: -(-len(first) // SAMPLE)]
         costs(network, sample, (len(network.tensors) + len(sample) - 1,))
     candidates = 2 if len(network.tensors) > MANY else 3 + KEPT
