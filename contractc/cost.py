@@ -84,6 +84,15 @@ def written_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
     return size * machine.fresh if size >= 2**22 else 0.0
 
 
+def spilled_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the extra seconds of writing an intermediate of `size` bytes and reading it again, beyond the caches.
+
+    Rates of products are those of operands in cache. What lies between two steps was there if it is small; a large one
+    goes to memory and comes back.
+    """
+    return 2 * size / machine.copying[-1][1] if size >= 2**22 else 0.0
+
+
 def _size(term: Iterable[int], extents: Sequence[int]) -> int:
     size = 1
     for m in set(term):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from math import inf
 from typing import Any
@@ -277,3 +278,12 @@ def test_array_api_refuses_fused_steps() -> None:
 def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("contractc.lower.fuse"), "MOST_CANDIDATES", 0)
     assert fuse(chain(), (ALWAYS,)) == chain()
+
+
+def test_what_large_intermediates_cost_between_steps_decides() -> None:
+    """A run that is dearer than its steps is taken if what they hand on costs more than that."""
+    dear = Fuser("dear", ALWAYS.fits, lambda program, step: 2.5, ALWAYS.alone)
+    assert fuse(chain(), (dear,)) == chain()
+    spilling = replace(dear, spilled=lambda size: 10.0)
+    (step,) = fuse(chain(), (spilling,)).steps
+    assert isinstance(step, Contract) and step.how == "dear"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import is_view, task_of
-from contractc.cost import step_seconds, written_seconds
+from contractc.cost import spilled_seconds, step_seconds, written_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Loop, Program, Step
@@ -35,13 +36,14 @@ class Fuser:
     `how` is written into the step, `seconds` predicts how long it takes so (infinite where it cannot be done that
     way), and `alone` how long a step takes that is not fused. A step of one or two inputs is offered too: it may be
     faster as a kernel of its own. `at_least` gives seconds that `seconds` is not below: a run that cannot pay is not
-    looked at any closer.
+    looked at any closer. `spilled` gives what so many bytes cost between two steps, beyond what these are priced at.
     """
 
     how: str
     seconds: Callable[[Program, Contract], float]
     alone: Callable[[Program, Contract], float]
     at_least: Callable[[Program, Contract], float] = lambda program, step: 0.0
+    spilled: Callable[[int], float] = lambda size: 0.0
 
 
 def fusers(target: Target, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
@@ -61,7 +63,10 @@ def _loops(target: Target, machine: Machine) -> tuple[Fuser, ...]:
     def alone(program: Program, step: Contract) -> float:
         return library_seconds(program, step, machine, libraries)
 
-    return (Fuser(loops.HOW, loops.predicted, alone, loops.at_least),)
+    def spilled(size: int) -> float:
+        return spilled_seconds(size, machine)
+
+    return (Fuser(loops.HOW, loops.predicted, alone, loops.at_least, spilled),)
 
 
 def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:
@@ -113,10 +118,20 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
     best: dict[int, float] = {}
     chosen: dict[int, tuple[Contract, Fuser, tuple[int, ...]]] = {}
     left = MOST_CANDIDATES
+
+    def handed(number: int) -> float:
+        """Return the seconds until a step has read value `number`: what only a run reads never leaves the caches."""
+        if number not in makers:
+            return 0.0
+        out = makers[number].step.out
+        return best[number] + kernels[0].spilled(
+            prod([program.extents[m] for m in out.modes]) * itemsize(out.dtype)
+        )
+
     for number, maker in makers.items():
         step = maker.step
         alone = kernels[0].alone(program, step)
-        best[number] = alone + sum(best.get(i, 0.0) for i in step.inputs)
+        best[number] = alone + sum(map(handed, step.inputs))
         spent = alone
         for run in _runs(number, makers):
             if left == 0:
@@ -128,7 +143,7 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
             if spent < WORTH_A_LOOK:
                 continue
             left -= 1
-            before = sum(best.get(i, 0.0) for i in merged.inputs)
+            before = sum(map(handed, merged.inputs))
             gain = GAIN if len(run) > 1 else GAIN_ALONE
             for way in kernels:
                 if gain * way.at_least(program, merged) + before >= best[number]:
