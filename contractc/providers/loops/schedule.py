@@ -143,7 +143,7 @@ def _floors(problem: Problem, vector_bytes: int) -> list[tuple[float, tuple[int,
         extent = problem.extents[lane]
         vectors = -(-extent // (width * columns)) * columns / extent
         cycles = sum(each * (vectors if lane in modes else 1.0) for modes, each in steps)
-        memory = _memory_seconds(problem, lane, width * columns)
+        memory = _memory_seconds(problem, lane, width * columns, tuple(range(len(problem.extents))))
         found.append((0.999 * (max(cycles / CLOCK, memory) + CALL), (lane, width, columns)))
     return sorted(found)
 
@@ -216,16 +216,17 @@ def _priced(
     if scratch > 2**15:
         cycles *= 1.15
     seconds = cycles / CLOCK
-    memory = _memory_seconds(problem, lane, width * columns) + _line_seconds(problem, outer)
+    memory = _memory_seconds(problem, lane, width * columns, outer) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
     total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
 
 
-def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
+def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    What is larger than the caches and is read in short runs, one of each row for every tile, comes slower.
+    What is larger than the caches and is read in short runs comes slower: one of each row for every tile, where a tile
+    has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
     terms = (*problem.terms[: problem.inputs], problem.out)
     sizes = [
@@ -235,6 +236,7 @@ def _memory_seconds(problem: Problem, lane: int, tile: int) -> float:
     total = 0.0
     for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
         short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
+        short = short and any(m != lane and m not in outer for m in term)
         total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
     return total
 
