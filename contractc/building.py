@@ -29,6 +29,9 @@ from contractc.remembering import remembered
 from contractc.search import candidates, check_allocation
 from contractc.several import Members, restricted
 
+LONG = 1e-4
+"""Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
+
 
 def network_of(
     expression: Einsum,
@@ -130,10 +133,6 @@ def build(
         return ahead.run if ahead.program != program else None
 
     return replace(made, run=loops.later(made.run, with_loops))
-
-
-LONG = 1e-4
-"""Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
 
 
 def _may_gain(program: Program, plan: Plan, target: Target) -> bool:

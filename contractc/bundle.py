@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,9 @@ __all__ = ["contents", "load", "save"]
 
 FORMAT = 1
 """Number of the layout of a bundle."""
+
+GENERATOR = ("backends/**/*.py", "providers/**/*.py")
+"""The modules that turn programs into source."""
 
 MOST_PARTS = 64
 """Targets of one bundle: each part is tried until one works."""
@@ -129,7 +133,7 @@ def packed(*executables: Executable) -> bytes:
     if arrays:
         members[_CONSTANTS] = tensorfiles.packed(arrays)
     listed = tuple(Member(name, hashlib.sha256(data).hexdigest()) for name, data in members.items())
-    manifest = Manifest(FORMAT, _version(), _generator(), tuple(parts), listed)
+    manifest = Manifest(FORMAT, _version(), serial.sources_digest(*GENERATOR), tuple(parts), listed)
     try:
         return archive.packed({_MANIFEST: serial.dumps(manifest).encode(), **members})
     except ValueError as error:
@@ -285,9 +289,11 @@ def _loaded(
         except (UnsupportedError, ImportError) as error:
             raise UnsupportedError("; ".join([*remarks, str(error)])) from None
     if made.source != _text(members, part.source):
-        if manifest.generator == _generator():
+        if manifest.generator == serial.sources_digest(*GENERATOR):
             raise ValueError(f"{part.source} is not what its program generates")
         remarks.append(f"its source was generated anew: contractc {manifest.contractc} generated another one")
+    if part.backend == "numpy" and "torch_" in made.source and "torch" not in sys.modules:  # it was tried
+        remarks.append("what is by torch NumPy does here: torch is not installed")
     return replace(made, program=program), remarks
 
 
@@ -342,17 +348,6 @@ def _version() -> str:
         return version("contractc")
     except PackageNotFoundError:
         return "of an unknown version"
-
-
-def _generator() -> str:
-    """Return a digest of the source of the backends, which turn programs into source."""
-    from pathlib import Path  # loaded by those who ask
-
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*here.glob("backends/**/*.py"), *here.glob("providers/**/*.py")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _versions(target: Target) -> tuple[str, ...]:

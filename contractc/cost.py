@@ -21,14 +21,20 @@ ALWAYS = ("numpy",)
 BLAS = ("float32", "float64", "complex64", "complex128")
 """The dtypes of which BLAS has a matrix product."""
 
-_HUGE = 10**300
+HUGE = 10**300
 """Counts of plans nobody will run end here, so that they are still floats."""
+
+APART = 5e-9
+"""Seconds to read an element of a diagonal: each is in a cache line, and a page, of its own."""
 
 COMPLEX = {"torch": 3.0}
 """How many real products a complex one takes the time of: in OpenBLAS 3 to 5 (in the middle 4), in MKL 2 to 4."""
 
 _GRID_STEP = 2
 """The binary logarithm of the ratio of neighbours in `GRID`."""
+
+LARGE = 2**22
+"""Bytes from which an array neither stays in the caches nor lies in memory that was used just before."""
 
 FRESH = 2**27
 """Bytes from which an array is memory that the system has just given; smaller blocks are used again."""
@@ -57,10 +63,6 @@ def flops(terms: Sequence[Iterable[int]], out: Iterable[int], extents: Sequence[
     return size * (max(1, len(terms) - 1) + (not inner <= set(out)))
 
 
-APART = 5e-9
-"""Seconds to read an element of a diagonal: each is in a cache line, and a page, of its own."""
-
-
 def stream_seconds(
     terms: Sequence[Term], out: Term, extents: Sequence[int], dtype: str, machine: Machine = DEFAULT_MACHINE
 ) -> float:
@@ -68,20 +70,20 @@ def stream_seconds(
 
     Those are small steps, permutations, reductions, and sums of products in dtypes that BLAS does not have.
     """
-    traffic = min(_HUGE, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
+    traffic = min(HUGE, sum(_size(t, extents) for t in (*terms, out)) * itemsize(dtype))
     rate = bandwidth(machine, traffic)
     if len(terms) == 1 and tuple(m for m in terms[0] if m in out) != out:
         rate = min(rate, machine.permuting)
     summed = not {m for t in terms for m in t} <= set(out)
-    products = min(_HUGE, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
+    products = min(HUGE, flops(terms, out, extents)) if len(terms) > 1 and summed else 0
     arithmetic = products / machine.flops_other / (16 if is_floating(dtype) else 1)
     apart = sum([_size(t, extents) for t in terms if len(set(t)) != len(t)])
-    return max(arithmetic, traffic / rate, min(apart, 10**300) * APART) + machine.call
+    return max(arithmetic, traffic / rate, min(apart, HUGE) * APART) + machine.call
 
 
 def written_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
     """Return the extra seconds of making an array of `size` bytes: large ones come from the system each time."""
-    return size * machine.fresh if size >= 2**22 else 0.0
+    return size * machine.fresh if size >= LARGE else 0.0
 
 
 def spilled_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
@@ -90,7 +92,7 @@ def spilled_seconds(size: int, machine: Machine = DEFAULT_MACHINE) -> float:
     Rates of products are those of operands in cache. What lies between two steps was there if it is small; a large one
     goes to memory and comes back.
     """
-    return 2 * size / machine.copying[-1][1] if size >= 2**22 else 0.0
+    return 2 * size / machine.copying[-1][1] if size >= LARGE else 0.0
 
 
 def _size(term: Iterable[int], extents: Sequence[int]) -> int:
@@ -251,7 +253,7 @@ def costs(
     slices = network.size(sliced)
     total_seconds = sum(step.seconds for step in each)
     total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
-    return Costs(total_seconds * min(slices, _HUGE), total_flops * slices, total_traffic * slices, peak)
+    return Costs(total_seconds * min(slices, HUGE), total_flops * slices, total_traffic * slices, peak)
 
 
 def step_costs(
@@ -303,7 +305,7 @@ def step_costs(
                 [sizes[i] * (itemsize(network.tensors[i].dtype) if i < count else width) for i in ids]
             )
             spent = step_seconds(read, out, extents, dtype, machine)
-            moving = 2 * min(copied, _HUGE) * width
+            moving = 2 * min(copied, HUGE) * width
             spent += moving / bandwidth(machine, moving)
             step = (spent, flops(read, out, extents), moved)
         each.append(Costs(*step, live + made + copied * width))
@@ -322,7 +324,7 @@ def priced(plan: Plan, machine: Machine = DEFAULT_MACHINE) -> Plan:
         each = step_costs(plan.network, plan.path, plan.results, plan.sliced, machine)
         times = step_times(plan)
         found = found._replace(
-            seconds=sum([step.seconds * min(n, _HUGE) for step, n in zip(each, times, strict=True)]),
+            seconds=sum([step.seconds * min(n, HUGE) for step, n in zip(each, times, strict=True)]),
             flops=sum([step.flops * n for step, n in zip(each, times, strict=True)]),
             traffic=sum([step.traffic * n for step, n in zip(each, times, strict=True)]),
         )

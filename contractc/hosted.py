@@ -74,10 +74,9 @@ def hosted(
     def make() -> Callable[..., Any]:
         return compiled(for_numpy(program, ahead), backend.hosted.arrays(constants))
 
-    if ahead:
-        made = make()
-        return backend.hosted.hosted(run, lambda: made, alone(program, seconds))  # type: ignore[no-any-return]
-    return backend.hosted.hosted(run, make, alone(program, seconds))  # type: ignore[no-any-return]
+    made = make() if ahead else None
+    both: Callable[..., Any] = backend.hosted.hosted(run, lambda: made or make(), alone(program, seconds))
+    return both
 
 
 def for_numpy(program: Program, ahead: bool = True) -> Program:

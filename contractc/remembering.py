@@ -6,15 +6,13 @@ import hashlib
 import json
 import time
 from dataclasses import is_dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.plans import Plan
 from contractc.search import SEARCHES, search
-from contractc.serial import FORMAT, encode
+from contractc.serial import FORMAT, encode, sources_digest
 from contractc.store import open_store
 
 LEAST_TENSORS = 16
@@ -22,6 +20,9 @@ LEAST_TENSORS = 16
 
 WORTH_KEEPING = 0.02
 """Seconds a search has to take for its plan to be kept; reading the plan of 200 tensors takes 0.005."""
+
+SEARCHER = ("search/*.py", "cost.py", "machine.py", "plans.py", "slices.py")
+"""The modules that decide what plan is found."""
 
 UNFINISHED = ("interrupted", "cut short", "no time for more")
 """How the words for a search end that was not let finish: its plan is not kept."""
@@ -65,26 +66,8 @@ def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None) -> str
     """Return the digest of all that the plan depends on; labels are not part of it."""
     noun = encode(replace(network, labels=()))
     asked = "auto" if optimize is None or optimize is True else encode(optimize)
-    text = json.dumps([FORMAT, _searcher(), encode(DEFAULT_MACHINE), asked, memory_limit, noun])
+    text = json.dumps([FORMAT, sources_digest(*SEARCHER), encode(DEFAULT_MACHINE), asked, memory_limit, noun])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def _searcher() -> str:
-    """Return a digest of the source of the search and the cost model: a better one forgets older plans."""
-    here = Path(__file__).parent
-    sources = sorted(
-        [
-            *here.glob("search/*.py"),
-            here / "cost.py",
-            here / "machine.py",
-            here / "plans.py",
-            here / "slices.py",
-        ]
-    )
-    found = [path.read_bytes() for path in sources if path.exists()]
-    found = found or [str(here).encode()]  # inside of a zip archive
-    return hashlib.sha256(b"".join(found)).hexdigest()
 
 
 def _read(data: bytes | None, network: TensorNetwork) -> Plan | None:

@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from math import inf
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,13 +30,16 @@ from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 from contractc.providers import known, loops, providers
 from contractc.providers.known import this_machine
-from contractc.serial import encode
+from contractc.serial import encode, sources_digest
 from contractc.store import open_store
 
 Clock = Callable[[], float]
 
 Choose = Callable[[Mapping[str, Program], str, Sequence[Value], Sequence[int]], str]
 """Returns one of the ways of a step: of the programs by way, the model's choice, the operands, the extents."""
+
+CHOOSER = ("tune.py", "backends/steps/*.py", "providers/**/*.py")
+"""The modules that decide what is measured, and what it then takes."""
 
 MOST_CANDIDATES = 3
 """Ways of a step that are measured: those predicted to be fastest."""
@@ -118,21 +119,12 @@ def remembered(program: Program) -> Program:
 
 def _key(program: Program, machine: Machine, names: Sequence[str]) -> str:
     """Return the digest of all that the answers depend on, but for the weather."""
-    text = json.dumps([_chooser(), known.key(), list(names), encode(machine), encode(program)])
+    text = json.dumps([sources_digest(*CHOOSER), known.key(), list(names), encode(machine), encode(program)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
-def _chooser() -> str:
-    """Return a digest of the source of the ways and of this module: better ones are measured anew."""
-    here = Path(__file__).parent
-    sources = [here / "tune.py", *here.glob("backends/steps/*.py"), *here.glob("providers/**/*.py")]
-    found = [path.read_bytes() for path in sorted(sources) if path.exists()]
-    found = found or [str(here).encode()]  # inside of a zip archive
-    return hashlib.sha256(b"".join(found)).hexdigest()
-
-
 def _rows(data: bytes | None) -> list[str] | None:
+    """Return the words that the store has kept, None if there are none."""
     try:
         rows = None if data is None else json.loads(data)
     except ValueError:
@@ -170,7 +162,7 @@ def remembered_fastest(executables: Sequence[Executable]) -> Executable:
     if store is None:
         return fastest(executables)
     programs = [encode(executable.program) for executable in executables]
-    key = hashlib.sha256(json.dumps([_chooser(), known.key(), programs]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([sources_digest(*CHOOSER), known.key(), programs]).encode()).hexdigest()
     rows = _rows(store.read("tuned", key))
     if rows is not None:
         with suppress(ValueError):
@@ -196,7 +188,7 @@ def _with_remark(executables: Sequence[Executable], seconds: Sequence[float]) ->
     best = min(range(len(seconds)), key=seconds.__getitem__)
     chosen = best if seconds[best] < MARGIN * seconds[0] else 0
     others = ", ".join(seconds_text(s) for k, s in enumerate(seconds) if k != chosen and s < inf)
-    remark = f"  the order was timed: {seconds_text(seconds[chosen])}, others {others or 'hopeless'}"
+    remark = f"the order was timed: {seconds_text(seconds[chosen])}, others {others or 'hopeless'}"
     return replace(executables[chosen], remarks=(*executables[chosen].remarks, remark))
 
 

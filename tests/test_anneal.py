@@ -426,13 +426,6 @@ def test_reconfigured_trees_are_never_dearer_and_are_left_alone_afterwards(count
     assert reconfigured(graph, found, 1000, Clock())[0] == found
 
 
-def test_slices_are_left_out_where_a_tree_is_reconfigured() -> None:
-    graph, path = graph_of(NETWORKS["one word"]), start(NETWORKS["one word"])
-    modes = max(masks(graph, path)[len(graph.leaves) :])
-    inside = Graph(tuple(leaf & ~modes for leaf in graph.leaves), graph.wanted & ~modes, graph.extents)
-    assert reconfigured(graph, path, 9, Clock(), modes=modes) == reconfigured(inside, path, 9, Clock())
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_joint_slices_keep_the_limit_of_elements(name: str) -> None:
     network = NETWORKS[name]

@@ -608,5 +608,7 @@ def test_products_of_torch_are_numpys_where_torch_is_not(tmp_path: Path) -> None
     )
     path = tmp_path / "torch.ccb"
     made.save(path)
-    _, found = in_a_clean_place(path, x, tmp_path)
+    said, found = in_a_clean_place(path, x, tmp_path)
+    assert "what is by torch NumPy does here: torch is not installed" in said.splitlines()
+    assert "torch is not installed" not in str(contractc.load(path))
     np.testing.assert_allclose(found, x @ y, rtol=1e-4, atol=1e-4)

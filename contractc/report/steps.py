@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contractc.building import build
-from contractc.cost import step_costs, step_times
+from contractc.cost import HUGE, step_costs, step_times
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
 from contractc.machine import Target
@@ -49,7 +49,7 @@ def costs_of_steps(plan: Plan) -> list[StepCost]:
             network.size(m for m in terms[count + s] if m not in plan.sliced),
             cost.flops * times,
             cost.traffic * times,
-            cost.seconds * min(times, 10**300),
+            cost.seconds * min(times, HUGE),
             inputs + cost.peak,
         )
         for s, (ids, cost, times) in enumerate(zip(plan.path, each, step_times(plan), strict=True))

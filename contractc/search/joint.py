@@ -254,9 +254,9 @@ def _without(graph: Graph, modes: int) -> Graph:
     return Graph(tuple([leaf & ~modes for leaf in graph.leaves]), graph.wanted & ~modes, graph.extents)
 
 
-def fitted(graph: Graph, path: Pairs, limit: float, barred: int) -> int | None:
+def fitted(graph: Graph, path: Pairs, limit: float) -> int | None:
     """Return what has to be sliced so that every tensor of a tree fits; None if that cannot be."""
-    found = _fitted(_Cut(_Task(graph, limit, barred, anneal_python, Clock()), path, 0))
+    found = _fitted(_Cut(_Task(graph, limit, 0, anneal_python, Clock()), path, 0))
     return None if found is None else found.modes
 
 

@@ -97,7 +97,7 @@ def _elements(plan: Plan, graph: Graph, path: Pairs, memory_limit: int) -> float
     names = modes_of(network)
     limit = log2(max(1.0, memory_limit / itemsize(wide(network.dtype))))
     while limit > 0.0:
-        modes = fitted(graph, path, limit, 0)
+        modes = fitted(graph, path, limit)
         if modes is not None:
             sliced = tuple(names[b] for b in bits(modes))
             if costs(network, path, plan.results, sliced).peak <= memory_limit:

@@ -14,7 +14,7 @@ NEGLIGIBLE = 7.0
 
 
 def reconfigured(
-    graph: Graph, path: Pairs, most: int, clock: Clock, objective: Objective = FLOPS, modes: int = 0
+    graph: Graph, path: Pairs, most: int, clock: Clock, objective: Objective = FLOPS
 ) -> tuple[Pairs, int]:
     """Return the tree with optimal orders below its dearest steps, and how many such orders were looked for.
 
@@ -26,13 +26,10 @@ def reconfigured(
     Args:
         most: orders looked for at most.
         objective: one that counts multiplications; nothing is done for others.
-        modes: a mask of modes that are sliced.
     """
     count, tried = len(graph.leaves), 0
     if not objective.flops or len(path) < 2:
         return path, 0
-    if modes:
-        graph = Graph(tuple([leaf & ~modes for leaf in graph.leaves]), graph.wanted & ~modes, graph.extents)
     weight = weigher(graph.extents)
     left, right = children(path, count)
     nodes = masks(graph, path)

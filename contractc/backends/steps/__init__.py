@@ -263,8 +263,8 @@ def copy_seconds(machine: Machine, old: Term, new: Term, extents: Sequence[int],
         return 0.0
     before, after = fused((old, new))
     size = size_of(old, extents) * width
-    run = size_of(before[-1], extents) * width
     rate = bandwidth(machine, 2 * size)
+    run = size_of(before[-1], extents) * width
     if before[-1] == after[-1]:
         rate *= run / (run + 64)
     else:

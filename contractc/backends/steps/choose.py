@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from contractc.backends.steps import NARROW, Task, Way, least_seconds, ways
 from contractc.backends.steps.forms import natural_orders
@@ -57,7 +56,7 @@ def free_results(program: Program) -> Program:
 
 def arranged(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
     """Return `program` after `layout` and `choose`, which price each task once between them."""
-    prices = Prices(machine, tuple(providers), {}, {}, {})
+    prices = Prices(machine, tuple(providers))
     return choose(layout(program, machine, providers, prices), machine, providers, prices)
 
 
@@ -78,7 +77,7 @@ def layout(
         *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
     }
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
-    prices = prices or Prices(machine, tuple(providers), {}, {}, {})
+    prices = prices or Prices(machine, tuple(providers))
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):
@@ -94,14 +93,15 @@ def layout(
     return replace(program, steps=tuple(steps))
 
 
-class Prices(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prices:
     """Predicted seconds of tasks, each computed once; all are of one machine and its providers."""
 
     machine: Machine
     providers: tuple[str, ...]
-    known: dict[Task, Way]
-    least: dict[tuple[frozenset[int], ...], float]
-    products: dict[Hashable, float]
+    known: dict[Task, Way] = field(default_factory=dict)
+    least: dict[tuple[frozenset[int], ...], float] = field(default_factory=dict)
+    products: dict[Hashable, float] = field(default_factory=dict)
 
     def best(self, task: Task) -> Way:
         """Return the best way to compute `task`."""
@@ -203,7 +203,7 @@ def choose(
     After:   %2: [i, k] = contract %0 %1 over j  # gemm, matmul
     """
     known = program.values()
-    prices = prices or Prices(machine, tuple(providers), {}, {}, {})
+    prices = prices or Prices(machine, tuple(providers))
     steps: list[Step] = []
     for step in program.steps:
         if isinstance(step, Loop):

@@ -187,7 +187,7 @@ class _Writer:
         try:
             from contractc.providers import torch_products
         except ImportError:
-            return self.use(name, WITHOUT_TORCH[name])
+            return self.use(name, WITHOUT_TORCH[name])  # by that name, as the source of a bundle has it
         return self.use(name, getattr(torch_products, name))
 
 

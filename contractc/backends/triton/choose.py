@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 
 from contractc.backends.triton import toolchain
 from contractc.backends.triton.emit import source_of
@@ -36,7 +34,7 @@ from contractc.backends.triton.tasks import (
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.machine import Gpu
 from contractc.programs import Contract, Loop, Program, Step, Value
-from contractc.serial import digest
+from contractc.serial import digest, sources_digest
 from contractc.store import open_store
 
 GAIN = 0.95
@@ -63,7 +61,7 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     store = open_store() if checked else None
     if store is None:
         return _prepared(program, device, checked=checked)
-    key = digest([_chooser(), str(toolchain.VERSION), device, program])
+    key = digest([sources_digest("backends/triton/*.py"), str(toolchain.VERSION), device, program])
     stored = store.read("prepared", key)
     if stored is not None:
         with suppress(ValueError):
@@ -106,14 +104,6 @@ def _holds(program: Program, device: Gpu) -> bool:
             made.append((problem, parsed(step.how)))
     with ThreadPoolExecutor(2) as pool:
         return all(pool.map(lambda pair: fits(pair[0], pair[1], device), made))
-
-
-@cache
-def _chooser() -> str:
-    """Return a digest of the sources that decide what is fused and how: better ones forget what others chose."""
-    here = Path(__file__).parent
-    sources = sorted(here.glob("*.py"))
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
 
 
 def _prepared(program: Program, device: Gpu, *, checked: bool) -> Program:

@@ -118,7 +118,7 @@ def marked(program: Program) -> Program:
         for step in program.steps:
             if isinstance(step, Loop):
                 step = replace(step, body=numbered(step.body))
-            elif isinstance(step, Contract) and _is_loop(step):
+            elif isinstance(step, Contract) and loops.is_loop(step.how):
                 step = replace(step, how=f"{loops.BUILT}{next(numbers)}")
             steps.append(step)
         return replace(program, steps=tuple(steps))
@@ -131,9 +131,5 @@ def _steps(program: Program) -> Iterator[tuple[Program, Contract]]:
     for step in program.steps:
         if isinstance(step, Loop):
             yield from _steps(step.body)
-        elif isinstance(step, Contract) and _is_loop(step):
+        elif isinstance(step, Contract) and loops.is_loop(step.how):
             yield program, step
-
-
-def _is_loop(step: Contract) -> bool:
-    return step.how in (loops.HOW, loops.HOW_FIRST)

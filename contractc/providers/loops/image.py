@@ -25,9 +25,10 @@ _HEADER = struct.Struct("<16s2HI3QI6H")
 _SECTION = struct.Struct("<2I4Q2I2Q")
 _SYMBOL = struct.Struct("<I2BH2Q")
 _RELOCATION = struct.Struct("<2Qq")
-_BITS, _SYMBOLS, _STRINGS, _ADDENDS, _ZEROS = 1, 2, 3, 4, 8
+_BITS, _SYMBOLS, _ADDENDS, _ZEROS = 1, 2, 4, 8
 """The kinds of sections that are looked at."""
 _IN_MEMORY = 2
+"""The flag of sections that are there when the code runs."""
 _ADDRESS, _DISTANCE, _DISTANCE_OF_CALL = 1, 2, 4
 """R_X86_64_64, PC32 and PLT32 of the System V ABI, AMD64 supplement, 4.4.1: S + A and S + A - P."""
 
@@ -74,7 +75,7 @@ def placed(code: bytes, function: str) -> Placed:
         raise UnsupportedError(reason)
     try:
         return _placed(code, function)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise UnsupportedError(f"its machine code is not an object file as expected: {error}") from None
     except OSError as error:
         raise UnsupportedError(f"this system places no machine code: {error}") from None
@@ -100,7 +101,9 @@ def _placed(code: bytes, function: str) -> Placed:
         if kind == _BITS:
             memory[offset : offset + length] = code[begin : begin + length]
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    symbols = next(s for s in sections if s[1] == _SYMBOLS)
+    symbols = next((s for s in sections if s[1] == _SYMBOLS), None)
+    if symbols is None:
+        raise ValueError("it names no function")
     for _, kind, _, _, begin, length, _, target, _, _ in sections:
         if kind == _ADDENDS and target in at:
             for k in range(length // _RELOCATION.size):
