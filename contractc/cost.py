@@ -297,7 +297,13 @@ def step_costs(
         )
         fixed.append(all(fixed[i] for i in ids))
         step = (0.0, 0, 0)
-        if not fixed[-1]:
+        reshaped = None if sliced else network.reshaped(ids, terms, out)
+        if reshaped is not None:
+            copied = 0
+            if not fixed[-1]:
+                moved = made + sizes[ids[reshaped[0]]] * width
+                step = (machine.call + moved / bandwidth(machine, moved), 0, moved)
+        elif not fixed[-1]:
             if number in results and network.fused:
                 suiting = [_along(out, term) if r else term for term, r in zip(read, ready, strict=True)]
                 copied += 0 if _natural(suiting, out) else sizes[number]
@@ -308,6 +314,8 @@ def step_costs(
             moving = 2 * min(copied, HUGE) * width
             spent += moving / bandwidth(machine, moving)
             step = (spent, flops(read, out, extents), moved)
+        if reshaped is None:
+            copied += sum([sizes[i] for i in ids if i < count and network.tensors[i].unit])  # made for this
         each.append(Costs(*step, live + made + copied * width))
         live += made
         held[number] = made

@@ -184,6 +184,24 @@ class TensorNetwork:
             half += 1
         return tensor.modes[:half], tensor.modes[half:]
 
+    def reshaped(self, ids: Sequence[int], terms: Sequence[Term], out: Term) -> tuple[int, Term, Term] | None:
+        """Return what a step only reshapes: the place of that operand in `ids`, its modes that go, those that come.
+
+        So it is with a unit tensor and another one that has all modes of one half of it. None if the step does more.
+        """
+        count = len(self.tensors)
+        at = next((k for k, i in enumerate(ids) if i < count and self.tensors[i].unit), None)
+        if at is None or len(ids) != 2:
+            return None
+        term = terms[ids[1 - at]]
+        halves = self.unit_halves(ids[at])
+        for one, two in (halves, halves[::-1]):
+            found = (*(m for m in term if m not in one), *two)
+            plain = all(len(set(modes)) == len(modes) for modes in (term, out, found))
+            if plain and set(one) <= set(term) and set(out) == set(found):
+                return 1 - at, one, two
+        return None
+
     def members(self, output: int) -> tuple[int, ...]:
         """Return the tensors that an output contracts."""
         return self.contracted[output] if self.contracted else tuple(range(len(self.tensors)))
@@ -208,8 +226,8 @@ class TensorNetwork:
         return size
 
     def bytes_of_inputs(self) -> int:
-        """Return the bytes of all tensors together, as if each were dense in memory."""
-        return sum(self.size(t.modes) * itemsize(t.dtype) for t in self.tensors)
+        """Return the bytes of all operands together, as if each were dense in memory; unit tensors are none."""
+        return sum(self.size(t.modes) * itemsize(t.dtype) for t in self.tensors if not t.unit)
 
     def graph(self) -> networkx.Graph:
         """Return a networkx view: nodes `("tensor", k)` and `("mode", label)`, an edge per incidence."""

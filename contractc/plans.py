@@ -250,6 +250,9 @@ def step_table(plan: Plan) -> str:
         einsum = ",".join(text(terms[i]) for i in ids) + "->" + text(terms[count + s])
         result = typed(network.dtype, terms[count + s], network)
         inner = {m for i in ids for m in terms[i]}
+        if not plan.sliced and network.reshaped(ids, terms, terms[count + s]) is not None:
+            rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, "reshape"))
+            continue
         flops = network.size(inner) * (max(1, len(ids) - 1) + (not inner <= set(terms[count + s])))
         rows.append((f"%{count + s} = {' '.join(f'%{i}' for i in ids)}", einsum, result, count_text(flops)))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
@@ -261,16 +264,16 @@ def step_table(plan: Plan) -> str:
     head = (
         f"plan by {plan.search or 'hand'}: {len(plan.path)} step{plural}, {network.semiring}, {network.dtype}"
     )
+    if plan.sliced:
+        slices = count_text(network.size(plan.sliced))
+        names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)
+        head += f", in {slices} slices over {names}"
     for group, choice in zip(network.groups, plan.choices, strict=False):
         head += f"\n  factors {' '.join(f'%{k}' for k in group)}: {choice}"
     for k, tensor in enumerate(network.tensors):
         if tensor.unit:
             one, two = (" ".join(map(network.label, half)) for half in network.unit_halves(k))
             head += f"\n  %{k}: reshape of {one} to {two}"
-    if plan.sliced:
-        slices = count_text(network.size(plan.sliced))
-        names = " ".join(f"{network.label(m)}={network.extents[m]}" for m in plan.sliced)
-        head += f", in {slices} slices over {names}"
     if len(plan.alternatives) > 1:
         head += _alternatives_text(plan)
     total = (

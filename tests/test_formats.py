@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import contractc
 from contractc import formats
+from contractc.cost import step_costs
 from contractc.formats import Factorized
 
 Array = np.ndarray[Any, Any]
@@ -204,6 +205,10 @@ def test_a_reshape_between_splits_is_printed_and_runs_as_one() -> None:
     plan = contractc.plan("bi,ij,jk->bk", x, one, two)
     assert "unit matrix: a reshape" in str(plan.network)
     assert "%5: reshape of j.0 j.1 to j'.0 j'.1" in str(plan)
+    step = next(line for line in str(plan).splitlines() if line.endswith("reshape"))
+    place = next(k for k, ids in enumerate(plan.path) if 5 in ids)
+    assert step.lstrip().startswith(f"%{6 + place} =")
+    assert step_costs(plan.network, plan.path, plan.results)[place].flops == 0
     program = contractc.compile("bi,ij,jk->bk", x, one, two).program
     assert not program.constants and "reshape" in str(program)
 

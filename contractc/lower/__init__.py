@@ -205,25 +205,18 @@ def _reshape(
     Before:  %5: [i, c, d] = contract %3: [a, i, b] %4: [a, b, c, d]      %4 is the unit matrix of [a b] by [c d]
     After:   %6: [i, a, b] = contract %3,  %7: [i, c, d] = reshape %6,  %5: [i, c, d] = contract %7
     """
-    count = len(network.tensors)
-    at = next((k for k, i in enumerate(ids) if i < count and network.tensors[i].unit), None)
-    if at is None or len(ids) != 2:
+    found = network.reshaped(ids, terms, out.modes)
+    if found is None:
         return None
-    other = ids[1 - at]
-    term = terms[other]
-    halves = network.unit_halves(ids[at])
-    for one, two in (halves, halves[::-1]):
-        rest = tuple(m for m in term if m not in one)
-        found = (*rest, *two)
-        plain = all(len(set(modes)) == len(modes) for modes in (term, out.modes, found))
-        if plain and set(one) <= set(term) and set(out.modes) == set(found):
-            flag = (other < count and network.tensors[other].conj) != flip
-            return [
-                Contract(Value(fresh, (*rest, *one), out.dtype), (numbers[other],), (True,) if flag else ()),
-                Reshape(Value(fresh + 1, found, out.dtype), (fresh,)),
-                Contract(out, (fresh + 1,)),
-            ]
-    return None
+    place, one, two = found
+    other, count = ids[place], len(network.tensors)
+    rest = tuple(m for m in terms[other] if m not in one)
+    flag = (other < count and network.tensors[other].conj) != flip
+    return [
+        Contract(Value(fresh, (*rest, *one), out.dtype), (numbers[other],), (True,) if flag else ()),
+        Reshape(Value(fresh + 1, (*rest, *two), out.dtype), (fresh,)),
+        Contract(out, (fresh + 1,)),
+    ]
 
 
 def _with_broadcast(step: Contract, present: set[int], fresh: int) -> list[Step]:
