@@ -176,7 +176,7 @@ def test_slices_on_torch(drawn: tuple[Plan, list[Any]]) -> None:
 
 
 def assert_same_on_torch(plan: Plan, tensors: list[Any]) -> None:
-    """Assert the values of `plan` on torch, with exponents too, and where torch watches and slices are kept till the end."""
+    """Assert the values of `plan` on torch: with exponents too, and watched, where slices are kept till the end."""
     values = plan.evaluate(*[x.numpy() for x in tensors])
     for found, value in zip(run(lower(plan, TORCH), tensors, "torch"), values, strict=True):
         np.testing.assert_array_equal(found.numpy(), value)
