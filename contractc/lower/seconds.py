@@ -11,7 +11,7 @@ from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
-from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step
+from contractc.programs import COPY, Broadcast, Contract, Fused, Loop, Program, Step
 from contractc.providers import loops, providers
 
 
@@ -37,6 +37,8 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     if isinstance(step, Broadcast):
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
         return machine.call + size / bandwidth(machine, size)
+    if isinstance(step, Fused):
+        return loops.together_seconds(step)
     if not isinstance(step, Contract):
         return machine.call
     if loops.is_loop(step.how):
