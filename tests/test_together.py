@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ctypes import c_size_t
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -192,7 +193,7 @@ def test_the_layout_of_arrays_is_known_here() -> None:
     x = np.zeros((2, 3))
     found = layouts.layout()
     assert found is not None and found.items > found.data - object.__basicsize__
-    assert layouts.c_size_t.from_address(id(x) + found.data).value == x.ctypes.data
+    assert c_size_t.from_address(id(x) + found.data).value == x.ctypes.data
 
 
 def chain(count: int, extent: int) -> Program:
