@@ -32,6 +32,9 @@ from contractc.several import Members, restricted
 LONG = 1e-4
 """Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
 
+MANY = 6
+"""Steps of a program from which on so are shorter calls too: each of them is a few calls of NumPy."""
+
 
 def network_of(
     expression: Einsum,
@@ -132,13 +135,14 @@ def build(
         ahead = build(plan, target, replace(options, ahead=True), constants, orders)
         return ahead.run if ahead.program != program else None
 
-    return replace(made, run=loops.later(made.run, with_loops))
+    return replace(made, run=loops.later(made.run, with_loops, len(program.steps)))
 
 
 def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
     """Return whether `program` is one that compiled loops might do faster."""
     on_cpu = target.device == "cpu" and target.backend in ("numpy", "torch")
-    return on_cpu and plan.seconds >= LONG and not program.dynamic and not plan.sliced
+    long = plan.seconds >= LONG or (len(program.steps) >= MANY and target.backend == "numpy")
+    return on_cpu and long and not program.dynamic and not plan.sliced
 
 
 def planned(

@@ -8,6 +8,7 @@ from typing import Any
 
 from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
+from contractc.grouping import groups
 from contractc.hosted import NUMPY, for_numpy, hostable, hosted
 from contractc.lower.backward import with_kept
 from contractc.lower.memory import made_bytes, owners
@@ -15,7 +16,7 @@ from contractc.lower.pack import pack
 from contractc.lower.passes import PASSES, natural_layout
 from contractc.lower.seconds import program_seconds
 from contractc.machine import Target
-from contractc.programs import COPY, Contract, Loop, Program, groups
+from contractc.programs import COPY, Contract, Loop, Program
 from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4

@@ -14,6 +14,7 @@ from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
 from contractc.lower.passes import PASSES, as_stored, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
+from contractc.lower.together import together
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.network import TensorNetwork
 from contractc.notation import Term
@@ -98,7 +99,7 @@ def finished(
         return fuse(program, kernels)
 
     def made(form: Program) -> Program:
-        form = fuse(form, kernels)
+        form = together(fuse(form, kernels), kernels)
         return arranged(form if ordered else free_results(form), machine, providers())
 
     best, apart = made(program), unshared(program) if kernels else None
