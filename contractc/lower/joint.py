@@ -1,0 +1,114 @@
+"""A value and its gradients as one program, finished as a whole, then cut in two behind the value.
+
+Orders of intermediates suit all that reads them, on the way there and on the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from contractc.lower import finished, fusers
+from contractc.lower.backward import backward
+from contractc.lower.pack import pack
+from contractc.lower.passes import PASSES
+from contractc.lower.seconds import program_seconds
+from contractc.machine import Target
+from contractc.programs import COPY, Contract, Program, Step
+
+Packing = Callable[[Program], Program]
+
+
+def joined(program: Program, wanted: Sequence[int], packing: Packing) -> Program | None:
+    """Return the program of the one value of `program`, then of its gradients by the inputs `wanted`.
+
+    Its last input is the cotangent. None where there is no rule, or nothing is wanted that the value is made of.
+
+    Args:
+        packing: what is done with the copies that matrix products read.
+    """
+    program = packing(program)
+    (result,) = program.results
+    back = backward(program, result, wanted)
+    if back is None or not back.results:
+        return None
+    for transform in (*PASSES, packing):
+        back = transform(back)
+    return replace(
+        program,
+        inputs=(*program.inputs, back.inputs[-1]),
+        steps=(*program.steps, *back.steps),
+        results=(result, *back.results),
+    )
+
+
+def joined_for_numpy(program: Program, wanted: Sequence[int]) -> Program | None:
+    """Return `joined` with runs fused, orders and ways chosen for NumPy, copies as steps of their own if that pays."""
+    target, best = Target(), None
+    for packing in (as_it_is, pack):
+        both = joined(program, wanted, packing)
+        if both is None:
+            return None
+        if packing is pack and best is not None and not any(map(_is_copy, both.steps)):
+            break
+        both = finished(both, target, kernels=fusers(target))
+        seconds = program_seconds(both)
+        if best is None or seconds < best[0]:
+            best = seconds, both
+    return None if best is None else best[1]
+
+
+def cut(both: Program) -> tuple[Program, Program]:
+    """Return what makes the first result of `both`, giving then what the rest reads of it, and the rest.
+
+    The inputs of the rest are the inputs it reads, what was kept for it, and the last input of `both`. Copies of inputs
+    are not kept but made again: the inputs are in memory anyway.
+
+    Before:  (%0, %1, %5) -> %3 = contract %0 %1,  %4 = contract %3,  %6 = contract %3 %5,  return %4 %6
+    After:   (%0, %1) -> %3 = contract %0 %1,  %4 = contract %3,  return %4 %3
+             (%3, %5) -> %6 = contract %3 %5,  return %6
+    """
+    first, *others = both.results
+    there = _needed(both, {first})
+    forward = [step for step in both.steps if there.issuperset(v.number for v in step.outs)]
+    rest = [step for step in both.steps if not there.issuperset(v.number for v in step.outs)]
+    given = {v.number for v in (*both.inputs, *(c.value for c in both.constants))}
+    again: list[Step] = []
+    for step in forward:
+        if _is_copy(step) and given.issuperset(step.inputs):
+            again.append(step)
+    read = {i for step in rest for i in step.inputs}.union(others)
+    rest = [*(step for step in again if step.outs[0].number in read), *rest]
+    read = {i for step in rest for i in step.inputs}.union(others)
+    made = {v.number for step in rest for v in step.outs}
+    known = both.values()
+    kept = sorted(i for i in read - given - made)
+    cotangent = both.inputs[-1]
+    operands = [v for v in both.inputs[:-1] if v.number in read]
+    ahead = replace(both, inputs=both.inputs[:-1], steps=tuple(forward), results=(first, *kept))
+    behind = replace(
+        both,
+        inputs=(*operands, *(known[i] for i in kept), cotangent),
+        constants=tuple(c for c in both.constants if c.value.number in read),
+        steps=tuple(rest),
+        results=tuple(others),
+    )
+    return ahead, behind
+
+
+def as_it_is(program: Program) -> Program:
+    """Return `program`."""
+    return program
+
+
+def _is_copy(step: Step) -> bool:
+    return isinstance(step, Contract) and step.how == COPY
+
+
+def _needed(program: Program, results: set[int]) -> set[int]:
+    """Return the values that `results` are made of, themselves included."""
+    found = set(results)
+    for step in reversed(program.steps):
+        if not found.isdisjoint(v.number for v in step.outs):
+            found |= {v.number for v in step.outs} | set(step.inputs)
+    return found
