@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from contractc.backends.steps.choose import arranged, free_results
+from contractc.backends.steps.choose import arranged, free_results, layout
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
@@ -37,6 +37,9 @@ __all__ = [
 
 GAIN_APART = 1.25
 """How many times faster a program that computes shared intermediates again has to be by prediction."""
+
+WORTH_TWICE = 1e-3
+"""Predicted seconds from which on runs are looked for twice: as steps are given, and with orders chosen before."""
 
 NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
@@ -103,6 +106,10 @@ def finished(
         return arranged(form if ordered else free_results(form), machine, providers())
 
     best, apart = made(program), unshared(program) if kernels else None
+    if kernels and program_seconds(best, machine) >= WORTH_TWICE:
+        best = min(
+            (best, made(layout(program, machine, providers()))), key=lambda p: program_seconds(p, machine)
+        )
     if apart is not None:
         apart = made(apart)
         if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):
