@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from contractc.api import compile as compile_expression
 from contractc.backends import numpy as numpy_backend
-from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, tasks, understood, ways, words
-from contractc.backends.steps.choose import choose, free_results, layout
+from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, regroup, tasks, understood, ways, words
+from contractc.backends.steps.choose import Prices, arranged, choose, free_results, layout
 from contractc.backends.steps.forms import COPIES, LEFT, form_of, fused, natural_orders
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.programs import Contract, Program, Value
@@ -103,6 +103,52 @@ def test_layout_and_choice_keep_the_meaning(program: Program) -> None:
     (expected,) = program.evaluate(*arrays)
     np.testing.assert_array_equal(chosen.evaluate(*arrays)[0], expected)
     np.testing.assert_array_equal(numpy_backend.compile(chosen).run(*arrays), expected)
+
+
+@st.composite
+def two_steps(draw: st.DrawFn) -> Program:
+    """Draw a program of three operands, the first two of which are contracted first."""
+    members = draw(st.lists(st.integers(1, 7), min_size=1, max_size=5))
+    kept = draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
+    extents = draw(st.lists(st.integers(1, 3), min_size=len(members), max_size=len(members)))
+    terms = [tuple(m for m, bits in enumerate(members) if bits >> k & 1) for k in range(3)]
+    terms = [tuple(draw(st.permutations(term))) for term in terms]
+    out = tuple(draw(st.permutations([m for m, keep in enumerate(kept) if keep])))
+    between = tuple(m for m in dict.fromkeys(terms[0] + terms[1]) if m in terms[2] or m in out)
+    dtype = draw(st.sampled_from(("float64", "complex128")))
+    values = [Value(k, term, dtype) for k, term in enumerate((*terms, between, out))]
+    conj = tuple(draw(st.booleans()) for _ in range(3))
+    steps = (Contract(values[3], (0, 1), conj[:2]), Contract(values[4], (3, 2), (False, conj[2])))
+    return Program(tuple(values[:3]), steps, (4,), tuple(extents))
+
+
+@settings(max_examples=100, deadline=None)
+@given(program=two_steps(), least=st.sampled_from([0, 2**14]))
+def test_steps_in_another_order_keep_the_meaning(program: Program, least: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "SMALL", least)
+        patch.setattr(regroup, "WORTH_A_LOOK", 0.0)
+        patch.setattr(regroup, "GAIN", 1e-9)
+        prices = Prices(DEFAULT_MACHINE, PROVIDERS)
+        turned = regroup.regrouped(free_results(program), prices)
+        chosen = arranged(turned, DEFAULT_MACHINE, PROVIDERS, prices)
+    assert chosen.faults() == []
+    assert {chosen.steps[0].inputs, chosen.steps[0].inputs[::-1]}.isdisjoint({(0, 1)})
+    arrays = arrays_for(program, 2)
+    (expected,) = program.evaluate(*arrays)
+    np.testing.assert_array_equal(chosen.evaluate(*arrays)[0], expected)
+    np.testing.assert_array_equal(numpy_backend.compile(chosen).run(*arrays), expected)
+
+
+def test_a_khatri_rao_product_comes_first_where_that_is_one_large_product() -> None:
+    pytest.importorskip("torch")
+    shapes = (160, 160, 160), (160, 32), (160, 32)
+    first, second, *_ = compile_expression("ijk,jr,kr->ir", *shapes, dtype="float32").program.steps
+    assert sorted(first.inputs) == [1, 2]
+    assert sorted(second.inputs) == [0, first.outs[0].number]
+    for asked in ({"memory_limit": 10**9}, {"optimize": [(0, 2), (0, 1)]}):  # an order, or memory, is kept to
+        kept = compile_expression("ijk,jr,kr->ir", *shapes, dtype="float32", **asked).program
+        assert 0 in kept.steps[0].inputs
 
 
 def test_a_step_too_small_to_matter_is_left_to_the_backend() -> None:
