@@ -74,9 +74,7 @@ def lower(
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
         program = as_stored(program, orders) if orders else program
-        return finished(
-            program, target, ordered=ordered, machine=machine, kernels=kernels, regroup=regroup
-        )
+        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels, regroup=regroup)
 
     program = made(True, True)
     if plan.sliced:
