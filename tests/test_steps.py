@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
+from math import prod
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from contractc.backends.steps.choose import Prices, arranged, choose, free_resul
 from contractc.backends.steps.forms import COPIES, LEFT, form_of, fused, natural_orders
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.programs import Contract, Program, Value
-from contractc.providers import NUMPY, TORCH, memory
+from contractc.providers import NUMPY, TORCH, copies, memory
 from contractc.providers.copies import converted, packed
 from contractc.providers.measure import measure_machine
 
@@ -189,8 +190,8 @@ def test_understood_refuses_what_is_no_way(how: str) -> None:
 
 
 def test_words_are_understood() -> None:
-    for copies in COPIES:
-        assert understood(words(MATMUL, copies, TORCH)) == (MATMUL, copies, TORCH)
+    for copied in COPIES:
+        assert understood(words(MATMUL, copied, TORCH)) == (MATMUL, copied, TORCH)
 
 
 def test_copying_the_small_operand_beats_copying_the_large_one() -> None:
@@ -290,3 +291,41 @@ def test_narrow_products_in_any_order_are_those_of_numpy(equation: str) -> None:
     found = torch_einsum(equation, x, y)
     assert found.flags.c_contiguous and found.dtype == np.float16
     np.testing.assert_array_equal(found, np.einsum(equation, x, y))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    shape=st.lists(st.sampled_from([1, 2, 3, 5, 7, 16, 19, 40]), min_size=1, max_size=5),
+    dtype=st.sampled_from(["float32", "float64", "complex64", "complex128", "int64"]),
+)
+def test_compiled_copies_move_every_element(data: st.DataObject, shape: list[int], dtype: str) -> None:
+    pytest.importorskip("llvmlite")
+    moves = pytest.importorskip("contractc.providers.loops.moves")
+    axes = data.draw(st.permutations(range(len(shape))))
+    whole = np.arange(2 * prod(shape)).astype(dtype).reshape(2 * shape[0], *shape[1:])
+    x = whole[:: data.draw(st.sampled_from([1, 2]))][: shape[0]].transpose(axes)  # rows may lie apart
+    x = x[:: data.draw(st.sampled_from([1, -1]))]
+    around = np.zeros(x.size + 64, dtype)
+    out = around[32:-32].reshape(x.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "NEAR", 2**30)
+        found = moves.planned(copies._fused_axes(x.shape, x.strides, out.strides), x.itemsize)
+    if found is None:
+        out[...] = x
+    else:
+        table = np.array(found[1], np.int64)
+        found[0].run(x.ctypes.data, out.ctypes.data, table.ctypes.data)
+    np.testing.assert_array_equal(out, x)
+    assert not around[:32].any()
+    assert not around[-32:].any()
+
+
+def test_copies_change_to_compiled_loops_when_they_have_taken_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    x = np.arange(2.0**16).reshape(16, 64, 64).transpose(0, 2, 1)
+    monkeypatch.setattr(copies, "_copy_in_tiles", lambda out, x: out.fill(-1.0))
+    monkeypatch.setattr(copies._spent, "seconds", 0.0)
+    assert (packed(x) == -1.0).all()
+    monkeypatch.setattr(copies._spent, "seconds", 1.0)
+    np.testing.assert_array_equal(packed(x), x)

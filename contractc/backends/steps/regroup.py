@@ -96,9 +96,7 @@ def _faster(
     return chosen
 
 
-def _floor(
-    program: Program, steps: Sequence[Contract], known: Mapping[int, Value], prices: Prices
-) -> float:
+def _floor(program: Program, steps: Sequence[Contract], known: Mapping[int, Value], prices: Prices) -> float:
     """Return seconds that `steps` take at least, whatever the order of what they read and make."""
     tasks = [task_of(program, step, known) for step in steps]
     return sum(prices.floor(task) for task in tasks if task is not None)
