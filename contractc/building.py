@@ -98,6 +98,7 @@ def build(
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
     kernels = fusers(target, machine) if options.ahead else ()
+    memory = memory_allowed(plan.network, options)
     program = lower(
         plan,
         target,
@@ -106,7 +107,8 @@ def build(
         machine=machine,
         kernels=kernels,
         orders=orders,
-        memory=memory_allowed(plan.network, options),
+        memory=memory,
+        regroup=memory is None and _automatic(options.optimize),
     )
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
