@@ -16,6 +16,8 @@ from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import NEGLIGIBLE, NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
+from contractc.lower.regroup import regrouped_plan
+from contractc.lower.seconds import program_seconds
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
@@ -99,17 +101,26 @@ def build(
     machine = this_machine()
     kernels = fusers(target, machine) if options.ahead else ()
     memory = memory_allowed(plan.network, options)
-    program = lower(
-        plan,
-        target,
-        exponents=options.exponent,
-        ordered=options.ordered,
-        machine=machine,
-        kernels=kernels,
-        orders=orders,
-        memory=memory,
-        regroup=memory is None and _automatic(options.optimize),
-    )
+
+    def lowered(plan: Plan) -> Program:
+        return lower(
+            plan,
+            target,
+            exponents=options.exponent,
+            ordered=options.ordered,
+            machine=machine,
+            kernels=kernels,
+            orders=orders,
+            memory=memory,
+        )
+
+    program = lowered(plan)
+    if target.backend == "numpy" and memory is None and _automatic(options.optimize):
+        turned = regrouped_plan(plan, machine)
+        if turned is not plan:
+            other = lowered(turned)
+            if program_seconds(other, machine) < program_seconds(program, machine):
+                plan, program = turned, other
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from contractc.backends.steps.choose import Prices, arranged, free_results, layout
-from contractc.backends.steps.regroup import regrouped
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
@@ -39,6 +38,9 @@ __all__ = [
 GAIN_APART = 1.25
 """How many times faster a program that computes shared intermediates again has to be by prediction."""
 
+GAIN_LAYOUT = 1.1
+"""How many times faster a program whose runs are found with orders chosen before has to be by prediction."""
+
 WORTH_TWICE = 1e-3
 """Predicted seconds from which on runs are looked for twice: as steps are given, and with orders chosen before."""
 
@@ -55,7 +57,6 @@ def lower(
     kernels: Sequence[Fuser] = (),
     orders: Mapping[int, Sequence[int]] = NO_ORDERS,
     memory: int | None = None,
-    regroup: bool = False,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
@@ -66,7 +67,6 @@ def lower(
         orders: for inputs that are not in C order in memory, their axes from the slowest to the fastest.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
         memory: bytes that slices keep to: steps leave a loop, and slices run side by side, as far as there is room.
-        regroup: two steps may be contracted in another order than planned, which may take more memory.
     """
 
     def made(hoist: bool, pairs: bool) -> Program:
@@ -78,7 +78,7 @@ def lower(
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
         program = as_stored(program, orders) if orders else program
-        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels, regroup=regroup)
+        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels)
 
     program = made(True, True)
     if plan.sliced:
@@ -99,27 +99,22 @@ def finished(
     ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
-    regroup: bool = False,
 ) -> Program:
-    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`.
-
-    Args:
-        regroup: two steps may be contracted in another order, which may take more memory.
-    """
+    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
     if target.backend != "numpy" or program.semiring != "sum_product":
         return fuse(program, kernels)
 
     def made(form: Program) -> Program:
         form = together(fuse(form, kernels), kernels)
         form = form if ordered else free_results(form)
-        return arranged(regrouped(form, prices) if regroup else form, machine, providers(), prices)
+        return arranged(form, machine, providers(), prices)
 
     prices = Prices(machine, tuple(providers()))
     best, apart = made(program), unshared(program) if kernels else None
     if kernels and program_seconds(best, machine) >= WORTH_TWICE:
-        best = min(
-            (best, made(layout(program, machine, providers()))), key=lambda p: program_seconds(p, machine)
-        )
+        other = made(layout(program, machine, providers()))
+        if program_seconds(other, machine) * GAIN_LAYOUT < program_seconds(best, machine):
+            best = other
     if apart is not None:
         apart = made(apart)
         if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):

@@ -78,7 +78,9 @@ def _squares(name: str, width: int, lanes: int) -> str:
         ]
         for k, line in enumerate(transposed(w, lines, kind)):
             w.store(line, kind, lanes, w.at(copy, "i8", w.add(written, w.multiply(k, to_m))))
-    return module(w.function(name, "ptr %source, ptr %copy, ptr %table", [f"squares of {lanes} x {lanes} {kind}"]))
+    return module(
+        w.function(name, "ptr %source, ptr %copy, ptr %table", [f"squares of {lanes} x {lanes} {kind}"])
+    )
 
 
 def _runs(name: str, width: int, lanes: int) -> str:
