@@ -144,7 +144,9 @@ def test_steps_in_another_order_keep_the_meaning(program: Program, least: int) -
 def test_a_khatri_rao_product_comes_first_where_that_is_one_large_product() -> None:
     pytest.importorskip("torch")
     shapes = (160, 160, 160), (160, 32), (160, 32)
-    first, second, *_ = compile_expression("ijk,jr,kr->ir", *shapes, dtype="float32").program.steps
+    made = compile_expression("ijk,jr,kr->ir", *shapes, dtype="float32")
+    first, second, *_ = made.program.steps
+    assert "in order (%2 %1) %0" in str(made)
     assert sorted(first.inputs) == [1, 2]
     assert sorted(second.inputs) == [0, first.outs[0].number]
     for asked in ({"memory_limit": 10**9}, {"optimize": [(0, 2), (0, 1)]}):  # an order, or memory, is kept to

@@ -8,6 +8,7 @@ from dataclasses import replace
 from contractc.backends.steps.choose import Prices, cheapest
 from contractc.backends.steps.tasks import task_of
 from contractc.cost import step_seconds
+from contractc.plans import seconds_text
 from contractc.programs import Contract, Program, Step, Value
 
 WORTH_A_LOOK = 1.0e-3
@@ -64,10 +65,48 @@ def _plain(step: Contract) -> bool:
     return len(step.inputs) == 2 and not (step.how or step.path) and len(set(step.inputs)) == 2
 
 
+def orders_compared(program: Program, prices: Prices) -> dict[int, str]:
+    """Return for large steps that read what one other step makes the orders of the two, by the number of the result."""
+    known = program.values()
+    plain = [replace(s, how="") if isinstance(s, Contract) else s for s in program.steps]
+    readers = [i for step in plain for i in step.inputs] + list(program.results)
+    makers = {s.out.number: s for s in plain if isinstance(s, Contract) and _plain(s)}
+    found: dict[int, str] = {}
+    for second in makers.values():
+        for first in [makers[i] for i in second.inputs if i in makers and readers.count(i) == 1]:
+            if _floor(program, (first, second), known, prices) < WORTH_A_LOOK:
+                continue
+            each = []
+            for inner, outer in [(first, second), *_others(first, second, known)]:
+                seconds = _seconds(program, inner, outer, {**known, inner.out.number: inner.out}, prices)
+                a, b = inner.inputs
+                (c,) = (i for i in outer.inputs if i != inner.out.number)
+                each.append((seconds, f"(%{a} %{b}) %{c} {seconds_text(seconds)}"))
+            found[second.out.number] = "; ".join(text for _, text in sorted(each))
+    return found
+
+
 def _faster(
     program: Program, first: Contract, second: Contract, known: Mapping[int, Value], prices: Prices
 ) -> tuple[Contract, Contract] | None:
     """Return the two steps in the other order of contraction that is predicted to be fastest, None for this one."""
+    if _floor(program, (first, second), known, prices) < WORTH_A_LOOK:
+        return None
+    best, chosen = _seconds(program, first, second, known, prices) / GAIN, None
+    for inner, outer in _others(first, second, known):
+        values = {**known, inner.out.number: inner.out}
+        if _floor(program, (inner, outer), values, prices) < best:
+            seconds = _seconds(program, inner, outer, values, prices)
+            if seconds < best:
+                best, chosen = seconds, (inner, outer)
+    return chosen
+
+
+def _others(first: Contract, second: Contract, known: Mapping[int, Value]) -> list[tuple[Contract, Contract]]:
+    """Return the other orders of contraction of two steps, the second of which reads what the first makes.
+
+    There are none where a mode is repeated, or where what is between them is conjugated or narrowed.
+    """
     flags = dict(zip(first.inputs, first.conj or (False, False), strict=True))
     own, other = second.inputs if second.inputs[0] == first.out.number else second.inputs[::-1]
     flags |= {i: f for i, f in zip(second.inputs, second.conj or (False, False), strict=True) if i == other}
@@ -75,10 +114,8 @@ def _faster(
     terms = [known[i].modes for i in flags]
     repeated = any(len(set(term)) != len(term) for term in (*terms, second.out.modes))
     if len(flags) != 3 or turned or repeated or first.out.dtype != second.out.dtype:
-        return None
-    if _floor(program, (first, second), known, prices) < WORTH_A_LOOK:
-        return None
-    best, chosen = _seconds(program, first, second, known, prices) / GAIN, None
+        return []
+    found = []
     for outside in first.inputs:
         inside = tuple(i for i in flags if i != outside)
         needed = {*known[outside].modes, *second.out.modes}
@@ -86,14 +123,8 @@ def _faster(
         conj = tuple(flags[i] for i in inside)
         inner = Contract(replace(first.out, modes=tuple(modes)), inside, conj if any(conj) else ())
         conj = (flags[outside], False)
-        outer = Contract(second.out, (outside, own), conj if any(conj) else ())
-        values = {**known, own: inner.out}
-        if _floor(program, (inner, outer), values, prices) >= best:
-            continue
-        seconds = _seconds(program, inner, outer, values, prices)
-        if seconds < best:
-            best, chosen = seconds, (inner, outer)
-    return chosen
+        found.append((inner, Contract(second.out, (outside, own), conj if any(conj) else ())))
+    return found
 
 
 def _floor(program: Program, steps: Sequence[Contract], known: Mapping[int, Value], prices: Prices) -> float:
