@@ -274,7 +274,7 @@ def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:
     """Return the diagonal of two axes as a new last axis: a view, writeable if `x` is (np.diagonal's is not)."""
     view = x.diagonal(0, one, two)
     try:
-        view.setflags(True)
+        view.setflags(write=True)
     except ValueError:  # `x` cannot be written to: asking first takes longer than all of the rest
         return view
     return view
