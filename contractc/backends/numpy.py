@@ -273,10 +273,8 @@ def _broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _diagonal(x: np.ndarray, one: int, two: int) -> np.ndarray:
     """Return the diagonal of two axes as a new last axis: a view, writeable if `x` is (np.diagonal's is not)."""
     view = x.diagonal(0, one, two)
-    try:
+    if x.flags.writeable:
         view.setflags(write=True)
-    except ValueError:  # `x` cannot be written to: asking first takes longer than all of the rest
-        return view
     return view
 
 
