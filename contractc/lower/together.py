@@ -183,7 +183,7 @@ class _Pass:
 
 
 def _piece(extent: int, whole: int, most: int) -> int:
-    """Return a number of positions, `most` bytes of `whole` at most: whole vectors that divide `extent` if there are."""
+    """Return a number of positions, `most` bytes of `whole` at most: whole vectors that divide `extent` if any do."""
     wanted = max(8, min(extent, most * extent // max(1, whole)))
     wanted -= wanted % 8
     return next((n for n in range(wanted, wanted // 2, -8) if extent % n == 0), wanted)
