@@ -21,8 +21,11 @@ mostly; libraries take longer than predicted for steps as small as these."""
 MOST_CANDIDATES = 3000
 """The most runs of steps whose seconds are predicted in one program."""
 
-VIEW = 2.0e-7
-"""Seconds that a transpose or a reshape of NumPy takes, of which small steps mostly consist."""
+STEP, VIEW = 5.0e-7, 2.0e-7
+"""Seconds that a step takes beside its product, and those that a transpose or a reshape of NumPy takes."""
+
+LEAST_SAVED = 4.0e-6
+"""Seconds a call that one call in place of several has to save: compiling it takes a tenth of a second."""
 
 PIECES = (2**15, 2**16, 2**18)
 """Bytes of all that has the mode which is taken in pieces, for one piece: about what the first two caches hold."""
@@ -116,8 +119,9 @@ class _Pass:
                     break
                 self.left -= 1
                 least = best - spent[begin]
-                found = self._together(first + begin, first + end, least / GAIN)
-                if found is not None and GAIN * found.seconds < least:
+                least = min(least / GAIN, sum(alone[begin:end]) - LEAST_SAVED)
+                found = self._together(first + begin, first + end, least)
+                if found is not None:
                     best, how = spent[begin] + GAIN * found.seconds, (begin, found.step)
             spent.append(best)
             chosen.append(how)
@@ -136,7 +140,7 @@ class _Pass:
             return self.fuser.seconds(self.program, replace(step, how=""))
         terms = [*(self.known[i].modes for i in step.inputs), step.out.modes]
         views = 2 * sum(len(t) > 2 for t in terms) if len(terms) > 2 else 0
-        return self.fuser.alone(self.program, step) + views * VIEW
+        return self.fuser.alone(self.program, step) + STEP + views * VIEW
 
     def _together(self, first: int, last: int, least: float) -> _Candidate | None:
         """Return the steps from `first` until before `last` as one in the best way, or None if there is none."""
