@@ -11,7 +11,7 @@ from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
-from contractc.lower.passes import PASSES, as_stored, unshared
+from contractc.lower.passes import PASSES, as_stored, merge_equal_steps, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
 from contractc.lower.together import together
@@ -72,7 +72,8 @@ def lower(
     def made(hoist: bool, pairs: bool) -> Program:
         program = translate(plan, target, hoist, pairs)
         for transform in PASSES:
-            program = transform(program)
+            if transform is not merge_equal_steps or not _again(plan):
+                program = transform(program)
         if exponents:
             return split_exponents(program)
         if target.backend in ("numpy", "torch"):
@@ -90,6 +91,13 @@ def lower(
         program = with_threads(program, target, seconds, memory)
     assert not program.faults(), f"{program.faults()}\n{program}"
     return program
+
+
+def _again(plan: Plan) -> bool:
+    """Return whether `plan` computes values a second time, for want of memory to keep them."""
+    count = len(plan.network.tensors)
+    steps = [ids for s, ids in enumerate(plan.path) if count + s not in plan.results]
+    return len(set(steps)) < len(steps)
 
 
 def finished(

@@ -7,18 +7,25 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from contractc.dtypes import itemsize
-from contractc.lower.fuse import GAIN, Fuser
+from contractc.lower.fuse import Fuser
 from contractc.notation import Term
 from contractc.programs import Contract, Fused, Loop, Program, Step, Value
 
 MOST_STEPS = 64
 """The most steps that become one call."""
 
+GAIN = 1.1
+"""How many times faster one call has to be by prediction. Of nests measured one by one the prediction is within a fifth
+mostly; libraries take longer than predicted for steps as small as these."""
+
 MOST_CANDIDATES = 3000
 """The most runs of steps whose seconds are predicted in one program."""
 
-VIEW = 2.0e-7
-"""Seconds that a transpose or a reshape of NumPy takes, of which small steps mostly consist."""
+STEP, VIEW = 5.0e-7, 2.0e-7
+"""Seconds that a step takes beside its product, and those that a transpose or a reshape of NumPy takes."""
+
+LEAST_SAVED = 4.0e-6
+"""Seconds a call that one call in place of several has to save: compiling it takes a tenth of a second."""
 
 PIECES = (2**15, 2**16, 2**18)
 """Bytes of all that has the mode which is taken in pieces, for one piece: about what the first two caches hold."""
@@ -112,8 +119,9 @@ class _Pass:
                     break
                 self.left -= 1
                 least = best - spent[begin]
-                found = self._together(first + begin, first + end, least / GAIN)
-                if found is not None and GAIN * found.seconds < least:
+                least = min(least / GAIN, sum(alone[begin:end]) - LEAST_SAVED)
+                found = self._together(first + begin, first + end, least)
+                if found is not None:
                     best, how = spent[begin] + GAIN * found.seconds, (begin, found.step)
             spent.append(best)
             chosen.append(how)
@@ -132,7 +140,7 @@ class _Pass:
             return self.fuser.seconds(self.program, replace(step, how=""))
         terms = [*(self.known[i].modes for i in step.inputs), step.out.modes]
         views = 2 * sum(len(t) > 2 for t in terms) if len(terms) > 2 else 0
-        return self.fuser.alone(self.program, step) + views * VIEW
+        return self.fuser.alone(self.program, step) + STEP + views * VIEW
 
     def _together(self, first: int, last: int, least: float) -> _Candidate | None:
         """Return the steps from `first` until before `last` as one in the best way, or None if there is none."""
@@ -167,25 +175,22 @@ class _Pass:
         for m in dict.fromkeys(v.modes[0] for v in outside):
             if any(m in v.modes[1:] for v in outside) or not any(m in v.modes for v in body.inputs):
                 continue
-            extent = body.extents[m]
-            whole = sum(size for n, size in sizes.items() if m in known[n].modes)
-            for piece in dict.fromkeys(_piece(extent, whole, most) for most in PIECES):
-                if 1 < piece < extent:
-                    yield body, (m,), piece
-                    turned = _with_last(body, m)
-                    yield turned, (m,), piece
-                    yield _with_copies(turned, m), (m,), piece
+            extent, turned = body.extents[m], _with_last(body, m)
+            for form in (body, turned, _with_copies(turned, m)):
+                whole = sum(self._size(v) for v in form.values().values() if m in v.modes)
+                for piece in dict.fromkeys(_piece(extent, whole, most) for most in PIECES):
+                    if 1 < piece < extent:
+                        yield form, (m,), piece
 
     def _size(self, value: Value) -> int:
         return prod([self.program.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
 
 def _piece(extent: int, whole: int, most: int) -> int:
-    """Return a number of positions, `most` bytes of `whole` at most, that divide `extent` if some good one does."""
+    """Return a number of positions, `most` bytes of `whole` at most: whole vectors that divide `extent` if any do."""
     wanted = max(8, min(extent, most * extent // max(1, whole)))
     wanted -= wanted % 8
-    near = [n for n in range(wanted, wanted // 2, -1) if extent % n == 0]
-    return next((n for n in near if n % 8 == 0), near[0] if near else wanted)
+    return next((n for n in range(wanted, wanted // 2, -8) if extent % n == 0), wanted)
 
 
 def _with_copies(body: Program, mode: int) -> Program:
