@@ -19,6 +19,9 @@ FEWEST_ROUNDS = 5
 WARM = 0.1
 """Seconds of calls before the rounds: plain calls of contractc change to compiled loops after some 0.05 s of them."""
 
+WARM_OPERAND = 0.03
+"""More such seconds for each operand: the loops of long expressions take longer to compile, and come later."""
+
 ROUND_SECONDS = 1e-3
 """A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond, and above
 the 0.1 ms in which caches and branch prediction find back to a call after another contestant's."""
@@ -39,10 +42,10 @@ def repeated(call: Call, times: int, clock: Clock = perf_counter) -> float:
     return (clock() - start) / times
 
 
-def _warmed(call: Call, clock: Clock) -> float:
-    """Return the least seconds of a few calls in a row, which together take `WARM` seconds."""
+def _warmed(call: Call, clock: Clock, warm: float) -> float:
+    """Return the least seconds of a few calls in a row, which together take `warm` seconds."""
     best, spent, count = float("inf"), 0.0, 0
-    while count < 2 or spent < WARM:
+    while count < 2 or spent < warm:
         seconds = repeated(call, 1, clock)
         best, spent, count = min(best, seconds), spent + seconds, count + 1
     return best
@@ -55,11 +58,12 @@ def interleaved(
     round_seconds: float = ROUND_SECONDS,
     budget: float = float("inf"),
     seed: int = 0,
+    warm_seconds: float = WARM,
     clock: Clock = perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of one call of each contestant in each round; every round has an order of its own.
 
-    Each is called ahead for `WARM` seconds, at least twice, which warms it and tells how often a round must repeat it:
+    Each is called ahead for `warm_seconds`, at least twice, which warms it and tells how often a round must repeat it:
     rounds measure what calls cost once a library has settled; the first calls are measured apart. The garbage collector
     is off meanwhile.
 
@@ -72,7 +76,7 @@ def interleaved(
     gc.collect()
     gc.disable()
     try:
-        warm = {name: _warmed(call, clock) for name, call in calls.items()}
+        warm = {name: _warmed(call, clock, warm_seconds) for name, call in calls.items()}
         # single calls find the caches cold, so a short call is timed again in a row
         warm = {
             name: s

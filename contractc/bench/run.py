@@ -12,7 +12,7 @@ from typing import Any
 from contractc.api import compile, plan
 from contractc.bench import limits as machine_limits
 from contractc.bench.cases import Array, Case, operands
-from contractc.bench.measure import Call, Clock, interleaved, timed
+from contractc.bench.measure import WARM, WARM_OPERAND, Call, Clock, interleaved, timed
 from contractc.bench.peers import OURS, PEERS, Peer, error, in_order, put_in_order, to_array, truth
 from contractc.bench.stats import Ratio, paired
 from contractc.dtypes import itemsize
@@ -183,6 +183,7 @@ def measure_case(
         rounds,
         budget=budget,
         seed=case.seed,
+        warm_seconds=WARM + WARM_OPERAND * len(case.shapes),
         clock=clock,
     )
     count = len(next(iter(found.values()), ()))

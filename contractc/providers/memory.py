@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-LEAST = 2**22
+LEAST = 2**19
 """Bytes from which memory is kept: smaller blocks are kept by the allocator of C, where all libraries share them."""
 
 MOST = 2**28
