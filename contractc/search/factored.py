@@ -11,14 +11,12 @@ from math import prod
 from contractc.cost import BLAS, HUGE, Costs, bandwidth, costs
 from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers, translate
-from contractc.lower.backward import with_kept
-from contractc.lower.pack import pack
+from contractc.lower.joint import joined_for_numpy
 from contractc.lower.passes import PASSES
 from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import Tensor, TensorNetwork
 from contractc.plans import Alternative, Path, Plan, kept_terms
-from contractc.programs import Program
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
@@ -115,25 +113,9 @@ def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> fl
         program = transform(program)
     trained = [k for k, t in enumerate(network.tensors) if t.trained]
     if not trained:
-        return _seconds(program)
-    both = [_training_seconds(p, trained) for p in (program, pack(program))]
-    return min([s for s in both if s is not None], default=otherwise)
-
-
-def _training_seconds(program: Program, trained: Sequence[int]) -> float | None:
-    """Return the predicted seconds of a program and its gradients, None where there is no rule for them."""
-    found = with_kept(program, trained)
-    if found is None:
-        return None
-    forward, back = found
-    for transform in PASSES:
-        back = transform(back)
-    return _seconds(forward) + min(_seconds(back), _seconds(pack(back)))
-
-
-def _seconds(program: Program) -> float:
-    """Return the predicted seconds of a pairwise program on the CPU."""
-    return program_seconds(finished(program, Target(), kernels=fusers(Target())))
+        return program_seconds(finished(program, Target(), kernels=fusers(Target())))
+    both = joined_for_numpy(program, trained)
+    return otherwise if both is None else program_seconds(both)
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
