@@ -43,6 +43,13 @@ def test_planted_cp_is_found(seed: int, imaginary: bool) -> None:
     assert (np.diff(weights) <= 1e-12).all()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_planted_cp_is_found_where_sweeps_alone_crawl(seed: int) -> None:
+    draw = np.random.default_rng(seed).standard_normal
+    dense = formats.cp([draw((n, 3)) for n in (4, 3, 2, 5)]).to_dense()
+    assert relative_error(formats.cp_from_dense(dense, rank=3), dense) < 1e-6
+
+
 def test_rank_one_and_two_axes_are_matrices() -> None:
     dense = drawn(0, 8, 6)
     found = formats.cp_from_dense(dense, rank=2)

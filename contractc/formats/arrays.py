@@ -103,6 +103,11 @@ def finite(x: Any) -> tuple[Array, Any]:
 
 def frobenius(x: Array) -> float:
     """Return the norm of `x`, also where the squares of its values overflow or vanish."""
+    with np.errstate(over="ignore", under="ignore"):
+        norm = float(np.linalg.norm(x))
+    limits = np.finfo(x.dtype)
+    if float(limits.tiny) ** 0.25 < norm < float(limits.max) ** 0.5:
+        return norm
     largest = float(abs(x).max(initial=0))
     if largest == 0 or not np.isfinite(largest):
         return largest

@@ -99,7 +99,7 @@ class FactorizedLinear(nn.Module):
             raise OperandError(f"x has {x.shape[-1]} features, the layer takes {self.in_features}")
         factors = self.weight()
         rows = accepted(x, factors[0].dtype).reshape(-1, self.in_features)
-        y: torch.Tensor = self.planned(rows, *factors)
+        y: torch.Tensor = self.planned.forward(rows, *factors)
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -197,7 +197,7 @@ class FactorizedEmbedding(nn.Module):
             if own:
                 factor = factor.permute(order)[tuple(parts[m] for m in own)]
             factors.append(factor)
-        rows: torch.Tensor = self.planned(*factors)
+        rows: torch.Tensor = self.planned.forward(*factors)
         return rows.reshape(*index.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:

@@ -55,7 +55,7 @@ class TCL(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, m1, m2, ...] for x [b, n1, n2, ...]."""
-        y: torch.Tensor = self.planned(accepted(x, self.factors[0].dtype), *self.factors)
+        y: torch.Tensor = self.planned.forward(accepted(x, self.factors[0].dtype), *self.factors)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -117,5 +117,5 @@ class TRL(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, outputs] for x [b, n1, n2, ...]."""
         factors = self.weight()
-        y: torch.Tensor = self.planned(accepted(x, factors[0].dtype), *factors)
+        y: torch.Tensor = self.planned.forward(accepted(x, factors[0].dtype), *factors)
         return y if self.bias is None else y + self.bias

@@ -68,6 +68,8 @@ class Weight(nn.Module):
     def forward(self) -> list[torch.Tensor]:
         """Return the factors as they enter a contraction: scaled, masked, and with dropout while training."""
         factors = list(self.factors)
+        if not (self.scales or self._buffers or (self.dropout and self.training)):
+            return factors
         for mode, at in self.places:
             term = self.layout.terms[at]
             shape = [-1 if m == mode else 1 for m in term]
