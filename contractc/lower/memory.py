@@ -14,6 +14,7 @@ from contractc.dtypes import is_complex, itemsize, wide
 from contractc.machine import Target
 from contractc.notation import Term
 from contractc.programs import COPY, Broadcast, Call, Contract, Loop, Program, Reshape, Step, Value, groups
+from contractc.providers import loops
 from contractc.slices import waiting
 
 Bytes = int
@@ -154,6 +155,8 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
         return _size(program, step.outs[0]) if step.operation == "split_exponent" else 0
     if isinstance(step, Broadcast | Reshape | Loop) or step.how == COPY:
         return 0
+    if loops.is_loop(step.how):
+        return loops.room(program, replace(step, how=""))
     inputs = [known[i] for i in step.inputs]
     work = wide(step.out.dtype) if target.backend == "numpy" else step.out.dtype
     width = itemsize(work)
