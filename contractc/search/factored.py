@@ -68,13 +68,13 @@ def cheapest_layout(
         each.append((Alternative(layout_choices(network, path), *cost), path, name))
     least = min(way.seconds for way, _, _ in each)
     near = TIE * least if any(t.trained for t in network.tensors) else least
-    chosen, path, name = min(
+    taken, path, name = min(
         (item for item in each if item[0].seconds <= near), key=lambda item: (item[0].peak, item[0].seconds)
     )
-    best = {chosen.choices: chosen}
+    best = {taken.choices: taken}
     for way, _, _ in each:
         if way.choices not in best or (
-            way.choices != chosen.choices and way.seconds < best[way.choices].seconds
+            way.choices != taken.choices and way.seconds < best[way.choices].seconds
         ):
             best[way.choices] = way
     return path, name, tuple(best.values())
