@@ -14,6 +14,7 @@ from contractc import calls, formats, recent
 from contractc.fused import all_unfused
 from contractc.lower import lower
 from contractc.lower.backward import backward
+from contractc.lower.joint import as_it_is, cut, joined
 from contractc.lower.pack import pack
 from contractc.machine import Target
 from contractc.plans import Plan
@@ -295,6 +296,47 @@ def test_large_batched_products_differentiate_as_a_whole() -> None:
         "_Contraction"
         not in type(small(*[f.requires_grad_() for f in drawn("ij,jk,kl->il")]).grad_fn).__name__
     )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("packing", [as_it_is, pack])
+def test_value_and_gradients_cut_in_two_give_both(row: Expression, packing: Any) -> None:
+    operands, cotangent, conj, expected = case(row, "complex128")
+    program = lower(search(bound(row, operands, conj=conj)), Target())
+    numbers = [v.number for v in program.inputs]
+    both = joined(program, numbers, packing)
+    assert both is not None
+    forward, back = cut(both)
+    assert [p.faults() for p in (both, forward, back)] == [[], [], []]
+    same(both.evaluate(*operands, cotangent), expected)
+    results = dict(zip(forward.results, forward.evaluate(*operands), strict=True))
+    known = dict(zip(numbers, operands, strict=True)) | results
+    gradients = back.evaluate(*(known[v.number] for v in back.inputs[:-1]), cotangent)
+    same((results[forward.results[0]], *gradients), expected)
+
+
+def test_what_inputs_give_cheaply_is_not_kept() -> None:
+    plan = contractc.plan("bijk,io,oj->bk", (64, 32, 32, 32), (32, 8), (8, 32))
+    program = lower(plan, Target(backend="torch"))
+    both = joined(program, [v.number for v in program.inputs], pack)
+    assert both is not None
+    made = {v.number: step for step in both.steps for v in step.outs}
+    copies = {n for n, step in made.items() if isinstance(step, Contract) and step.how == COPY}
+    forward, back = cut(both)
+    assert copies and not copies.intersection(forward.results)
+    assert {v.number for v in back.inputs[:-1]} <= {v.number for v in program.inputs} | {*forward.results[1:]}
+
+
+def test_what_only_autograd_watched_can_be_watched_on_the_way_back(counted: list[int]) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tensors = [torch.randn(64, 64, requires_grad=True) for _ in range(3)]
+    first = torch.autograd.grad(contractc.contract("ij,jk,kl->il", *tensors).sum(), tensors)
+    value = contractc.contract("ij,jk,kl->il", *tensors).sum()
+    with FlopCounterMode(display=False) as counter:
+        again = torch.autograd.grad(value, tensors)
+    assert counted and counter.get_total_flops() >= 4 * 2 * 64**3
+    torch.testing.assert_close(again, first)
 
 
 def test_peak_in_training_is_what_forward_and_backward_hold_together() -> None:

@@ -104,11 +104,11 @@ def cut(both: Program) -> tuple[Program, Program]:
 
 def _cheap(program: Program, step: Step, known: Mapping[int, Value]) -> bool:
     """Return whether making what `step` makes takes less than the 3 us of keeping it, or no arithmetic at all."""
-    if isinstance(step, Reshape) or _is_copy(step):
+    if isinstance(step, Reshape):
         return True
     if not isinstance(step, Contract):
         return False
-    if is_view(program, step):
+    if is_view(program, step):  # or a copy
         return True
     modes = {m for i in step.inputs for m in known[i].modes}
     return program_size(program, tuple(modes)) <= SMALL

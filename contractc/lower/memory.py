@@ -158,6 +158,8 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
         return loops.together_workspace(step) if target.backend == "numpy" else 0
     if isinstance(step, Broadcast | Reshape | Loop) or step.how == COPY:
         return 0
+    if loops.is_loop(step.how):
+        return loops.room(program, replace(step, how=""))
     inputs = [known[i] for i in step.inputs]
     work = wide(step.out.dtype) if target.backend == "numpy" else step.out.dtype
     width = itemsize(work)

@@ -33,6 +33,10 @@ HOPELESS = 20.0
 """How many times dearer than the cheapest by flops and bytes a choice is not looked at any closer."""
 
 
+TIE = 1.03
+"""How many times dearer by prediction a way to train may be that has less in memory, which is mostly kept bytes."""
+
+
 def cheapest_layout(
     network: TensorNetwork, find: Callable[[TensorNetwork], tuple[Path, str]]
 ) -> tuple[Path, str, tuple[Alternative, ...]]:
@@ -73,15 +77,23 @@ def cheapest_layout(
             weigh({**dict.fromkeys(dense), g: most})
     least = min(cost.seconds for cost, _ in found.values())
     close = least > WORTH_LOWERING and len(found) > 1
-    best: dict[tuple[str, ...], tuple[Alternative, Path, str]] = {}
+    each: list[tuple[Alternative, Path, str]] = []
     for path, (cost, name) in found.items():
         if close and cost.seconds <= HOPELESS * least:
             cost = cost._replace(seconds=_lowered_seconds(network, path, cost.seconds))
-        words = layout_choices(network, path)
-        if words not in best or cost.seconds < best[words][0].seconds:
-            best[words] = Alternative(words, *cost), path, name
-    _, path, name = min(best.values(), key=lambda item: item[0].seconds)
-    return path, name, tuple(alternative for alternative, _, _ in best.values())
+        each.append((Alternative(layout_choices(network, path), *cost), path, name))
+    least = min(way.seconds for way, _, _ in each)
+    near = TIE * least if any(t.trained for t in network.tensors) else least
+    taken, path, name = min(
+        (item for item in each if item[0].seconds <= near), key=lambda item: (item[0].peak, item[0].seconds)
+    )
+    best = {taken.choices: taken}
+    for way, _, _ in each:
+        if way.choices not in best or (
+            way.choices != taken.choices and way.seconds < best[way.choices].seconds
+        ):
+            best[way.choices] = way
+    return path, name, tuple(best.values())
 
 
 def _dense_seconds(network: TensorNetwork, group: tuple[int, ...]) -> float:

@@ -96,6 +96,14 @@ def predicted(program: Program, step: Contract) -> float:
     return float("inf") if schedule is None else schedule.seconds
 
 
+def room(program: Program, step: Contract) -> int:
+    """Return the bytes in which the loops of `step` hold packed inputs and what is between its pairs."""
+    from contractc.providers.loops.problem import refused
+
+    schedule = None if refused(program, step) else _schedule(program, step)
+    return 0 if schedule is None else schedule.scratch
+
+
 def at_least(program: Program, step: Contract) -> float:
     """Return seconds that `predicted` is not below, found far sooner."""
     from contractc.providers.loops.problem import problem_of, refused
