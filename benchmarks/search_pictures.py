@@ -15,8 +15,9 @@ from typing import Any
 
 from planner import Case, _of_graph, stored  # type: ignore[import-not-found]
 
-from contractc.search.anneal import LOCAL, SCOUTS, SWEPT, Job, _Crew, engine
+from contractc.search.anneal import LOCAL, SCOUTS, SWEPT, Job, _Crew
 from contractc.search.clock import Clock
+from contractc.search.engines import engine
 from contractc.search.front import best_sweep
 from contractc.search.graph import FLOPS, Graph, Pairs, charge, graph_of, masks
 from contractc.search.greedy import greedy_pairs

@@ -13,9 +13,10 @@ from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.options import Search
 from contractc.plans import Path, kept_terms
-from contractc.search.anneal import annealed, colder, engine
+from contractc.search.anneal import annealed, colder
 from contractc.search.ask import Ask, Found
-from contractc.search.clock import Clock
+from contractc.search.clock import MOVES_PER_SECOND, Clock
+from contractc.search.engines import engine
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
 from contractc.search.front import FIRSTS, best_sweep
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of
@@ -28,9 +29,6 @@ MOVES = 400_000
 
 LEAST_MOVES = 2_000
 """Fewer moves than this are not worth starting."""
-
-MOVES_PER_SECOND = 500_000
-"""How fast annealing is at least in pure Python, for deciding how much of it a network is worth."""
 
 LONGEST = 1.0
 """Seconds that planning takes at most where the user gives no limit."""
