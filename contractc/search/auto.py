@@ -39,6 +39,9 @@ PATIENCE = 15_000
 SAMPLE = 4
 """A path is priced up to this part of it, to see how long the pricing of paths takes."""
 
+PRICED = 4e-5
+"""Seconds that pricing takes a step, or more, before any has been priced."""
+
 PRICING = 1.3
 """Times as long as pricing the greedy path would take by that are left for each path that is priced in the end."""
 
@@ -74,7 +77,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     if count <= FULL:
         return _few(network, ask.options.minimize)
     options, clock = ask.options, ask.clock
-    found = greedy(network, Clock(clock.deadline))
+    found = greedy(network, _in_time(network, clock))
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -89,6 +92,11 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
         clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
     return _annealed(network, found, moves, clock, ask)
+
+
+def _in_time(network: TensorNetwork, clock: Clock) -> Clock:
+    """Return a clock that leaves the time for pricing one plan."""
+    return Clock(clock.deadline - PRICED * len(network.tensors))
 
 
 TRAFFIC = 16
@@ -148,7 +156,7 @@ def _priced(network: TensorNetwork, path: Path) -> Costs:
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     """Return the cheapest path met while annealing for the time or the moves asked for, or for `MOVES` moves."""
-    found = greedy(network, Clock(ask.clock.deadline))
+    found = greedy(network, _in_time(network, ask.clock))
     if len(network.tensors) < 3:
         return Found(*found)
     options, clock = ask.options, ask.clock
@@ -169,6 +177,8 @@ def _annealed(
     cold, since what simplifying did need not be the best for the rest.
     """
     first = _pairs(start[0])
+    if start[1].endswith("cut short"):
+        return Found(first, start[1])
     graph = graph_of(network)
     began = monotonic()
     if 0.0 < clock.left() < inf:
@@ -179,7 +189,7 @@ def _annealed(
     pricing = candidates * PRICING * SAMPLE * (monotonic() - began)
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
-        return Found(first, start[1] if start[1].endswith("cut short") else f"{start[1]}, no time for more")
+        return Found(first, f"{start[1]}, no time for more")
     seed, timed = ask.options.seed, moves is None and clock.deadline < inf
     seconds = clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
     chosen = ask.engine or engine(seconds)
