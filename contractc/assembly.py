@@ -124,11 +124,10 @@ def _considered(program: Program, target: Target) -> dict[int, str]:
     """Return the ways to compute each step that were compared, by the number of what it makes."""
     if target.backend != "numpy":
         return {}
-    from contractc.backends.steps.choose import considered
-    from contractc.providers import providers
+    from contractc.lower.seconds import compared
     from contractc.providers.known import this_machine
 
-    return considered(program, this_machine(), providers())
+    return compared(program, this_machine())
 
 
 def _with_fresh_results(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -192,9 +192,20 @@ def kept_within(
     Raises:
         ResourceLimitError: the limit cannot be kept, with the least that was found.
     """
-    executable = build(find(limit), target, options, constants, orders)
     if limit is None:
-        return executable
+        return build(find(None), target, options, constants, orders)
+    try:
+        plan = find(limit)
+    except ResourceLimitError as error:
+        whole = _fused_whole(find, limit, target, options, constants, orders)
+        if whole is None:
+            raise error from None
+        return whole
+    if plan.sliced and len(plan.network.tensors) <= MOST_TENSORS:
+        whole = _fused_whole(find, limit, target, options, constants, orders)
+        if whole is not None:
+            return whole
+    executable = build(plan, target, options, constants, orders)
     least, allowed = executable.peak, limit
     for _ in range(MOST_PLANS):
         if executable.peak <= limit + NEGLIGIBLE:
@@ -213,8 +224,32 @@ def kept_within(
     )
 
 
+def _fused_whole(
+    find: Callable[[int | None], Plan],
+    limit: int,
+    target: Target,
+    options: Options,
+    constants: Sequence[Any],
+    orders: Mapping[int, Sequence[int]],
+) -> Executable | None:
+    """Return the plan without a limit compiled for `target`, if fused steps keep it within `limit` bytes, else None.
+
+    Plans count every intermediate; a fused step holds none of those between its own.
+    """
+    if not options.ahead or not fusers(target, this_machine()):
+        return None
+    try:
+        made = build(find(None), target, options, constants, orders)
+    except ResourceLimitError:
+        return None
+    return made if made.peak <= limit else None
+
+
 MOST_PLANS = 4
 """Plans made anew for one memory limit."""
+
+MOST_TENSORS = 16
+"""Tensors of a network up to which another search beside that for slices takes no time to speak of."""
 
 
 def _saved(path: str | PathLike[str], *executables: Executable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -126,8 +126,11 @@ def stored_orders(arrays: Sequence[object]) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def library_of(operands: Sequence[object]) -> Library:
+def library_of(operands: Sequence[object], called: Callable[[int], str] = "operand {}".format) -> Library:
     """Return the array library that all `operands` belong to; lists and Python numbers go with any.
+
+    Args:
+        called: what an error calls an operand with this number.
 
     Raises:
         OperandError: arrays of different libraries are mixed.
@@ -148,7 +151,7 @@ def library_of(operands: Sequence[object]) -> Library:
         (one, i), (other, k) = sorted(first.items(), key=lambda item: item[1])[:2]
         kinds = type(operands[i]).__name__, type(operands[k]).__name__
         raise OperandError(
-            f"operand {i} is a {kinds[0]} of {one} but operand {k} a {kinds[1]} of {other}; convert one of them"
+            f"{called(i)} is a {kinds[0]} of {one} but {called(k)} a {kinds[1]} of {other}; convert one of them"
         )
     return next(iter(first), "numpy")
 

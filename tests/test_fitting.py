@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -154,11 +155,73 @@ def test_progress_is_reported_and_interrupted_fits_keep_the_best() -> None:
     assert str(seen[0]).startswith("CP of rank 2: iteration 1 of 300, relative error 0.")
 
 
+def test_an_interrupted_search_for_a_rank_keeps_the_best_of_all_ranks() -> None:
+    dense = planted(0, (6, 6, 6), 4)
+    errors: list[float] = []
+
+    def watched(progress: Progress) -> None:
+        errors.append(progress.error)
+        if progress.fit == "CP of rank 3":
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="the fit of a CP of rank 3 was interrupted"):
+        found = formats.cp_from_dense(dense, tolerance=1e-6, progress=watched)
+    assert relative_error(found, dense) == pytest.approx(min(errors), rel=1e-6)
+
+
+MATRIX_FITS: dict[str, Callable[..., Any]] = {
+    "low rank": formats.low_rank_from_dense,
+    "TT": formats.tt_from_dense,
+    "Tucker": formats.tucker_from_dense,
+    "CP": formats.cp_from_dense,
+    "TT matrix": lambda x, **how: formats.tt_matrix_from_dense(x, (2, 3), (2, 3), **how),
+    "Monarch": lambda x, **how: formats.monarch_from_dense(x, (2, 3), (2, 3), **how),
+    "Kronecker": lambda x, **how: formats.kronecker_from_dense(x, (2, 3), (2, 3), **how),
+}
+
+
+@pytest.mark.parametrize("fit", MATRIX_FITS.values(), ids=MATRIX_FITS)
+def test_what_is_no_rank_no_tolerance_or_no_number_is_refused(fit: Callable[..., Any]) -> None:
+    eye = np.eye(6)
+    for rank in (0, -1, 2.0):
+        with pytest.raises(contractc.OperandError, match=f"a rank is a whole number from 1 on, not {rank}"):
+            fit(eye, rank=rank)
+    for tolerance in (-0.1, np.nan, np.inf):
+        with pytest.raises(
+            contractc.OperandError, match=f"a tolerance is a number from 0 on, not {tolerance}"
+        ):
+            fit(eye, tolerance=tolerance)
+    for value in (np.nan, np.inf):  # LAPACK's SVD loops for ever on some matrices with infinite entries
+        with pytest.raises(contractc.OperandError, match="values that are not finite cannot be decomposed"):
+            fit(np.where(eye == 1, value, 0), rank=1)
+    assert fit(eye, rank=np.int64(2)).shape == (6, 6)
+
+
+@pytest.mark.parametrize("kind", [k for k in MATRIX_FITS if k != "CP"])
+@pytest.mark.parametrize(("scale", "dtype"), [(1e200, "f8"), (1e-200, "f8"), (1e30, "f4"), (1e-30, "c8")])
+def test_tolerances_are_kept_where_squares_overflow_or_vanish(kind: str, scale: float, dtype: str) -> None:
+    dense = (drawn(3, 6, 6) * scale).astype(dtype)
+    for tolerance in (0.5, 0.1):
+        found = MATRIX_FITS[kind](dense, tolerance=tolerance)
+        error = np.linalg.norm((found.to_dense() - dense) / scale) / np.linalg.norm(dense / scale)
+        assert error <= tolerance
+        assert relative_error(found, dense) == pytest.approx(error, rel=1e-3, abs=1e-6)
+
+
+def test_arrays_without_elements_have_factors_without_elements() -> None:
+    for fit in (formats.tt_from_dense, formats.tucker_from_dense, formats.cp_from_dense):
+        found = fit(np.zeros((2, 0, 3)), rank=1)
+        assert found.to_dense().shape == (2, 0, 3)
+    assert formats.low_rank_from_dense(np.zeros((0, 3)), tolerance=0.1).to_dense().shape == (0, 3)
+
+
 def test_wrong_requests_are_refused() -> None:
     with pytest.raises(contractc.OperandError, match="give a rank or a tolerance, one of them"):
         formats.cp_from_dense(np.ones((2, 2)), rank=1, tolerance=0.1)
-    with pytest.raises(contractc.OperandError, match="a rank is at least 1, not 0"):
-        formats.low_rank_from_dense(np.eye(3), rank=0)
+    with pytest.raises(contractc.OperandError, match=r"the rank is one number, not \(1, 2, 1\)"):
+        formats.tt_from_dense(np.eye(3), rank=(1, 2, 1))  # type: ignore[arg-type]
+    with pytest.raises(contractc.OperandError, match="are split into one mode or more"):
+        formats.kronecker_from_dense(np.ones((1, 1)), (), (), rank=1)
     with pytest.raises(contractc.OperandError, match="2 ranks for 3 modes"):
         formats.tucker_from_dense(np.ones((2, 2, 2)), rank=(1, 1))
     with pytest.raises(contractc.OperandError, match="rows and columns are split into 2 modes each, not 3"):

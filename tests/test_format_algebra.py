@@ -163,6 +163,25 @@ def test_rounding_keeps_its_tolerance(kind: str, tolerance: float, seed: int) ->
     assert small.parameters <= found.parameters or kind == "Tucker"
 
 
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_narrow_factors_are_rounded_in_single_precision(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    x = MATRICES[kind](drawing(0), 2, ())
+    for dtype in (torch.float16, torch.bfloat16):
+        held = Factorized(x.layout, tuple(torch.tensor(f).to(dtype) for f in x.factors))
+        found = formats.rounded(formats.add(held, held), tolerance=1e-3)
+        assert found.dtype == dtype
+        expected = 2 * held.to_dense().double().numpy()
+        error = np.linalg.norm(found.to_dense().double().numpy() - expected) / np.linalg.norm(expected)
+        assert error < (0.005 if dtype == torch.float16 else 0.04)
+
+
+def test_values_that_are_not_finite_are_not_rounded() -> None:
+    x = formats.low_rank(np.full((4, 2), np.inf), np.ones((2, 4)))
+    with pytest.raises(contractc.OperandError, match="values that are not finite"):
+        formats.rounded(x, tolerance=0.1)
+
+
 def test_rounding_of_cp_is_refused() -> None:
     with pytest.raises(contractc.UnsupportedError, match="a CP has no rounding; fit a smaller one"):
         formats.rounded(MATRICES["CP"](drawing(0), 2, ()), rank=1)
@@ -204,6 +223,10 @@ def test_torch_factors_stay_torch_and_get_gradients() -> None:
         product = formats.hadamard(doubled, doubled)
         near(product.to_dense().detach(), (3 * dense(x)) ** 2)
         near(formats.take(held, [1, 5]).to_dense().detach(), dense(x)[[1, 5]])
+        near(formats.take(held, slice(None, 2, -2)).to_dense().detach(), dense(x)[:2:-2])
+        near(
+            formats.take(held, torch.tensor([1, 5], dtype=torch.uint8)).to_dense().detach(), dense(x)[[1, 5]]
+        )
         formats.inner(held, held).backward()
         size = np.linalg.norm(dense(x)) ** 2
         slopes = [
@@ -321,8 +344,33 @@ def test_second_tier_is_contracted(kind: str) -> None:
     near(formats.norm(w), np.linalg.norm(expected))
     near(formats.take(w, [1, 0], 2).to_dense(), expected[:, :, [1, 0]])
     near(formats.transpose(w).to_dense(), expected.T)
-    if kind != "tubal":
-        near(formats.add(w, w).to_dense(), 2 * expected)
+    near(formats.add(w, w).to_dense(), 2 * expected)
+    near(formats.hadamard(w, w).to_dense(), expected**2)
+
+
+@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal"])
+def test_second_tier_with_batch_modes(kind: str) -> None:
+    draw = drawing(8)
+    singles = [random_network(kind, draw) for _ in range(6)]
+    stacked = [
+        np.stack(x).reshape(2, 3, *x[0].shape) for x in zip(*(w.factors for w, _ in singles), strict=True)
+    ]
+    expected = np.stack([dense for _, dense in singles]).reshape(2, 3, 4, 3, 6)
+    made = {
+        "tensor ring": lambda f: formats.tensor_ring(f, batch=2),
+        "hierarchical Tucker": lambda f: formats.hierarchical_tucker(f[:3], f[3:], batch=2),
+        "block term": lambda f: formats.block_term(f[0], f[1:], batch=2),
+        "tubal": lambda f: formats.tubal(f[0], f[1], batch=2),
+    }[kind](stacked)
+    near(made.to_dense(), expected)
+    x = draw(2, 3, 5, 4)
+    near(contractc.contract("xybi,xyijk->xybjk", x, made), np.einsum("xybi,xyijk->xybjk", x, expected))
+
+
+def test_kronecker_sums_of_a_batch() -> None:
+    one, two = drawing(9)(2, 3, 3), drawing(10)(2, 2, 2)
+    expected = [np.kron(a, np.eye(2)) + np.kron(np.eye(3), b) for a, b in zip(one, two, strict=True)]
+    near(formats.kronecker_sum(one, two, batch=1).to_dense(), expected)
 
 
 def test_hierarchical_tucker_of_four_leaves() -> None:

@@ -273,6 +273,34 @@ def test_factors_that_do_not_fit_are_refused() -> None:
         formats.tt([np.ones((2, 3, 1))])
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: formats.cp([[1.0, 2.0]]), "factor 0 of a CP is a list, not an array"),
+        (lambda: formats.cp([np.ones(3)], batch=1), "factor 0 of a CP has 3 axes, not 1"),
+        (
+            lambda: formats.tucker(np.ones((2, 2)), [np.ones((3, 2)), np.ones(2)]),
+            "factor 2 of a Tucker has 2 axes",
+        ),
+        (lambda: formats.tensor_ring([np.ones(3)] * 2), "factor 0 of a tensor ring has 3 axes, not 1"),
+        (
+            lambda: formats.block_term(np.ones((1, 2)), [np.ones(3)]),
+            "factor 1 of a block term has 3 axes, not 1",
+        ),
+        (
+            lambda: formats.hierarchical_tucker([], []),
+            "a leaf for each mode and one transfer less, not 0 and 0",
+        ),
+        (lambda: formats.tubal(1.0, 2.0), "factor 0 of a tubal is a float, not an array"),
+        (lambda: formats.tt([1.0]), "factor 0 of a TT is a float, not an array"),
+        (lambda: formats.kronecker([1.0]), "factor 0 of a Kronecker is a list, not an array"),
+    ],
+)
+def test_what_is_no_factor_is_refused_by_its_number(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(contractc.OperandError, match=message):
+        make()
+
+
 def test_printed_form_tells_shape_and_parameters() -> None:
     made = formats.low_rank(np.ones((40, 2)), np.ones((2, 50)))
     assert str(made) == "low rank 40x50, 180 parameters (0.09 of dense): (40, 2), (2, 50)"

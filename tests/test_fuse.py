@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib import import_module
 from math import inf
@@ -252,6 +253,13 @@ def test_without_llvmlite_the_same_program_runs_pairwise(monkeypatch: pytest.Mon
         "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
     )
     np.testing.assert_allclose(compiled.run(*arrays), np.einsum(text, *arrays))
+
+
+@with_loops
+def test_explain_prints_the_seconds_of_a_fused_step_beside_those_of_its_pairs() -> None:
+    made = contractc.compile("ia,ib,ic,abc->i", *[(20000, 8)] * 3, (8, 8, 8))
+    (line,) = [text for text in contractc.explain(made).splitlines() if text.startswith("    of loops ")]
+    assert re.fullmatch(r"    of loops [\d.e-]+ [mun]?s; pair by pair [\d.e-]+ [mun]?s", line)
 
 
 def test_explain_says_when_loops_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:

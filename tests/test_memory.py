@@ -133,6 +133,16 @@ def test_a_limit_holds_for_the_program(share: float) -> None:
     assert executable(*arrays) == contractc.contract(text, *arrays)
 
 
+def test_fused_steps_keep_a_limit_that_pairs_would_be_sliced_for() -> None:
+    pytest.importorskip("llvmlite")
+    text, extents = "ijk,jr,kr->ir", {"i": 40, "j": 60, "k": 60, "r": 16}
+    shapes = [(40, 60, 60), (60, 16), (60, 16)]
+    free = contractc.compile(text, *shapes)
+    assert plan(text, extents).peak > free.peak + NEGLIGIBLE
+    kept = contractc.compile(text, *shapes, memory_limit=free.peak)
+    assert kept.program == free.program and not kept.plan.sliced
+
+
 def test_a_limit_that_the_program_cannot_keep_is_refused() -> None:
     with pytest.raises(ResourceLimitError, match="memory_limit is 200000 bytes"):
         contractc.compile("ij,jk->ik", (100, 100), (100, 100), memory_limit=200_000)

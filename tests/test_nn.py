@@ -94,6 +94,19 @@ def test_embedding_gives_rows_of_the_dense_table(format: str) -> None:
         close(one, two)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_embedding_refuses_rows_that_are_not_there(format: str) -> None:
+    layer = FactorizedEmbedding(24, 12, format=format, rank=2, dtype=DOUBLE)
+    dense = layer.weight.operand().to_dense()
+    close(layer(torch.tensor([-1, -24])), dense[[-1, -24]])
+    for row in (24, 47, -25):
+        with pytest.raises(IndexError):
+            layer(torch.tensor([0, row]))
+    for table in (nn.Embedding(24, 12, padding_idx=0), nn.Embedding(24, 12, max_norm=1.0)):
+        with pytest.raises(contractc.OperandError, match="padding_idx, max_norm or scale_grad_by_freq"):
+            FactorizedEmbedding.from_layer(table, format=format, rank=2)
+
+
 @pytest.mark.parametrize("format", ["cp", "tucker", "tt"])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_convolution_is_the_dense_one(format: str, axes: int) -> None:
@@ -308,6 +321,12 @@ def test_masked_ranks_are_gone(format: str) -> None:
         close(weight.operand().to_dense(), formats.with_factors(weight.layout, factors).to_dense())
         assert not torch.allclose(weight.operand().to_dense(), before)
     assert f"mask_{mode}" in weight.state_dict()
+    fresh_one = Weight(fresh(format, ((4, 2), (2, 4)), 2, dtype=DOUBLE))
+    fresh_one.load_state_dict(weight.state_dict())
+    close(fresh_one.operand().to_dense(), weight.operand().to_dense())
+    small = weight.pruned(0.0)
+    close(small.operand().to_dense(), weight.operand().to_dense())
+    assert small.layout.extents[mode] == max(n - 1, 1)
     with pytest.raises(contractc.OperandError, match="mode 99 is no rank"):
         weight.mask(99, mask)
 
@@ -338,6 +357,18 @@ def test_requests_that_make_no_layer_are_refused() -> None:
         FactorizedLinear(4, 4, rank=1)(torch.zeros(2, 5))
     with pytest.raises(contractc.OperandError, match="kind='dora' is none of lora, loretta, aflora"):
         Adapter(nn.Linear(4, 4), kind="dora")
+    with pytest.raises(contractc.OperandError, match="an adapter is for a linear layer, not for a Conv2d"):
+        Adapter(nn.Conv2d(4, 4, 3))  # type: ignore[arg-type]
+    with pytest.raises(contractc.OperandError, match="a rank is a whole number from 1 on, not 0"):
+        FactorizedLinear(4, 4, rank=0)
+    with pytest.raises(contractc.OperandError, match="1 ranks for 2 modes"):
+        FactorizedLinear(4, 4, rank=(2,), format="tucker", split=((4,), (4,)))
+    with pytest.raises(
+        contractc.OperandError, match=r"the kernel is a number for each axis, such as \(3, 3\)"
+    ):
+        FactorizedConv(4, 4, 3)  # type: ignore[arg-type]
+    with pytest.raises(contractc.OperandError, match="padding is given in numbers, not as 'same'"):
+        FactorizedConv(4, 4, (3, 3), padding="same")  # type: ignore[arg-type]
 
 
 def test_near_equal_factors() -> None:

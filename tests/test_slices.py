@@ -96,6 +96,8 @@ CASES = [
     "ab,ab,bc->abc",
     "abc,cd,de,be->a",
     "a,b,c,ab,bc->cc",
+    "ab,bc,cd->da",
+    "abc,cd,de->eca",
 ]
 
 
@@ -170,8 +172,31 @@ def test_slices_on_torch(drawn: tuple[Plan, list[Any]]) -> None:
     torch = pytest.importorskip("torch")
     plan, arrays = drawn
     tensors = [torch.from_numpy(x) for x in arrays]
-    for found, value in zip(run(lower(plan, TORCH), tensors, "torch"), plan.evaluate(*arrays), strict=True):
+    assert_same_on_torch(plan, tensors)
+
+
+def assert_same_on_torch(plan: Plan, tensors: list[Any]) -> None:
+    """Assert the values of `plan` on torch: with exponents too, and watched, where slices are kept till the end."""
+    values = plan.evaluate(*[x.numpy() for x in tensors])
+    for found, value in zip(run(lower(plan, TORCH), tensors, "torch"), values, strict=True):
         np.testing.assert_array_equal(found.numpy(), value)
+    scaled = run(lower(plan, TORCH, exponents=True), tensors, "torch")
+    for mantissa, exponent, value in zip(scaled[::2], scaled[1::2], values, strict=True):
+        np.testing.assert_array_equal(mantissa.numpy() * 2.0 ** int(exponent), value)
+    watched = [x.requires_grad_() for x in tensors]
+    for found, value in zip(run(lower(plan, TORCH), watched, "torch"), values, strict=True):
+        assert found.requires_grad
+        np.testing.assert_array_equal(found.detach().numpy(), value)
+
+
+@pytest.mark.parametrize("extents", [{"a": 2, "d": 3}, {"a": 3, "d": 3}])
+@pytest.mark.parametrize("text", ["ab,bd->da", "ab,bcd->acd", "ab,bcd->dca"])
+def test_slices_on_torch_stand_where_the_output_has_their_modes(text: str, extents: dict[str, int]) -> None:
+    torch = pytest.importorskip("torch")
+    arrays = arrays_for(text, {"b": 2, "c": 2, **extents})
+    plan = contractc.plan(text, *arrays)
+    sliced = tuple(map(plan.network.labels.index, "ad"))
+    assert_same_on_torch(priced(replace(plan, sliced=sliced)), [torch.from_numpy(x) for x in arrays])
 
 
 def inner_steps(program: Program) -> Iterator[tuple[int, Step]]:

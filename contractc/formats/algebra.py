@@ -172,7 +172,7 @@ def take(x: Factorized, index: Any, axis: int = 0) -> Factorized:
         raise OperandError(f"axis {axis} of an operand with {x.ndim} axes")
     axis %= x.ndim
     modes, size = x.layout.axes[axis], x.shape[axis]
-    if isinstance(index, slice) and len(modes) == 1:
+    if isinstance(index, slice) and len(modes) == 1 and (index.step is None or index.step > 0):
         factors = [
             y[tuple(index if m == modes[0] else slice(None) for m in term)]
             for term, y in zip(x.layout.terms, x.factors, strict=True)
@@ -325,6 +325,7 @@ def _numbers(index: Any, size: int, like: Any) -> Any:
         numbers = library(like).as_tensor(numbers, device=like.device)
     if len(numbers.shape) != 1 or "int" not in str(numbers.dtype):
         raise OperandError(f"an index has one axis of ints, not {tuple(numbers.shape)} of {numbers.dtype}")
+    numbers = with_dtype(numbers, "int64")
     if len(numbers) and (int(numbers.min()) < -size or int(numbers.max()) >= size):
         raise OperandError(f"an index is outside of 0 to {size - 1}")
     return numbers % size if size else numbers

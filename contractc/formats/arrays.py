@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -87,26 +88,74 @@ def host(x: Any) -> tuple[Array, Any]:
 def returned(x: Array, like: Any) -> Any:
     """Return the NumPy array `x` as one of the library, dtype and device of `like`."""
     if not is_torch(like):
-        return np.ascontiguousarray(x.astype(like.dtype, copy=False))
+        return np.asarray(x, like.dtype, order="C")
     torch = sys.modules["torch"]
-    return torch.from_numpy(np.ascontiguousarray(x)).to(device=like.device, dtype=like.dtype)
+    return torch.from_numpy(np.asarray(x, order="C")).to(device=like.device, dtype=like.dtype)
+
+
+def finite(x: Any) -> tuple[Array, Any]:
+    """Return `host(x)`; raises OperandError for values that are not finite, on which LAPACK may never return."""
+    array, like = host(x)
+    if not np.isfinite(array).all():
+        raise OperandError("an array with values that are not finite cannot be decomposed")
+    return array, like
+
+
+def frobenius(x: Array) -> float:
+    """Return the norm of `x`, also where the squares of its values overflow or vanish."""
+    largest = float(abs(x).max(initial=0))
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(x / x.dtype.type(largest)))
 
 
 def kept(s: Any, rank: int | None, limit: float | None) -> int:
     """Return how many singular values to keep: at least 1, at most `rank`, the rest of norm at most `limit`."""
     if rank is not None:
-        if rank < 1:
-            raise OperandError(f"a rank is at least 1, not {rank}")
         return min(rank, len(s))
     assert limit is not None
-    tail = np.sqrt(np.cumsum(np.asarray(s, np.float64)[::-1] ** 2))[::-1]
-    return max(1, int((tail > limit).sum()))
+    values = np.asarray(s, np.float64)
+    largest = float(values.max(initial=0)) or 1.0
+    tail = np.sqrt(np.cumsum((values[::-1] / largest) ** 2))[::-1]
+    return max(1, int((tail > limit / largest).sum()))
 
 
-def one_of(rank: object, tolerance: float | None) -> None:
-    """Raise OperandError unless one of the two is given."""
+def unfolded(x: Array, axis: int) -> Array:
+    """Return `x` as a matrix: one axis, then the others fused."""
+    moved = np.moveaxis(x, axis, 0)
+    return moved.reshape(len(moved), prod(moved.shape[1:]))
+
+
+def merged(spectra: Array) -> Array:
+    """Return the spectrum [r] that blocks with `spectra` [..., r] have together if all keep the same rank."""
+    largest = float(spectra.max(initial=0)) or 1.0
+    squares = (spectra.astype(np.float64).reshape(-1, spectra.shape[-1]) / largest) ** 2
+    return np.asarray(largest * np.sqrt(squares.sum(0)))
+
+
+def one_of(rank: int | Sequence[int] | None, tolerance: float | None, ranks: int = 0) -> None:
+    """Raise OperandError unless one of the two is given, and makes sense.
+
+    Args:
+        ranks: how many numbers the rank may be instead of one; none by default.
+    """
     if (rank is None) == (tolerance is None):
         raise OperandError("give a rank or a tolerance, one of them")
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise OperandError(f"a tolerance is a number from 0 on, not {tolerance}")
+    if rank is not None:
+        check_rank(rank, ranks)
+
+
+def check_rank(rank: int | Sequence[int], ranks: int = 0) -> None:
+    """Raise OperandError unless `rank` is a whole number from 1 on, or as many of them as `ranks` says."""
+    if isinstance(rank, Sequence) and not ranks:
+        raise OperandError(f"the rank is one number, not {tuple(rank)}")
+    if isinstance(rank, Sequence) and len(rank) != ranks:
+        raise OperandError(f"{len(rank)} ranks for {ranks} modes")
+    for r in rank if isinstance(rank, Sequence) else [rank]:
+        if not isinstance(r, int | np.integer) or r < 1:
+            raise OperandError(f"a rank is a whole number from 1 on, not {r!r:.40}")
 
 
 def truncated(matrix: Array, rank: int | None, limit: float | None) -> tuple[Array, Array, Array]:
@@ -129,7 +178,7 @@ def truncated(matrix: Array, rank: int | None, limit: float | None) -> tuple[Arr
                 u, s, v = np.linalg.svd(rest, full_matrices=False)
                 return basis @ u[:, :rank], s[:rank], v[:rank]
             assert limit is not None
-            missed = float(np.linalg.norm(matrix - basis @ rest))
+            missed = frobenius(matrix - basis @ rest)
             if missed < limit:
                 u, s, v = np.linalg.svd(rest, full_matrices=False)
                 r = kept(s, None, float(np.sqrt(limit**2 - missed**2)))

@@ -26,7 +26,7 @@ from contractc.building import conj_and_constant, network_of, plan_of
 from contractc.dtypes import itemsize
 from contractc.errors import OperandError, ResourceLimitError
 from contractc.evaluation import Array
-from contractc.formats.arrays import host, kept, returned
+from contractc.formats.arrays import finite, frobenius, kept, merged, one_of, returned
 from contractc.formats.decompose import relative_error, tt_svd, tucker_from_dense
 from contractc.formats.factorized import Factorized, factorized, forced
 from contractc.formats.fitting import cp_from_dense
@@ -130,7 +130,8 @@ def compress(
         OperandError: the array is not among the operands, the split does not fit, or a mode is too many.
         ResourceLimitError: nothing fits into `memory`.
     """
-    values, like = host(array)
+    one_of(None, tolerance)
+    values, like = finite(array)
     if (expression is None) != (not operands):
         raise OperandError("an expression comes with its operands, and operands with an expression")
     places = [k for k, x in enumerate(operands) if x is array]
@@ -279,7 +280,7 @@ def _spectra(array: Array, tolerance: float) -> Callable[[int, int], int]:
     An unfolding is named by the set of its row modes, as bits. Every spectrum is computed once.
     """
     full = (1 << array.ndim) - 1
-    size = float(np.linalg.norm(array))
+    size = frobenius(array)
 
     @cache
     def spectrum(mask: int) -> Array:
@@ -458,7 +459,7 @@ def _on_slices(
         at = {m: int(rng.integers(array.shape[m])) for m in fixed}
         slices.append(array[tuple(at.get(m, slice(None)) for m in range(array.ndim))])
     size = slices[0].size
-    sizes = [float(np.linalg.norm(x)) for x in slices]
+    sizes = [frobenius(x) for x in slices]
     for count in range(1, len(rest)):
         for side in combinations(range(len(rest)), count):
             if 0 not in side:
@@ -488,7 +489,7 @@ def _block(
     shapes = [[array.shape[m] for m in part] for part in (fixed, rows, columns)]
     stack = array.transpose(*fixed, *rows, *columns).reshape(prod(shapes[0]), prod(shapes[1]), -1)
     u, s, v = np.linalg.svd(stack, full_matrices=False)
-    r = kept(np.sqrt((s**2).sum(0)), None, tolerance * float(np.linalg.norm(array)))
+    r = kept(merged(s), None, tolerance * frobenius(array))
     left = (u[..., :r] * s[:, None, :r]).reshape(*shapes[0], *shapes[1], r)
     right = v[:, :r].reshape(*shapes[0], r, *shapes[2])
     d = array.ndim

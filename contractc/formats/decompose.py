@@ -15,10 +15,20 @@ import numpy as np
 
 from contractc.errors import OperandError
 from contractc.evaluation import Array
-from contractc.formats.arrays import host, kept, one_of, returned, truncated
+from contractc.formats.arrays import (
+    finite,
+    frobenius,
+    host,
+    kept,
+    merged,
+    one_of,
+    returned,
+    truncated,
+    unfolded,
+)
 from contractc.formats.factorized import Factorized
 from contractc.formats.fitting import Progress, cp_from_dense, until_it_settles
-from contractc.formats.kinds import Split, kronecker, low_rank, monarch, shape_of_split, tt, tt_matrix, tucker
+from contractc.formats.kinds import Split, kronecker, low_rank, monarch, reshaped, tt, tt_matrix, tucker
 
 
 def low_rank_from_dense(
@@ -26,7 +36,7 @@ def low_rank_from_dense(
 ) -> Factorized:
     """Return the best low-rank approximation of `matrix` [m, n] (Eckart-Young)."""
     one_of(rank, tolerance)
-    array, like = host(matrix)
+    array, like = finite(matrix)
     if array.ndim != 2:
         raise OperandError(f"a low-rank matrix has 2 axes, not {array.ndim}")
     u, s, v = truncated(array, rank, _limit(array, tolerance, 1))
@@ -42,8 +52,8 @@ def tt_from_dense(
     `split=(rows, columns)` runs the train through the row modes of a matrix, then through its column modes.
     """
     one_of(rank, tolerance)
-    values, like = host(array)
-    return tt([returned(c, like) for c in tt_svd(_reshaped(values, split), rank, tolerance)], split=split)
+    values, like = finite(array)
+    return tt([returned(c, like) for c in tt_svd(reshaped(values, split), rank, tolerance)], split=split)
 
 
 def tt_matrix_from_dense(
@@ -80,23 +90,21 @@ def tucker_from_dense(
     The higher-order SVD finds the ranks: its error is at most `tolerance` times the norm of `array`, or within
     sqrt(d) of the best for the ranks. Higher-order orthogonal iterations then make it smaller; Ctrl-C ends them.
     """
-    one_of(rank, tolerance)
-    values, like = host(array)
-    values = _reshaped(values, split)
+    values, like = finite(array)
+    values = reshaped(values, split)
     d = values.ndim
-    ranks = [rank] * d if rank is None or isinstance(rank, int) else list(rank)
-    if len(ranks) != d:
-        raise OperandError(f"{len(ranks)} ranks for {d} modes")
+    one_of(rank, tolerance, d)
+    ranks = list(rank) if isinstance(rank, Sequence) else [rank] * d
     limit = _limit(values, tolerance, d)
-    bases: list[Array] = [truncated(_unfolded(values, k), ranks[k], limit)[0] for k in range(d)]
-    size = float(np.linalg.norm(values))
+    bases: list[Array] = [truncated(unfolded(values, k), ranks[k], limit)[0] for k in range(d)]
+    size = frobenius(values)
 
     def step(_: int) -> float:
         for k in range(d):
             rest = _projected(values, bases, k)
-            bases[k] = np.linalg.svd(_unfolded(rest, k), full_matrices=False)[0][:, : bases[k].shape[1]]
-        core = float(np.linalg.norm(_projected(values, bases, None)))
-        return sqrt(max(size**2 - core**2, 0.0)) / (size or 1.0)
+            bases[k] = np.linalg.svd(unfolded(rest, k), full_matrices=False)[0][:, : bases[k].shape[1]]
+        core = frobenius(_projected(values, bases, None)) / (size or 1.0)
+        return sqrt(max(1 - core**2, 0.0))
 
     if d > 1:
         until_it_settles("Tucker", step, iterations, progress)
@@ -122,7 +130,7 @@ def monarch_from_dense(
     one_of(rank, tolerance)
     values, like = _split_matrix(matrix, rows, columns, 2)
     u, sigma, v = np.linalg.svd(values.transpose(0, 3, 1, 2), full_matrices=False)
-    r = kept(np.sqrt((sigma**2).sum((0, 1))), rank, _limit(values, tolerance, 1))
+    r = kept(merged(sigma), rank, _limit(values, tolerance, 1))
     right = (u[..., :r] * sigma[..., None, :r]).transpose(3, 0, 2, 1)
     left = v[..., :r, :].transpose(2, 0, 3, 1)
     return monarch(returned(left, like), returned(right, like))
@@ -164,7 +172,7 @@ def relative_error(operand: Factorized, array: Any) -> float:
     """Return the norm of the difference between an operand and a dense array, over the norm of the array."""
     found, _ = host(operand.to_dense())
     expected, _ = host(array)
-    return float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+    return frobenius(found - expected) / (frobenius(expected) or 1.0)
 
 
 def tt_svd(array: Array, rank: int | None, tolerance: float | None) -> list[Array]:
@@ -173,7 +181,7 @@ def tt_svd(array: Array, rank: int | None, tolerance: float | None) -> list[Arra
     limit = _limit(array, tolerance, max(len(shape) - 1, 1))
     cores, rest, left = [], array.reshape(1, -1), 1
     for n in shape[:-1]:
-        u, s, v = truncated(rest.reshape(left * n, -1), rank, limit)
+        u, s, v = truncated(rest.reshape(left * n, rest.size // max(left * n, 1)), rank, limit)
         cores.append(u.reshape(left, n, len(s)))
         rest, left = s[:, None] * v, len(s)
     cores.append(rest.reshape(left, shape[-1] if shape else 1, 1))
@@ -182,11 +190,7 @@ def tt_svd(array: Array, rank: int | None, tolerance: float | None) -> list[Arra
 
 def _limit(array: Array, tolerance: float | None, parts: int) -> float | None:
     """Return the norm that each of `parts` orthogonal truncations may leave out."""
-    return None if tolerance is None else tolerance * float(np.linalg.norm(array)) / sqrt(parts)
-
-
-def _unfolded(array: Array, axis: int) -> Array:
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return None if tolerance is None else tolerance * frobenius(array) / sqrt(parts)
 
 
 def _projected(array: Array, bases: Sequence[Array], left_out: int | None) -> Array:
@@ -195,16 +199,6 @@ def _projected(array: Array, bases: Sequence[Array], left_out: int | None) -> Ar
         if axis != left_out:
             array = np.moveaxis(np.tensordot(u.conj().T, array, (1, axis)), 0, axis)
     return array
-
-
-def _reshaped(array: Array, split: Split | None) -> Array:
-    """Return `array` with its axes split into modes."""
-    if split is None:
-        return array
-    if shape_of_split(split) != array.shape:
-        shown = " and ".join("x".join(map(str, axis)) for axis in split)
-        raise OperandError(f"an array of shape {array.shape} cannot be split into {shown}")
-    return array.reshape([n for axis in split for n in axis])
 
 
 def _paired(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> tuple[Array, Any]:
@@ -219,9 +213,11 @@ def _split_matrix(
     matrix: Any, rows: Sequence[int], columns: Sequence[int], count: int | None = None
 ) -> tuple[Array, Any]:
     """Return `matrix` as an array with its axes split into row modes, then column modes, and what it is like."""
-    values, like = host(matrix)
+    values, like = finite(matrix)
     if len(rows) != len(columns):
         raise OperandError(f"the rows are split into {len(rows)} modes but the columns into {len(columns)}")
+    if not rows:
+        raise OperandError("the rows and columns of a matrix are split into one mode or more")
     if count is not None and len(rows) != count:
         raise OperandError(f"rows and columns are split into {count} modes each, not {len(rows)}")
     if values.shape != (prod(rows), prod(columns)):

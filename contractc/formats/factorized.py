@@ -93,6 +93,14 @@ def forced(operand: Factorized, choice: str) -> Factorized:
     return replace(operand, layout=replace(operand.layout, choice=choice))
 
 
+def check_arrays(format: str, factors: Sequence[Any]) -> None:
+    """Raise OperandError unless all `factors` are arrays, and of one library."""
+    for f, x in enumerate(factors):
+        if not hasattr(x, "shape"):
+            raise OperandError(f"factor {f} of a {format} is a {type(x).__name__}, not an array")
+    library_of(factors, f"factor {{}} of a {format}".format)
+
+
 def factorized(
     format: str, terms: Sequence[Sequence[int]], axes: Sequence[Sequence[int]], factors: Sequence[Any]
 ) -> Factorized:
@@ -107,7 +115,7 @@ def factorized(
     Raises:
         OperandError: the factors do not fit together, with both sides.
     """
-    library_of(factors)
+    check_arrays(format, factors)
     extents: dict[int, tuple[int, int]] = {}
     for f, (term, x) in enumerate(zip(terms, factors, strict=True)):
         if len(x.shape) != len(term):

@@ -12,9 +12,9 @@ import numpy as np
 
 from contractc.errors import OperandError
 from contractc.evaluation import Array
-from contractc.formats.arrays import host, one_of, returned
+from contractc.formats.arrays import finite, frobenius, one_of, returned, unfolded
 from contractc.formats.factorized import Factorized
-from contractc.formats.kinds import Split, cp, shape_of_split
+from contractc.formats.kinds import Split, cp, reshaped
 
 SETTLED = 1e-9
 """A fit ends when the relative error has changed by less than this from one iteration to the next."""
@@ -39,10 +39,10 @@ def until_it_settles(
     iterations: int,
     progress: Callable[[Progress], object] | None,
     enough: float = 0.0,
-) -> float:
-    """Return the error after iterating `step` (which returns its error) until it settles or is `enough`.
+) -> bool:
+    """Iterate `step`, which returns its error, until that settles or is `enough`; return whether Ctrl-C came first.
 
-    Ctrl-C ends the iterations with a warning; `step` has to leave behind what it has found so far.
+    That ends the iterations with a warning; `step` has to leave behind what it has found so far.
     """
     error = np.inf
     try:
@@ -54,7 +54,8 @@ def until_it_settles(
                 break
     except KeyboardInterrupt:
         warnings.warn(f"the fit of a {fit} was interrupted at a relative error of {error:.3g}", stacklevel=3)
-    return error
+        return True
+    return False
 
 
 def cp_from_dense(
@@ -83,28 +84,29 @@ def cp_from_dense(
         OperandError: no rank that has fewer parameters than the array meets the tolerance; the best error is told.
     """
     one_of(rank, tolerance)
-    values, like = host(array)
-    if split is not None:
-        if shape_of_split(split) != values.shape:
-            raise OperandError(f"an array of shape {values.shape} cannot be split into {tuple(split)}")
-        values = values.reshape([n for axis in split for n in axis])
+    values, like = finite(array)
+    values = reshaped(values, split)
     if values.ndim < 1:
         raise OperandError("a CP array has at least one axis")
     if non_negative and (np.iscomplexobj(values) or bool((values < 0).any())):
         raise OperandError("a non-negative CP array needs real entries that are not negative")
     most = rank if rank is not None else max(1, values.size // (sum(values.shape) + 1))
-    ranks = [most] if rank is not None else _ranks(most)
-    best = None
-    for r in ranks:
-        weights, factors, error = _fitted(
-            values, r, non_negative, iterations, seed, progress, tolerance or 0.0
+    leading = [_leading(values, axis) for axis in range(values.ndim)]
+    best: tuple[float, list[Array]] | None = None
+    for r in [most] if rank is not None else _ranks(most):
+        rng = np.random.default_rng(seed)
+        starts = [_start(vectors, r, non_negative, rng) for vectors in leading]
+        error, found, interrupted = _fitted(
+            values, starts, non_negative, iterations, progress, tolerance or 0.0
         )
-        best = error if best is None else min(best, error)
-        if tolerance is None or error <= tolerance:
-            made = [returned(x, like) for x in (weights, *factors)]
-            return cp(made[1:], made[0], split=split)
+        if best is None or error < best[0]:
+            best = error, found
+        if interrupted or tolerance is None or error <= tolerance:
+            weights, *factors = (returned(x, like) for x in best[1])
+            return cp(factors, weights, split=split)
+    assert best is not None
     raise OperandError(
-        f"no CP array of rank at most {most} is within {tolerance:g}; the best was at {best:.3g}"
+        f"no CP array of rank at most {most} is within {tolerance:g}; the best was at {best[0]:.3g}"
     )
 
 
@@ -118,17 +120,19 @@ def _ranks(most: int) -> list[int]:
 
 def _fitted(
     array: Array,
-    rank: int,
+    factors: list[Array],
     non_negative: bool,
     iterations: int,
-    seed: int,
     progress: Callable[[Progress], object] | None,
     enough: float,
-) -> tuple[Array, list[Array], float]:
-    """Return weights [r], factors [n, r] with columns of norm 1, and the relative error."""
-    rng = np.random.default_rng(seed)
-    factors = [_start(array, axis, rank, non_negative, rng) for axis in range(array.ndim)]
-    size = float(np.linalg.norm(array)) or 1.0
+) -> tuple[float, list[Array], bool]:
+    """Return the relative error, the weights [r] with factors [n, r] of columns of norm 1, and whether Ctrl-C came.
+
+    Args:
+        factors: what the iterations start from; they are replaced.
+    """
+    rank = factors[0].shape[1]
+    size = frobenius(array) or 1.0
     kept = [[x.copy() for x in factors]]
     lowest = [np.inf]
 
@@ -136,7 +140,7 @@ def _fitted(
         for axis in range(array.ndim):
             others = [f for k, f in enumerate(factors) if k != axis]
             gram = _hadamard([f.T @ f.conj() for f in others], rank, array.dtype)
-            product = _unfolded(array, axis) @ _khatri_rao(others, rank, array.dtype).conj()
+            product = unfolded(array, axis) @ _khatri_rao(others, rank, array.dtype).conj()
             factors[axis] = (
                 _nearest_non_negative(factors[axis], product, gram)
                 if non_negative
@@ -146,29 +150,33 @@ def _fitted(
                 sizes = np.linalg.norm(factors[axis], axis=0)
                 factors[axis] = factors[axis] / np.where(sizes > 0, sizes, 1)
         found = factors[-1] @ _khatri_rao(factors[:-1], rank, array.dtype).T
-        error = float(np.linalg.norm(found - _unfolded(array, array.ndim - 1))) / size
+        error = frobenius(found - unfolded(array, array.ndim - 1)) / size
         if error < lowest[0]:
             lowest[0], kept[0] = error, [x.copy() for x in factors]
         return error
 
-    until_it_settles(f"CP of rank {rank}", step, iterations, progress, enough)
+    interrupted = until_it_settles(f"CP of rank {rank}", step, iterations, progress, enough)
     factors = kept[0]
     sizes = [np.linalg.norm(f, axis=0) for f in factors]
     weights = np.prod(sizes, axis=0)
     order = np.argsort(-weights, kind="stable")
     factors = [(f / np.where(s > 0, s, 1))[:, order] for f, s in zip(factors, sizes, strict=True)]
-    return weights[order].astype(array.dtype), factors, lowest[0]
+    return lowest[0], [weights[order].astype(array.dtype), *factors], interrupted
 
 
-def _start(array: Array, axis: int, rank: int, non_negative: bool, rng: np.random.Generator) -> Array:
-    """Return the leading singular vectors of an unfolding, and random columns beyond them."""
-    n = array.shape[axis]
-    flat = _unfolded(array, axis)
+def _leading(array: Array, axis: int) -> Array:
+    """Return the left singular vectors of an unfolding, the leading one first."""
+    flat = unfolded(array, axis)
     _, vectors = np.linalg.eigh(flat @ flat.conj().T)
-    leading = vectors[:, ::-1][:, :rank]
-    rest = rng.standard_normal((n, rank - leading.shape[1])).astype(array.dtype)
+    return np.asarray(vectors[:, ::-1])
+
+
+def _start(vectors: Array, rank: int, non_negative: bool, rng: np.random.Generator) -> Array:
+    """Return the leading singular vectors of an unfolding, and random columns beyond them."""
+    leading = vectors[:, :rank]
+    rest = rng.standard_normal((len(vectors), rank - leading.shape[1])).astype(vectors.dtype)
     # A touch of noise: columns that are orthogonal in every mode are a saddle point of the fit.
-    noise = rng.standard_normal(leading.shape).astype(array.dtype)
+    noise = rng.standard_normal(leading.shape).astype(vectors.dtype)
     start = np.concatenate([leading + 0.01 * noise, rest], axis=1)
     return abs(start) if non_negative else start
 
@@ -208,7 +216,3 @@ def _khatri_rao(factors: Sequence[Array], rank: int, dtype: Any) -> Array:
     for f in factors:
         made = (made[:, None] * f[None]).reshape(prod((made.shape[0], f.shape[0])), rank)
     return made
-
-
-def _unfolded(array: Array, axis: int) -> Array:
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)

@@ -12,8 +12,9 @@ from math import prod
 from typing import Any
 
 from contractc.errors import OperandError
+from contractc.evaluation import Array
 from contractc.formats.arrays import identity, zeros
-from contractc.formats.factorized import Factorized, factorized
+from contractc.formats.factorized import Factorized, check_arrays, factorized
 
 Split = Sequence[Sequence[int]]
 
@@ -35,8 +36,7 @@ def cp(
     if weights is not None:
         terms.insert(0, (*b, r))
         arrays.insert(0, weights)
-    extents = [x.shape[batch] for x in factors]
-    return factorized("CP", terms, [*singly(b), *axes_of("CP", modes, extents, split)], arrays)
+    return factorized("CP", terms, [*singly(b), *axes_of("CP", modes, factors, batch, split)], arrays)
 
 
 def tucker(core: Any, factors: Sequence[Any], *, split: Split | None = None, batch: int = 0) -> Factorized:
@@ -50,8 +50,7 @@ def tucker(core: Any, factors: Sequence[Any], *, split: Split | None = None, bat
     b, d = tuple(range(batch)), len(factors)
     ranks, modes = range(batch, batch + d), range(batch + d, batch + 2 * d)
     terms = [(*b, *ranks), *((*b, m, r) for m, r in zip(modes, ranks, strict=True))]
-    extents = [x.shape[batch] for x in factors]
-    axes = [*singly(b), *axes_of("Tucker", modes, extents, split)]
+    axes = [*singly(b), *axes_of("Tucker", modes, factors, batch, split)]
     return factorized("Tucker", terms, axes, [core, *factors])
 
 
@@ -69,8 +68,7 @@ def tt(cores: Sequence[Any], *, split: Split | None = None, batch: int = 0) -> F
     boundary("TT", cores, batch)
     modes = range(batch + d + 1, batch + 2 * d + 1)
     terms = [(*b, batch + k, m, batch + k + 1) for k, m in enumerate(modes)]
-    extents = [x.shape[batch + 1] for x in cores]
-    return factorized("TT", terms, [*singly(b), *axes_of("TT", modes, extents, split)], cores)
+    return factorized("TT", terms, [*singly(b), *axes_of("TT", modes, cores, batch + 1, split)], cores)
 
 
 def tt_matrix(cores: Sequence[Any], *, batch: int = 0) -> Factorized:
@@ -131,6 +129,7 @@ def kronecker(*matrices: Any, batch: int = 0) -> Factorized:
         matrices: [m_k, n_k] each; or [s, m_k, n_k] each for the sum over s of Kronecker products.
         batch: see the module.
     """
+    check_arrays("Kronecker", matrices)
     ranks = {len(x.shape) - batch for x in matrices}
     if ranks not in ({2}, {3}):
         raise OperandError("the factors of a Kronecker product are all matrices, or all stacks of matrices")
@@ -141,30 +140,33 @@ def kronecker(*matrices: Any, batch: int = 0) -> Factorized:
     return factorized("Kronecker", terms, [*singly(b), tuple(rows), tuple(columns)], matrices)
 
 
-def kronecker_sum(*matrices: Any) -> Factorized:
+def kronecker_sum(*matrices: Any, batch: int = 0) -> Factorized:
     """Return A x 1 x ... + 1 x B x ... + ..., shape [n1 n2 ..., n1 n2 ...]: a TT matrix of rank 2.
 
     Such is the Laplacian of a product of graphs, or the Hamiltonian of parts that do not interact.
 
     Args:
         matrices: [n_k, n_k] each.
+        batch: see the module.
     """
+    check_arrays("Kronecker sum", matrices)
     cores = []
     last = len(matrices) - 1
     for k, x in enumerate(matrices):
-        if len(x.shape) != 2 or x.shape[0] != x.shape[1]:
+        if len(x.shape) != batch + 2 or x.shape[-2] != x.shape[-1]:
             raise OperandError(
                 f"matrix {k} of a Kronecker sum has shape {tuple(x.shape)}, which is not square"
             )
         if last == 0:
-            cores.append(x[None, :, :, None])
+            cores.append(x[..., None, :, :, None])
             continue
         # Row 0 of the core: no matrix so far; row 1: the matrix has been taken.
-        core = zeros(x, (2, *x.shape, 2))
-        core[0, :, :, 0] = core[1, :, :, 1] = identity(x)
-        core[0, :, :, 1] = x
-        cores.append(core[:1] if k == 0 else core[..., 1:] if k == last else core)
-    return tt_matrix(cores)
+        n = x.shape[-1]
+        core = zeros(x, (*x.shape[:-2], 2, n, n, 2))
+        core[..., 0, :, :, 0] = core[..., 1, :, :, 1] = identity(x, n)
+        core[..., 0, :, :, 1] = x
+        cores.append(core[..., :1, :, :, :] if k == 0 else core[..., 1:] if k == last else core)
+    return tt_matrix(cores, batch=batch)
 
 
 def singly(modes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -173,19 +175,23 @@ def singly(modes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def axes_of(
-    format: str, modes: Sequence[int], extents: Sequence[int], split: Split | None
+    format: str, modes: Sequence[int], factors: Sequence[Any], place: int, split: Split | None
 ) -> list[tuple[int, ...]]:
     """Return the modes of each axis of the dense array, as `split` declares them.
+
+    Args:
+        factors, place: one factor for each mode, and which of its axes has the mode.
 
     Raises:
         OperandError: the factors have other extents.
     """
-    if split is None:
+    check_arrays(format, factors)
+    if split is None or any(len(x.shape) <= place for x in factors):  # `factorized` refuses such a factor
         return singly(modes)
-    declared = [n for axis in split for n in axis]
-    if declared != list(extents):
+    extents = tuple(int(x.shape[place]) for x in factors)
+    if tuple(n for axis in split for n in axis) != extents:
         shown = " and ".join("x".join(map(str, axis)) for axis in split)
-        raise OperandError(f"the split {shown} is not that of the factors of the {format}, {tuple(extents)}")
+        raise OperandError(f"the split {shown} is not that of the factors of the {format}, {extents}")
     left = iter(modes)
     return [tuple(next(left) for _ in axis) for axis in split]
 
@@ -194,6 +200,7 @@ def boundary(format: str, cores: Sequence[Any], batch: int) -> None:
     """Raise OperandError unless the first and the last rank of a train of `cores` are 1."""
     if not cores:
         raise OperandError(f"a {format} has at least one core")
+    check_arrays(format, cores)
     for k, x in enumerate(cores):
         axes = batch + (4 if format == "TT matrix" else 3)
         if len(x.shape) != axes:
@@ -201,6 +208,16 @@ def boundary(format: str, cores: Sequence[Any], batch: int) -> None:
     for name, extent in (("first", cores[0].shape[batch]), ("last", cores[-1].shape[-1])):
         if extent != 1:
             raise OperandError(f"the {name} rank of a {format} is 1, not {extent}")
+
+
+def reshaped(array: Array, split: Split | None) -> Array:
+    """Return `array` with its axes split into modes; raises OperandError if they cannot be."""
+    if split is None:
+        return array
+    if shape_of_split(split) != array.shape:
+        shown = " and ".join("x".join(map(str, axis)) for axis in split)
+        raise OperandError(f"an array of shape {array.shape} cannot be split into {shown}")
+    return array.reshape([n for axis in split for n in axis])
 
 
 def shape_of_split(split: Split) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod, sqrt
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from contractc.errors import UnsupportedError
 from contractc.evaluation import Array
 from contractc.formats.algebra import low_rank_factors, summed_modes
-from contractc.formats.arrays import host, kept, library, one_of, permuted
+from contractc.formats.arrays import finite, host, kept, library, one_of, permuted
 from contractc.formats.factorized import Factorized, with_factors
 from contractc.formats.kinds import low_rank
+from contractc.operands import dtype_name, with_dtype
 
 
 def rounded(x: Factorized, *, rank: int | None = None, tolerance: float | None = None) -> Factorized:
@@ -32,8 +34,14 @@ def rounded(x: Factorized, *, rank: int | None = None, tolerance: float | None =
         raise UnsupportedError(
             f"a {x.layout.format} has no rounding; fit a smaller one to its dense array, for example with cp_from_dense"
         )
-    made: Factorized = how(x, rank, tolerance)
-    return made
+    for factor in x.factors:
+        finite(factor)
+    dtype = dtype_name(x)
+    if dtype not in ("float16", "bfloat16"):
+        return how(x, rank, tolerance)
+    wide = Factorized(x.layout, tuple(with_dtype(f, "float32") for f in x.factors))
+    made = how(wide, rank, tolerance)
+    return Factorized(made.layout, tuple(with_dtype(f, dtype) for f in made.factors))
 
 
 def _train(x: Factorized, rank: int | None, tolerance: float | None) -> Factorized:
@@ -151,7 +159,7 @@ def _unfolded(x: Any, batch: int, axis: int) -> Any:
 def _norms(x: Any) -> Array:
     """Return the Frobenius norm of each matrix of x [..., m, n], as NumPy array."""
     values, _ = host(x)
-    return np.asarray(np.linalg.norm(values, axis=(-2, -1)))
+    return np.asarray(np.linalg.norm(values.astype(np.result_type(values, np.float64)), axis=(-2, -1)))
 
 
 def _common(s: Any, rank: int | None, limit: Array | None) -> int:
@@ -164,7 +172,7 @@ def _common(s: Any, rank: int | None, limit: Array | None) -> int:
     return max((kept(x, None, float(one)) for x, one in zip(spectra, limits, strict=True)), default=1)
 
 
-_WAYS: dict[str, Any] = {
+_WAYS: dict[str, Callable[[Factorized, int | None, float | None], Factorized]] = {
     "TT": _train,
     "TT matrix": _train,
     "Tucker": _tucker,

@@ -1,16 +1,19 @@
-"""The predicted seconds of a whole program on a CPU, step by step as each was chosen to run."""
+"""The predicted seconds of a program on a CPU, step by step as each was chosen to run, and of the other ways."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contractc.backends.steps import copy_seconds, flat, ways
+from contractc.backends.steps import NARROW, copy_seconds, flat, ways
+from contractc.backends.steps.choose import arranged
 from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
+from contractc.fused import unfused
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
+from contractc.plans import seconds_text
 from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step
 from contractc.providers import loops, providers
 
@@ -52,6 +55,28 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     if task is None:
         return library_seconds(program, plain, machine, names)
     return ways(task, machine, names)[0].seconds
+
+
+def compared(program: Program, machine: Machine) -> dict[int, str]:
+    """Return the ways that were compared for the steps of `program`, with their seconds, by what each step makes."""
+    names = providers()
+    known = program.values()
+    found = {}
+    for step in program.steps:
+        if not isinstance(step, Contract) or not step.how or step.how == NARROW:
+            continue
+        plain = replace(step, how="")
+        priced: list[tuple[str, float]] = []
+        if loops.is_loop(step.how):
+            priced.append((step.how, loops.predicted(program, plain)))
+        if step.path:
+            pairs = arranged(unfused(program, step), machine, names)
+            priced.append(("pair by pair", program_seconds(pairs, machine)))
+        task = task_of(program, plain, known)
+        priced += [(way.how, way.seconds) for way in (() if task is None else ways(task, machine, names))]
+        if priced:
+            found[step.out.number] = "; ".join(f"{how} {seconds_text(seconds)}" for how, seconds in priced)
+    return found
 
 
 def program_size(program: Program, modes: Sequence[int]) -> int:

@@ -37,6 +37,8 @@ class Adapter(nn.Module):
         batch: int = 256,
     ) -> None:
         super().__init__()
+        if not isinstance(layer, nn.Linear):
+            raise OperandError(f"an adapter is for a linear layer, not for a {type(layer).__name__}")
         if kind not in KINDS:
             raise OperandError(f"kind={kind!r:.40} is none of {', '.join(KINDS)}")
         self.layer = layer.requires_grad_(False)

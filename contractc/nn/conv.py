@@ -50,6 +50,10 @@ class FactorizedConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(kernel, int):
+            raise OperandError(
+                f"the kernel is a number for each axis, such as {(kernel, kernel)}, not {kernel}"
+            )
         _checked(format, len(kernel))
         fan = in_channels
         for n in kernel:
@@ -158,6 +162,8 @@ def _checked(format: str, axes: int) -> None:
 
 def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """Return a number for each axis."""
+    if isinstance(value, str):
+        raise OperandError(f"padding is given in numbers, not as {value!r:.20}")
     values = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(values) != axes:
         raise OperandError(f"{len(values)} numbers for {axes} axes")

@@ -176,7 +176,15 @@ class FactorizedEmbedding(nn.Module):
         split: Split | None = None,
         batch: int = 256,
     ) -> FactorizedEmbedding:
-        """Return an embedding near a dense one: of this rank, or within this relative error."""
+        """Return an embedding near a dense one: of this rank, or within this relative error.
+
+        Raises:
+            OperandError: its rows are not those of its weight alone, or their gradients are not.
+        """
+        if layer.padding_idx is not None or layer.max_norm is not None or layer.scale_grad_by_freq:
+            raise OperandError(
+                "an embedding with padding_idx, max_norm or scale_grad_by_freq has no factorized form"
+            )
         return cls.from_factors(decomposed(layer.weight, format, split, rank, tolerance), batch=batch)
 
     def to_layer(self) -> nn.Embedding:
@@ -186,12 +194,20 @@ class FactorizedEmbedding(nn.Module):
         return layer
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
-        """Return the rows [..., embedding_dim] that `index` [...] names."""
+        """Return the rows [..., embedding_dim] that `index` [...] names; negative numbers count from the last row.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         numbers = index.reshape(-1)
         parts: dict[int, torch.Tensor] = {}
-        for m in reversed(self.weight.layout.axes[0]):
+        slowest, *others = self.weight.layout.axes[0]
+        for m in reversed(others):
             parts[m] = numbers % self.weight.layout.extents[m]
             numbers = numbers // self.weight.layout.extents[m]
+        parts[slowest] = (
+            numbers  # outside of its extent if the row is outside of the table, which torch refuses
+        )
         factors = []
         for factor, (order, own) in zip(self.weight(), self.gathers, strict=True):
             if own:

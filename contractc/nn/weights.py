@@ -28,6 +28,7 @@ from contractc.formats import (
     tucker_from_dense,
     with_factors,
 )
+from contractc.formats.arrays import check_rank, one_of
 from contractc.operands import Layout
 
 Split = Sequence[Sequence[int]]
@@ -99,6 +100,13 @@ class Weight(nn.Module):
         like = self.factors[0]
         self.register_buffer(f"mask_{mode}", values.to(device=like.device, dtype=like.dtype))
 
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *more: Any) -> None:
+        for mode, _ in self.places:  # masks are a part of the state that a new weight does not have
+            values = state.get(f"{prefix}mask_{mode}")
+            if values is not None and getattr(self, f"mask_{mode}", None) is None:
+                self.mask(mode, values)
+        super()._load_from_state_dict(state, prefix, *more)
+
     def penalty(self) -> torch.Tensor:
         """Return the sum of the sizes of all scales: the lasso penalty that makes ranks vanish."""
         if not self.scales:
@@ -106,7 +114,7 @@ class Weight(nn.Module):
         return torch.stack([s.abs().sum() for s in self.scales.values()]).sum()
 
     def pruned(self, threshold: float) -> Weight:
-        """Return a weight without the values of ranks whose scale is at most `threshold` (one is kept).
+        """Return a weight without the values of ranks whose scale times mask is at most `threshold` (one is kept).
 
         Scales and masks are multiplied into the factors.
         """
@@ -115,14 +123,17 @@ class Weight(nn.Module):
         factors = [f.detach() for f in self()]
         self.train(training)
         for mode, _ in self.places:
-            if str(mode) in self.scales:
-                sizes = self.scales[str(mode)].detach().abs()
-                kept = (sizes > threshold).nonzero()[:, 0]
-                if len(kept) == 0:
-                    kept = sizes.argmax()[None]
-                for at, term in enumerate(self.layout.terms):
-                    if mode in term:
-                        factors[at] = factors[at].index_select(term.index(mode), kept)
+            both = [self.scales[str(mode)].detach().abs()] if str(mode) in self.scales else []
+            both += [x for x in [getattr(self, f"mask_{mode}", None)] if x is not None]
+            if not both:
+                continue
+            sizes = torch.stack(both).prod(0)
+            kept = (sizes > threshold).nonzero()[:, 0]
+            if len(kept) == 0:
+                kept = sizes.argmax()[None]
+            for at, term in enumerate(self.layout.terms):
+                if mode in term:
+                    factors[at] = factors[at].index_select(term.index(mode), kept)
         return Weight(with_factors(self.layout, factors), dropout=self.dropout)
 
     def extra_repr(self) -> str:
@@ -196,12 +207,12 @@ def fresh(
 def shapes_of(format: str, split: Split, rank: int | Sequence[int]) -> list[tuple[int, ...]]:
     """Return the shapes of the factors of a `format` with this split and rank."""
     modes = [n for axis in split for n in axis]
+    check_rank(rank, len(modes) if format == "tucker" else 0)
     if format == "tucker":
-        ranks = [rank] * len(modes) if isinstance(rank, int) else list(rank)
+        ranks = list(rank) if isinstance(rank, Sequence) else [rank] * len(modes)
         ranks = [min(r, n) for r, n in zip(ranks, modes, strict=True)]
         return [tuple(ranks), *zip(modes, ranks, strict=True)]
-    if not isinstance(rank, int):
-        raise OperandError(f"the rank of a {format} is one number, not {tuple(rank)}")
+    assert not isinstance(rank, Sequence)
     if format == "cp":
         return [(rank,), *((n, rank) for n in modes)]
     if format == "tt":
@@ -253,8 +264,8 @@ def decomposed(
     split = split or default_split(format, array.shape)
     if format == "tucker":
         return tucker_from_dense(array, rank=rank, tolerance=tolerance, split=split)
-    if rank is not None and not isinstance(rank, int):
-        raise OperandError(f"the rank of a {format} is one number, not {tuple(rank)}")
+    one_of(rank, tolerance)
+    assert not isinstance(rank, Sequence)
     if format == "cp":
         return cp_from_dense(array, rank=rank, tolerance=tolerance, split=split)
     if format == "tt":

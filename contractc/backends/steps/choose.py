@@ -12,7 +12,6 @@ from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
-from contractc.plans import seconds_text
 from contractc.programs import Contract, Loop, Program, Step, Value
 from contractc.providers import TORCH
 
@@ -179,19 +178,6 @@ def _orders_for(task: Task, mine: int, modes: Term) -> list[Term]:
     batch = tuple(m for m in other if m in modes and m in task.out)
     free = tuple(m for m in modes if m not in other)
     return [(*batch, *free, *summed), (*batch, *summed, *free)]
-
-
-def considered(program: Program, machine: Machine, providers: Sequence[str]) -> dict[int, str]:
-    """Return for each step that `choose` decided on the ways it compared, by the number of what the step makes."""
-    known = program.values()
-    found: dict[int, str] = {}
-    for step in program.steps:
-        if isinstance(step, Contract) and step.how:
-            task = task_of(program, replace(step, how=""), known)
-            if task is not None and step.how != NARROW:
-                compared = ways(task, machine, providers)
-                found[step.out.number] = "; ".join(f"{w.how} {seconds_text(w.seconds)}" for w in compared)
-    return found
 
 
 def choose(

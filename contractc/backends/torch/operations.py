@@ -233,10 +233,10 @@ def add_scaled(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tup
 
 def _stacked(parts: dict[tuple[int, ...], Tensor], modes: dict[int, int], out: Term) -> Tensor:
     """Return the parts, whose keys are the positions along those `modes` that `out` has, as one tensor."""
-    ranges = [range(modes[m]) for m in out if m in modes]
-    if not ranges:
+    outer = [m for m in modes if m in out]  # in the order of the keys
+    if not outer:
         return parts[()]
-    whole = torch.stack([parts[place] for place in product(*ranges)])
-    whole = whole.reshape(*map(len, ranges), *whole.shape[1:])
-    sources = [m for m in out if m in modes] + [m for m in out if m not in modes]
+    whole = torch.stack([parts[at] for at in product(*[range(modes[m]) for m in outer])])
+    whole = whole.reshape(*[modes[m] for m in outer], *whole.shape[1:])
+    sources = outer + [m for m in out if m not in modes]
     return whole.permute([sources.index(m) for m in out])
