@@ -89,7 +89,7 @@ def search(
     if not alone or best.sliced or network.groups or finds.found is None:
         return best
     beside = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
-    return replace(best, others=tuple(beside[:KEPT]))
+    return replace(best, others=tuple(beside[:KEPT])) if beside else best
 
 
 KEPT = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, log2
+from math import inf, log2, prod
 from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
@@ -121,6 +121,8 @@ def _few(network: TensorNetwork, minimize: str) -> Found:
     """Return the best path of a small network: the one of fewest multiplications, or the one with traffic in mind."""
     path, name = optimal(network)
     if minimize == "flops" or len(network.tensors) < 3:
+        return Found(path, name)
+    if prod(network.extents) * len(path) < WORTH:  # no step touches more than all modes
         return Found(path, name)
     graph = graph_of(network)
     if charge(graph, _pairs(path)) < log2(WORTH):
