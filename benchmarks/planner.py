@@ -40,10 +40,10 @@ from contractc.machine import processor
 from contractc.network import Tensor, TensorNetwork
 from contractc.options import Search
 from contractc.search import anneal_python, search
-from contractc.search.anneal import engine
 from contractc.search.ask import Ask
 from contractc.search.auto import anneal, auto
 from contractc.search.clock import Clock, clock_of
+from contractc.search.engines import engine
 from contractc.search.graph import bits, graph_of, modes_of
 from contractc.search.joint import sliced_jointly
 

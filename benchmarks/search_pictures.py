@@ -2,7 +2,8 @@
 
 `search_schedules.svg`: how cheap the best tree of each schedule is after so many moves, on a lattice and on an
 expander, medians of five seeds. `search_trees.svg`: a greedy tree and an annealed one of a 6 x 6 lattice; an edge is as
-wide as its tensor is large.
+wide as its tensor is large. `search_halves.svg`: the bonds of a 12 x 12 lattice that its first three cuts go
+through, and how cheap the trees of 100 scouts are on an expander, from hot and from halves.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 
 from planner import Case, _of_graph, stored  # type: ignore[import-not-found]
 
-from contractc.search.anneal import LOCAL, SCOUTS, SWEPT, Job, _Crew, engine
+from contractc.search.anneal import HALVES, LOCAL, SCOUTS, SWEPT, Job, _Crew
+from contractc.search.anneal_python import bisections
 from contractc.search.clock import Clock
+from contractc.search.engines import engine
 from contractc.search.front import best_sweep
 from contractc.search.graph import FLOPS, Graph, Pairs, charge, graph_of, masks
 from contractc.search.greedy import greedy_pairs
@@ -111,6 +114,74 @@ def trees() -> str:
     return _svg(2 * WIDTH, HEIGHT + 10, body)
 
 
+def halves() -> str:
+    """Return the picture of cuts and of scouts."""
+    import networkx
+
+    side, levels = 12, 3
+    lattice = networkx.grid_graph([side, side])
+    graph = graph_of(_of_graph("lattice", lattice).network())
+    halve = bisections(graph)
+    path = min(map(halve, range(8)), key=lambda tree: charge(graph, tree))
+    count, places, step = len(graph.leaves), list(lattice.nodes), (HEIGHT - TOP - 14) / (side - 1)
+    level = dict.fromkeys(range(count), 0)  # which of the eight parts a tensor is in
+    parts = [count + len(path) - 1]
+    for _ in range(levels):
+        parts = [child for i in parts for child in path[i - count]]
+    for k, part in enumerate(parts):
+        todo = [part]
+        while todo:
+            i = todo.pop()
+            if i < count:
+                level[i] = k
+            else:
+                todo += path[i - count]
+    body = [_text(14, 18, "lattice, 12 x 12: three rounds of cuts", weight="bold")]
+    number = {place: i for i, place in enumerate(places)}
+    for a, b in lattice.edges:
+        (x1, y1), (x2, y2) = ((14 + step * x, TOP + step * y) for x, y in (a, b))
+        apart = (level[number[a]] ^ level[number[b]]).bit_length()
+        stroke = ("#ccc", "#4b8f4b", "#3b6fb6", "#c4572e")[apart]
+        body.append(
+            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}" '
+            f'stroke-width="{1 + 1.2 * apart:.1f}"/>'
+        )
+    body += [
+        f'<circle cx="{14 + step * x:.1f}" cy="{TOP + step * y:.1f}" r="2.5" fill="#222"/>' for x, y in places
+    ]
+    body += _scouts(WIDTH)
+    return _svg(2 * WIDTH, HEIGHT + 10, body)
+
+
+def _scouts(left: int, number: int = 100) -> list[str]:
+    """Return how cheap the trees of scouts are, the cheapest first, from hot and from halves."""
+    (case,) = stored(["rreg3_n1000"])
+    graph = graph_of(case.network())
+    start, fast = greedy_pairs(graph), engine(1e9)
+    length = 400 * len(graph.leaves)
+    found = {}
+    for name, schedule, color in (("from hot", SCOUTS, "#c4572e"), ("from halves", HALVES, "#3b6fb6")):
+        crew = _Crew(graph, FLOPS, fast, 0, 1, Clock(), halve=fast.bisections(graph))
+        runs = crew.run([Job(schedule, start, length, length)] * number, [])
+        found[name] = (sorted(run.cost * log10(2.0) for run in runs), color)
+    every = [y for ys, _ in found.values() for y in ys]
+    low, high = min(every) - 0.3, max(every) + 0.3
+    body = [_text(left + LEFT, 18, "scouts, random cubic graph, 1,000 tensors", weight="bold")]
+    for k in range(5):
+        value = low + k * (high - low) / 4
+        y = TOP + (high - value) / (high - low) * (HEIGHT - TOP - 40)
+        body.append(_text(left + LEFT - 6, y + 4, f"{value:.1f}", "end"))
+    for at, (name, (ys, color)) in enumerate(found.items()):
+        for k, value in enumerate(ys):
+            x = left + LEFT + 6 + k * (WIDTH - LEFT - 24) / number
+            y = TOP + (high - value) / (high - low) * (HEIGHT - TOP - 40)
+            body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{color}"/>')
+        body.append(f'<circle cx="{left + LEFT + 6 + 100 * at}" cy="{HEIGHT - 22}" r="3.5" fill="{color}"/>')
+        body.append(_text(left + LEFT + 14 + 100 * at, HEIGHT - 18, name))
+    body.append(_text(left + LEFT, HEIGHT, "log10 multiplications of 100 trees each, cheapest first"))
+    return body
+
+
 def _tree(graph: Graph, path: Pairs, left: int, title: str) -> list[str]:
     """Return a tree with its leaves at the bottom; its nodes are as high as the tree below them is deep."""
     count, nodes = len(graph.leaves), masks(graph, path)
@@ -156,6 +227,7 @@ def _svg(width: int, height: int, body: Sequence[Any]) -> str:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "search_trees.svg").write_text(trees())
+    (FOLDER / "search_halves.svg").write_text(halves())
     (FOLDER / "search_schedules.svg").write_text(schedules())
 
 

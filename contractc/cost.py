@@ -298,6 +298,7 @@ def step_costs(
     held: dict[int, int] = {}
     # in a loop over slices nothing is done ahead
     fixed = [t.constant and not sliced for t in network.tensors]
+    reshapes = not sliced and any([t.unit for t in network.tensors])
     for s, ids in enumerate(path):
         number = count + s
         out, read = terms[number], [terms[i] for i in ids]
@@ -312,7 +313,7 @@ def step_costs(
         )
         fixed.append(all(fixed[i] for i in ids))
         step = (0.0, 0, 0)
-        reshaped = None if sliced else network.reshaped(ids, terms, out)
+        reshaped = network.reshaped(ids, terms, out) if reshapes else None
         if reshaped is not None:
             copied = 0
             if not fixed[-1]:

@@ -19,14 +19,20 @@ _DEPTH = 64
 
 def encode(noun: object) -> Any:
     """Return `noun` as JSON primitives: a dataclass is an object with its class name under `is`."""
-    if is_dataclass(noun) and not isinstance(noun, type):
-        body = {f.name: encode(getattr(noun, f.name)) for f in fields(noun) if f.metadata.get("stored", True)}
-        return {"is": type(noun).__name__, **body}
     if isinstance(noun, tuple | list):
-        return [encode(x) for x in noun]
+        return [x if type(x) is int else encode(x) for x in noun]
+    if is_dataclass(noun) and not isinstance(noun, type):
+        body = {name: encode(getattr(noun, name)) for name in _stored(type(noun))}
+        return {"is": type(noun).__name__, **body}
     if noun is None or isinstance(noun, bool | int | float | str):
         return noun
     raise TypeError(f"{type(noun).__name__} has no JSON form")
+
+
+@cache
+def _stored(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a noun that its JSON has."""
+    return tuple([f.name for f in fields(kind) if f.metadata.get("stored", True)])
 
 
 def decode(data: Any, classes: Sequence[type]) -> Any:

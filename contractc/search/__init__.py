@@ -13,6 +13,7 @@ from contractc.options import Search
 from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
+from contractc.search.bisection import bisect
 from contractc.search.candidates import candidates
 from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
@@ -39,6 +40,7 @@ SEARCHES: dict[str, Callable[[TensorNetwork, Ask], Found]] = {
     "auto": auto,
     "optimal": lambda network, ask: Found(*optimal(network)),
     "greedy": lambda network, ask: Found(*greedy(network, ask.clock)),
+    "bisect": bisect,
     "anneal": anneal,
     "left-to-right": lambda network, ask: Found(*left_to_right(network)),
 }
@@ -88,7 +90,7 @@ def search(
     if not alone or best.sliced or network.groups or finds.found is None:
         return best
     beside = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
-    return replace(best, others=tuple(beside[:KEPT]))
+    return replace(best, others=tuple(beside[:KEPT])) if beside else best
 
 
 KEPT = 3

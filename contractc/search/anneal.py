@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import count as counted
-from math import inf
-from pathlib import Path as Folder
+from math import inf, log2
 from time import monotonic
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -18,10 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from contractc.search import anneal_python
+from contractc.search.bisection import WORK
 from contractc.search.clock import EVERY, Clock
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, children, path_of
-
-COMPILED = "contractc.search.anneal_numba"
 
 SWEEPS = 128
 """Temperatures of a run; fewer where that would be under `LEAST` moves a tensor and sweep."""
@@ -50,6 +45,15 @@ Walks start from the trees that scouts have found.
 
 SCOUTS = Schedule("scouts", "walk", 0, 0.0, 200.0)
 """Short walks from hot: whether a tree cuts the network well is decided early, and most trees do not."""
+
+HALVES = Schedule("scouts from halves", "walk", 0, 10.0, 200.0)
+"""Scouts that each start from a tree of halves of its own, where these are quickly made and modes are mostly bonds."""
+
+QUICK = 2.0
+"""How many pilots a bisection may take the time of."""
+
+BONDS = 2.5
+"""Tensors that modes are in on average, up to which scouts start from halves: a cut counts a hyperedge only once."""
 
 LAST = Schedule("the cold", "local", 0, 12.0, 24.0)
 """How a finished tree is looked over."""
@@ -167,10 +171,14 @@ def annealed(
     else:
         total = moves
         if total is None:
-            pace = _pace(crew.tree(starts[0]), engine.BLOCK)
+            pace = crew.pace = _pace(crew.tree(starts[0]), engine.BLOCK)
             total = int(pace * max(0.0, clock.left()) * HOPEFUL)
         pilot = int(total * PILOT) if total >= FIRST else 0
         shares = Shares(pilot, int(total * SCOUTING))
+    places = sum([leaf.bit_count() for leaf in graph.leaves])
+    crew.work = WORK * places * log2(count)
+    if places <= BONDS * len(graph.extents) and crew.work <= QUICK * shares.pilot:
+        crew.halve = engine.bisections(graph)
     ran = [_Ran(LOCAL, -1, 0, charge(graph, starts[0], objective), starts[0], 0.0)]
     chosen = _pilots(crew, starts, shares, ran, moves is None)
     if chosen is None and clock.deadline == -inf:  # interrupted, perhaps within a move
@@ -184,13 +192,13 @@ def annealed(
             rest = moves - spent
             half, other = _rounds(rest, count)
         else:
-            long = [run for run in ran if run.made and run.schedule is not SCOUTS]
+            long = [run for run in ran if run.made and not run.scouted]
             if long:  # scouts are slower: they are hot, and many
                 pace = sum(run.made for run in long) / max(1e-6, sum(run.seconds for run in long))
             each = int(pace * max(0.0, clock.left()) * HOPEFUL)
             half, other = (crew.threads * runs for runs in _rounds(each, count))
             rest = crew.threads * each
-        scouting = sum(run.made for run in ran if run.schedule is SCOUTS)
+        scouting = sum(run.made for run in ran if run.scouted)
         shares = Shares(shares.pilot, scouting, half, other, rest, rest)
     return crew.answer(ran, shares._replace(made=_runs(crew, starts, chosen, shares, ran)))
 
@@ -218,27 +226,28 @@ def _pilots(
     if not pilot:
         return local[-1:]
     length = min(pilot, SCOUT * len(crew.graph.leaves))
-    scout = Job(SCOUTS, starts[0], length, length)
     first = pilot // length
-    jobs = [Job(schedule, starts[schedule.start], pilot, pilot) for schedule in local] + [scout] * first
+    more = max(first, shares.scouting // length)
+    scouts = [Job(HALVES if crew.halve else SCOUTS, starts[0], length, length)] * more
+    jobs = [Job(schedule, starts[schedule.start], pilot, pilot) for schedule in local] + scouts[:first]
     stopped = not shares.half and shares.made > 0  # an earlier search has come no further than this
     pilots = crew.run(_first(jobs, shares.made) if stopped else jobs, ran)
     if sum(run.made for run in pilots) < sum(job.moves for job in jobs):
         return None
     ranked = sorted(pilots, key=lambda run: (run.cost, run.number))
     chosen = [run.schedule for run in ranked if run.cost <= ranked[0].cost + PROMISING]
-    if SCOUTS in chosen:
-        more = max(0, shares.scouting // length - first)
+    if SCOUTS in chosen or HALVES in chosen:
+        more -= first
         if timed:
             pace = sum(run.seconds for run in pilots[len(local) :]) / first
             more = min(more, int(SCOUTING * crew.threads * max(0.0, crew.clock.left()) / max(1e-6, pace)))
-        scouts = crew.run([scout] * more, ran)
-        if scouts and scouts[-1].made < length:
+        made = crew.run(scouts[first : first + more], ran)
+        if made and made[-1].made < length:
             ran.pop()  # it could not be made again
-        best = min([run.cost for run in ran if run.schedule is SCOUTS])
+        best = min([run.cost for run in ran if run.scouted])
         if best < ranked[0].cost:
             chosen = [SCOUTS, *(run.schedule for run in ranked if run.cost <= best + CLOSE)]
-    return [WALKS if schedule is SCOUTS else schedule for schedule in dict.fromkeys(chosen)]
+    return list(dict.fromkeys(WALKS if schedule in (SCOUTS, HALVES) else schedule for schedule in chosen))
 
 
 def _first(jobs: Sequence[Job], moves: int) -> list[Job]:
@@ -255,7 +264,7 @@ def _runs(
     crew: _Crew, starts: Sequence[Pairs], chosen: list[Schedule], shares: Shares, ran: list[_Ran]
 ) -> int:
     """Return how many moves were made in the runs of both halves."""
-    scouts = [run for run in ran if run.schedule is SCOUTS]
+    scouts = [run for run in ran if run.scouted]
     leaders = [run.tree for run in sorted(scouts, key=lambda run: (run.cost, run.number))[:LEADERS]]
     number, made, walks = shares.half + shares.other, 0, 0
     for places in (range(shares.half), range(shares.half, number)):
@@ -333,10 +342,18 @@ class _Ran(NamedTuple):
     tree: Pairs
     seconds: float
 
+    @property
+    def scouted(self) -> bool:
+        """Return whether it was a scout."""
+        return self.schedule in (SCOUTS, HALVES)
+
 
 @dataclass(slots=True)
 class _Crew:
-    """Who makes runs of annealing: one after the other, or on several threads."""
+    """Who makes runs of annealing: one after the other, or on several threads.
+
+    `halve` makes trees of halves, of other draws each, in the time of `work` moves; `pace` is moves in a second.
+    """
 
     graph: Graph
     objective: Objective
@@ -344,6 +361,9 @@ class _Crew:
     seed: int
     threads: int
     clock: Clock
+    halve: Callable[[int], Pairs] | None = None
+    work: float = 0.0
+    pace: float = inf
     idle: list[Engine] = field(default_factory=list)
 
     def tree(self, path: Pairs) -> Engine:
@@ -391,6 +411,10 @@ class _Crew:
         """Return one run; its random numbers are given by the seed and its number."""
         schedule, start, moves, stop = job
         began = monotonic()
+        if schedule is HALVES and self.halve:
+            if clock.left() * self.pace < self.work:
+                return _Ran(schedule, number, 0, inf, start, 0.0)
+            start = self.halve(1_000_003 * self.seed + number)
         tree = self.tree(start)
         random = numbers(self.seed, number)
         sweeps = max(1, min(SWEEPS, moves // (LEAST * tree.count)))
@@ -422,7 +446,7 @@ class _Crew:
     def answer(self, ran: Sequence[_Ran], moves: tuple[int, ...]) -> Annealed:
         """Return the best of all runs."""
         best, *others = sorted(ran, key=lambda run: (run.cost, run.number))
-        name = WALKS.name if best.schedule is SCOUTS else best.schedule.name
+        name = WALKS.name if best.scouted else best.schedule.name
         paths = tuple(dict.fromkeys(run.tree for run in others[:TREES]))
         return Annealed(best.tree, best.cost, name, self.engine.NAME, moves, paths)
 
@@ -444,30 +468,3 @@ def _pace(tree: Engine, block: int) -> float:
     pace = 4 * block / max(1e-9, monotonic() - began)
     tree.set(*before)
     return pace
-
-
-def engine(seconds: float) -> ModuleType:
-    """Return the engine for a search of about `seconds`: numba's where loading it leaves most of the time.
-
-    Compiling takes longer than loading what an earlier process has compiled; both are counted.
-    """
-    if COMPILED in sys.modules:
-        return sys.modules[COMPILED]
-    if find_spec("numba") is None or seconds < (LOADING if _is_compiled() else COMPILING):
-        return anneal_python
-    return import_module(COMPILED)
-
-
-LOADING = 1.2
-"""Seconds of search from which loading numba and its cached code (half a second) pays."""
-
-COMPILING = 20.0
-"""Seconds of search from which compiling pays."""
-
-
-def _is_compiled() -> bool:
-    """Return whether an earlier process has left compiled code of this engine beside it."""
-    folder = Folder(__file__).parent
-    source = folder / "anneal_numba.py"
-    made = [path.stat().st_mtime for path in (folder / "__pycache__").glob("anneal_numba.*.nbi")]
-    return bool(made) and source.exists() and max(made) >= source.stat().st_mtime

@@ -1,18 +1,20 @@
 """The moves of annealing compiled by numba, on arrays of 64-bit words: the same moves as in anneal_python.
 
-Importing this module imports numba, which takes a third of a second; `anneal.engine` does so when it pays.
+Importing this module imports numba, which takes a third of a second; `engines.engine` does so when it pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log2
+from types import FunctionType
 from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import intrinsic
 
+from contractc.search import bisection
 from contractc.search.anneal_python import FADED
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, children, classes, path_of
 
@@ -332,3 +334,29 @@ def _moves(
                 state[1] = charged
                 low = charged * FADED
     state[0], state[2] = charged, at
+
+
+def _compiled_halving() -> Callable[..., Any]:
+    """Return `bisection.halve` compiled with all that it calls."""
+    scope = dict(vars(bisection))
+    for function in bisection.HALVING:
+        scope[function.__name__] = _compiled(FunctionType(function.__code__, scope, function.__name__))
+    made: Callable[..., Any] = scope["halve"]
+    return made
+
+
+_halve = _compiled_halving()
+
+
+def _array(numbers: Sequence[int]) -> Any:
+    return np.array(numbers, np.int64)
+
+
+def _zeros(number: int) -> Any:
+    return np.zeros(number, np.int64)
+
+
+def bisections(graph: Graph) -> Callable[[int], Pairs]:
+    """Return the function from a seed to a tree of halves of `graph`: the trees of `bisection.bisections`."""
+    net = bisection.net_of(graph, _array)
+    return lambda seed: bisection.bisected(net, seed, _zeros, _halve)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import exp2, inf, log2
 from typing import Any
 
+from contractc.search.bisection import bisections as bisections
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, children, log2_sum, masks, path_of, weigher
 
 NAME = "Python"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, log2
+from math import inf, log2, prod
 from time import monotonic
 from types import ModuleType
 from typing import NamedTuple
@@ -13,9 +13,10 @@ from contractc.machine import DEFAULT_MACHINE
 from contractc.network import TensorNetwork
 from contractc.options import Search
 from contractc.plans import Path, kept_terms
-from contractc.search.anneal import annealed, colder, engine
+from contractc.search.anneal import annealed, colder
 from contractc.search.ask import Ask, Found
-from contractc.search.clock import Clock
+from contractc.search.clock import MOVES_PER_SECOND, Clock
+from contractc.search.engines import engine
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
 from contractc.search.front import FIRSTS, best_sweep
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of
@@ -29,9 +30,6 @@ MOVES = 400_000
 LEAST_MOVES = 2_000
 """Fewer moves than this are not worth starting."""
 
-MOVES_PER_SECOND = 500_000
-"""How fast annealing is at least in pure Python, for deciding how much of it a network is worth."""
-
 LONGEST = 1.0
 """Seconds that planning takes at most where the user gives no limit."""
 
@@ -40,6 +38,9 @@ PATIENCE = 15_000
 
 SAMPLE = 4
 """A path is priced up to this part of it, to see how long the pricing of paths takes."""
+
+PRICED = 4e-5
+"""Seconds that pricing takes a step, or more, before any has been priced."""
 
 PRICING = 1.3
 """Times as long as pricing the greedy path would take by that are left for each path that is priced in the end."""
@@ -76,7 +77,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
     if count <= FULL:
         return _few(network, ask.options.minimize)
     options, clock = ask.options, ask.clock
-    found = greedy(network, Clock(clock.deadline))
+    found = greedy(network, _in_time(network, clock))
     if count <= MOST_EXACT:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
@@ -91,6 +92,11 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
         clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
     return _annealed(network, found, moves, clock, ask)
+
+
+def _in_time(network: TensorNetwork, clock: Clock) -> Clock:
+    """Return a clock that leaves the time for pricing one plan."""
+    return Clock(clock.deadline - PRICED * len(network.tensors))
 
 
 TRAFFIC = 16
@@ -115,6 +121,8 @@ def _few(network: TensorNetwork, minimize: str) -> Found:
     """Return the best path of a small network: the one of fewest multiplications, or the one with traffic in mind."""
     path, name = optimal(network)
     if minimize == "flops" or len(network.tensors) < 3:
+        return Found(path, name)
+    if prod(network.extents) * len(path) < WORTH:  # no step touches more than all modes
         return Found(path, name)
     graph = graph_of(network)
     if charge(graph, _pairs(path)) < log2(WORTH):
@@ -150,7 +158,7 @@ def _priced(network: TensorNetwork, path: Path) -> Costs:
 
 def anneal(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     """Return the cheapest path met while annealing for the time or the moves asked for, or for `MOVES` moves."""
-    found = greedy(network, Clock(ask.clock.deadline))
+    found = greedy(network, _in_time(network, ask.clock))
     if len(network.tensors) < 3:
         return Found(*found)
     options, clock = ask.options, ask.clock
@@ -171,6 +179,8 @@ def _annealed(
     cold, since what simplifying did need not be the best for the rest.
     """
     first = _pairs(start[0])
+    if start[1].endswith("cut short"):
+        return Found(first, start[1])
     graph = graph_of(network)
     began = monotonic()
     if 0.0 < clock.left() < inf:
@@ -181,7 +191,7 @@ def _annealed(
     pricing = candidates * PRICING * SAMPLE * (monotonic() - began)
     clock = Clock(clock.deadline - pricing, clock.report, clock.started)
     if clock.left() <= 0:
-        return Found(first, start[1] if start[1].endswith("cut short") else f"{start[1]}, no time for more")
+        return Found(first, f"{start[1]}, no time for more")
     seed, timed = ask.options.seed, moves is None and clock.deadline < inf
     seconds = clock.left() if moves is None else _total(moves) / MOVES_PER_SECOND
     chosen = ask.engine or engine(seconds)

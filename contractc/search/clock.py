@@ -11,6 +11,9 @@ from typing import Any
 
 from contractc.options import Search
 
+MOVES_PER_SECOND = 500_000
+"""How fast annealing is at least in pure Python, for deciding how much of it a network is worth."""
+
 EVERY = 0.1
 """Seconds between two reports of progress."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import exp2
 
 from contractc.network import TensorNetwork
@@ -48,6 +49,15 @@ def greedy_pairs(graph: Graph) -> Pairs:
     return tuple(state.steps)
 
 
+def sizer(extents: Sequence[int]) -> Callable[[int], float]:
+    """Return a function from a mask to the elements of a tensor with its modes; capped, only compared."""
+    weight = weigher(extents)
+    if len(set(extents)) > 1:
+        return lambda mask: exp2(min(weight(mask), 1000.0))
+    table = [exp2(min(weight((1 << number) - 1), 1000.0)) for number in range(len(extents) + 1)]
+    return lambda mask: table[mask.bit_count()]
+
+
 class _State:
     """The tensors still alive, as bit masks of modes, and for each the partners that are tried.
 
@@ -56,12 +66,12 @@ class _State:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.weight = weigher(graph.extents)
+        self.size = sizer(graph.extents)
         self.masks = dict(enumerate(graph.leaves))
         self.steps: list[tuple[int, int]] = []
         self.next = len(graph.leaves)
         self.wanted = graph.wanted
-        self.sizes = {i: self._size(mask) for i, mask in self.masks.items()}
+        self.sizes = {i: self.size(mask) for i, mask in self.masks.items()}
         self.near: dict[int, set[int]] = {i: set() for i in self.masks}
         self.number: dict[int, int] = {}
         self.pairs = 0
@@ -86,10 +96,6 @@ class _State:
             self.near[i].update(held)
             self.near[i].discard(i)
 
-    def _size(self, mask: int) -> float:
-        """Return the elements of a tensor with the modes of `mask`; capped, only compared."""
-        return exp2(min(self.weight(mask), 1000.0))
-
     def contract(self, one: int, two: int) -> int:
         """Contract two tensors and return the id of the result."""
         a, b = self.masks.pop(one), self.masks.pop(two)
@@ -97,7 +103,7 @@ class _State:
         made, self.next = self.next, self.next + 1
         self.steps.append((min(one, two), max(one, two)))
         self.masks[made] = (a | b) ^ gone
-        self.sizes[made] = self._size(self.masks[made])
+        self.sizes[made] = self.size(self.masks[made])
         near = self.near.pop(one) | self.near.pop(two)
         near -= {one, two}
         for k in near:
@@ -129,7 +135,7 @@ class _State:
 
     def _score(self, one: int, two: int) -> float:
         a, b = self.masks[one], self.masks[two]
-        return self._size((a | b) ^ (a & b & self.pairs)) - self.sizes[one] - self.sizes[two]
+        return self.size((a | b) ^ (a & b & self.pairs)) - self.sizes[one] - self.sizes[two]
 
     def contract_neighbours(self, clock: Clock) -> bool:
         """Contract pairs that share a mode, best score first, until none or no time is left; return which."""
@@ -144,15 +150,18 @@ class _State:
                     self.hurry()
                     return False
                 made = self.contract(i, j)
+                masks, sizes, size, pairs = self.masks, self.sizes, self.size, self.pairs
+                mine, own = masks[made], sizes[made]
                 for k in self.near[made]:
-                    heapq.heappush(heap, (self._score(k, made), k, made))
+                    mask = masks[k]
+                    score = size((mine | mask) ^ (mine & mask & pairs)) - sizes[k] - own
+                    heapq.heappush(heap, (score, k, made))
             again = [held for held in self._holders().values() if len(held) > 1]
             if not again:
                 return True
             for held in again:
                 near = sorted(held, key=lambda j: (self.sizes[j], j))
-                pairs = zip(near, near[1:], strict=False)
-                heap += [(self._score(i, j), min(i, j), max(i, j)) for i, j in pairs]
+                heap += [(self._score(i, j), min(i, j), max(i, j)) for i, j in pairwise(near)]
             heapq.heapify(heap)
 
     def hurry(self) -> None:

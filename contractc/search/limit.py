@@ -9,10 +9,9 @@ from math import inf, log2
 from contractc.cost import costs
 from contractc.dtypes import itemsize, wide
 from contractc.plans import Path, Plan
-from contractc.search.anneal import engine
 from contractc.search.ask import Ask
-from contractc.search.auto import MOVES_PER_SECOND
-from contractc.search.clock import Clock
+from contractc.search.clock import MOVES_PER_SECOND, Clock
+from contractc.search.engines import engine
 from contractc.search.exact import FULL
 from contractc.search.graph import Graph, Pairs, bits, frugal, graph_of, modes_of
 from contractc.search.joint import SWEEP, fitted, sliced_jointly

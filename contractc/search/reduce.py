@@ -40,7 +40,7 @@ def reduced(graph: Graph) -> Reduced:
     work.merge_equal()
     work.absorb()
     work.merge_equal()
-    return Reduced(len(graph.leaves), tuple(work.steps), *_parts(graph, work.alive))
+    return Reduced(len(graph.leaves), tuple(work.steps), *_parts(graph, work.alive, work.modes))
 
 
 def whole_path(reduction: Reduced, paths: Sequence[Pairs]) -> Pairs:
@@ -62,7 +62,7 @@ def whole_path(reduction: Reduced, paths: Sequence[Pairs]) -> Pairs:
 
 
 class _Work:
-    """The tensors still alive, by their ids, and for each mode who has it."""
+    """The tensors still alive, by their ids, their modes, and for each mode who has it."""
 
     def __init__(self, graph: Graph) -> None:
         self.alive = dict(enumerate(graph.leaves))
@@ -71,8 +71,9 @@ class _Work:
         self.holders: dict[int, set[int]] = defaultdict(set)
         self.steps: list[tuple[int, int]] = []
         self.next = len(graph.leaves)
-        for i, mask in self.alive.items():
-            for b in bits(mask):
+        self.modes = {i: tuple(bits(mask)) for i, mask in self.alive.items()}
+        for i, own in self.modes.items():
+            for b in own:
                 self.holders[b].add(i)
 
     def vanishing(self, one: int, two: int) -> int:
@@ -87,12 +88,14 @@ class _Work:
         """Contract two tensors and return the id of the result."""
         result = (self.alive[one] | self.alive[two]) & ~self.vanishing(one, two)
         for i in (one, two):
-            for b in bits(self.alive.pop(i)):
+            del self.alive[i]
+            for b in self.modes.pop(i):
                 self.holders[b].discard(i)
         made, self.next = self.next, self.next + 1
         self.steps.append((min(one, two), max(one, two)))
         self.alive[made] = result
-        for b in bits(result):
+        self.modes[made] = tuple(bits(result))
+        for b in self.modes[made]:
             self.holders[b].add(made)
         return made
 
@@ -127,8 +130,8 @@ class _Work:
         mine = self.alive[i]
         own = self.weight(mine)
         partners: set[int] = set()
-        for b in bits(mine & ~self.wanted):
-            if len(self.holders[b]) == 2:
+        for b in self.modes[i]:
+            if len(self.holders[b]) == 2 and not self.wanted >> b & 1:
                 partners |= self.holders[b]
         partners.discard(i)
         for j in partners:
@@ -140,11 +143,13 @@ class _Work:
                 heap.append((result, self.weight(mine | other), min(i, j), max(i, j)))
 
 
-def _parts(graph: Graph, alive: dict[int, int]) -> tuple[tuple[Part, ...], tuple[int, ...]]:
+def _parts(
+    graph: Graph, alive: dict[int, int], modes: dict[int, tuple[int, ...]]
+) -> tuple[tuple[Part, ...], tuple[int, ...]]:
     """Return the connected parts of the tensors `alive`, and the ids of those without modes."""
     holders: dict[int, list[int]] = defaultdict(list)
-    for i, mask in alive.items():
-        for b in bits(mask):
+    for i, own in modes.items():
+        for b in own:
             holders[b].append(i)
     done: set[int] = set()
     parts: list[Part] = []
@@ -156,7 +161,7 @@ def _parts(graph: Graph, alive: dict[int, int]) -> tuple[tuple[Part, ...], tuple
         while todo:
             i = todo.pop()
             members.append(i)
-            for b in bits(alive[i]):
+            for b in modes[i]:
                 for j in holders.pop(b, ()):
                     if j not in done:
                         done.add(j)
