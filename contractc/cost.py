@@ -263,7 +263,7 @@ def _collected(network: TensorNetwork, term: Term, sliced: Term) -> int:
 
     An output that has one sliced mode and lacks one ahead of it needs both.
     """
-    looped = [m for m in sliced if network.extents[m] > 1]
+    looped = sorted(m for m in sliced if network.extents[m] > 1)  # as one loop has them
     size = network.size(set(term))
     summed = [k for k, m in enumerate(looped) if m not in term]
     before = [m for k, m in enumerate(looped) if m in term and not (summed and k > summed[0])]

@@ -137,6 +137,6 @@ def test_the_api_plans_from_the_store(room: Store, searches: list[Any]) -> None:
     matrices = [rng.normal(size=(3, 3)) for _ in range(20)]
     found = contractc.plan(text, *matrices)
     compiled = contractc.compile(text, *matrices)
-    assert compiled.plan == found
+    assert replace(compiled.plan, peak=found.peak) == found  # its peak is that of the program
     assert len(searches) == 1
     np.testing.assert_allclose(compiled(*matrices), np.linalg.multi_dot(matrices))

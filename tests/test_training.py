@@ -340,11 +340,14 @@ def test_what_only_autograd_watched_can_be_watched_on_the_way_back(counted: list
 
 
 def test_peak_in_training_is_what_forward_and_backward_hold_together() -> None:
-    """The peak of value and gradients counts what is kept between the two, once."""
+    """The peak of value and gradients counts what is kept between the two, once.
+
+    The arrays are smaller than those whose memory is used again, which would not be traced.
+    """
     cores = [torch.randn(s, requires_grad=True) for s in ((1, 16, 16, 8), (8, 16, 16, 1))]
-    x = torch.randn(700, 256, requires_grad=True)
+    x = torch.randn(400, 256, requires_grad=True)
     compiled = contractc.compile("bi,oi->bo", x, formats.tt_matrix(cores))
-    cotangent = torch.ones(700, 256)
+    cotangent = torch.ones(400, 256)
 
     def call() -> Any:
         return torch.autograd.grad(compiled(x, *cores), (x, *cores), cotangent)

@@ -36,8 +36,9 @@ from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, 
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
+from contractc.lower import lower
 from contractc.machine import A100, H100, H200, Gpu, Target
-from contractc.programs import Contract, Program, Value
+from contractc.programs import Contract, Program, Value, with_precision
 from contractc.serial import digest
 from contractc.store import opened
 
@@ -370,8 +371,9 @@ def test_precision_goes_from_the_call_to_the_kernel() -> None:
 
 def test_slices_have_the_precision_of_the_whole() -> None:
     shapes = [(16, 16, 16)] * 3
-    made = contractc.compile("abc,cde,ebf->adf", *shapes, memory_limit=400_000, precision="strict")
-    assert str(made.program).count("in strict float32") == 2
+    plan = contractc.plan("abc,cde,ebf->adf", *shapes, memory_limit=400_000)
+    program = with_precision(lower(plan, Target()), "strict")
+    assert str(program).count("in strict float32") == 2
 
 
 def test_a_library_set_to_tf32_is_not_used_for_more_precise_steps() -> None:
