@@ -16,6 +16,8 @@ from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import NEGLIGIBLE, NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
+from contractc.lower.regroup import regrouped_plan
+from contractc.lower.seconds import program_seconds
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
@@ -98,16 +100,27 @@ def build(
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
     kernels = fusers(target, machine) if options.ahead else ()
-    program = lower(
-        plan,
-        target,
-        exponents=options.exponent,
-        ordered=options.ordered,
-        machine=machine,
-        kernels=kernels,
-        orders=orders,
-        memory=memory_allowed(plan.network, options),
-    )
+    memory = memory_allowed(plan.network, options)
+
+    def lowered(plan: Plan) -> Program:
+        return lower(
+            plan,
+            target,
+            exponents=options.exponent,
+            ordered=options.ordered,
+            machine=machine,
+            kernels=kernels,
+            orders=orders,
+            memory=memory,
+        )
+
+    program = lowered(plan)
+    if target.backend == "numpy" and memory is None and _automatic(options.optimize):
+        turned = regrouped_plan(plan, machine)
+        if turned is not plan:
+            other = lowered(turned)
+            if program_seconds(other, machine) < program_seconds(program, machine):
+                plan, program = turned, other
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from contractc.backends.steps.choose import arranged, free_results
+from contractc.backends.steps.choose import Prices, arranged, free_results, layout
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
@@ -37,6 +37,12 @@ __all__ = [
 
 GAIN_APART = 1.25
 """How many times faster a program that computes shared intermediates again has to be by prediction."""
+
+GAIN_LAYOUT = 1.1
+"""How many times faster a program whose runs are found with orders chosen before has to be by prediction."""
+
+WORTH_TWICE = 1e-3
+"""Predicted seconds from which on runs are looked for twice: as steps are given, and with orders chosen before."""
 
 NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
@@ -108,9 +114,15 @@ def finished(
 
     def made(form: Program) -> Program:
         form = together(fuse(form, kernels), kernels)
-        return arranged(form if ordered else free_results(form), machine, providers())
+        form = form if ordered else free_results(form)
+        return arranged(form, machine, providers(), prices)
 
+    prices = Prices(machine, tuple(providers()))
     best, apart = made(program), unshared(program) if kernels else None
+    if kernels and program_seconds(best, machine) >= WORTH_TWICE:
+        other = made(layout(program, machine, providers()))
+        if program_seconds(other, machine) * GAIN_LAYOUT < program_seconds(best, machine):
+            best = other
     if apart is not None:
         apart = made(apart)
         if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contractc.backends.steps import NARROW, copy_seconds, flat, ways
-from contractc.backends.steps.choose import arranged
+from contractc.backends.steps.choose import Prices, arranged
+from contractc.backends.steps.regroup import orders_compared
 from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
@@ -85,6 +86,8 @@ def compared(program: Program, machine: Machine) -> dict[int, str]:
         priced += [(way.how, way.seconds) for way in (() if task is None else ways(task, machine, names))]
         if priced:
             found[step.out.number] = "; ".join(f"{how} {seconds_text(seconds)}" for how, seconds in priced)
+    for number, orders in orders_compared(program, Prices(machine, tuple(names))).items():
+        found[number] = "; ".join([*([found[number]] if number in found else ()), f"in order {orders}"])
     return found
 
 
