@@ -8,14 +8,14 @@ from typing import Any
 
 from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
-from contractc.hosted import NUMPY, for_numpy, hostable, hosted
-from contractc.lower.backward import with_kept
+from contractc.grouping import groups
+from contractc.hosted import NUMPY, alone, compiled, hostable
+from contractc.lower.joint import cut, joined, joined_for_numpy
 from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
-from contractc.lower.passes import PASSES, natural_layout
-from contractc.lower.seconds import program_seconds
+from contractc.lower.passes import natural_layout
 from contractc.machine import Target
-from contractc.programs import COPY, Contract, Loop, Program, groups
+from contractc.programs import COPY, Contract, Loop, Program
 from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4
@@ -50,12 +50,15 @@ def with_joint_backward(
         return run
     if any(isinstance(step, Loop) for step in program.steps):
         return run  # there is no rule for slices
-    if not (host or _copies_batches(program)):
+    copies = not small and _copies_batches(program)
+    if not (host or copies):
         return run
+
+    def make(needs: Sequence[bool], here: bool) -> Any:
+        return _joint(program, constants, backend, needs, here) if here or copies else None
+
     differentiated: Callable[..., Any] = backend.joint.differentiated(
-        run,
-        lambda needs: _joint(program, seconds, constants, backend, needs, host),
-        CALLS_BEFORE if small else 0,
+        run, make, host, alone(program, seconds), CALLS_BEFORE if small else 0
     )
     return differentiated
 
@@ -77,34 +80,35 @@ def _reusable(program: Program) -> bool:
 
 
 def _joint(
-    program: Program,
-    seconds: float,
-    constants: Sequence[Any],
-    backend: Any,
-    needs: Sequence[bool],
-    host: bool,
+    program: Program, constants: Sequence[Any], backend: Any, needs: Sequence[bool], host: bool
 ) -> Any:
-    """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program."""
+    """Return the `Joint` code for the operands that need gradients, or None if there is no rule for the program.
+
+    Args:
+        host: the code is for arrays of NumPy.
+    """
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
-    found = _programs(program, wanted, host)
-    if found is None:
+    both = joined_for_numpy(program, wanted) if host else joined(program, wanted, pack)
+    if both is None:
         return None
-    program, forward, back = found
-    if backend.refuses(back) is not None or not _extents_known(back):
+    forward, back = cut(both)
+    if backend.refuses(all_unfused(back)) is not None or not _extents_known(back):
         return None
-    arrays = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
-    held = [arrays[c.value.number] for c in back.constants]
-    codes = [backend.compile(p, c).run for p, c in ((program, constants), (forward, constants), (back, held))]
+    values = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
+    held = [values[c.value.number] for c in back.constants]
     if host:
-        codes[1] = hosted(codes[1], forward, seconds, constants, backend, ahead=True)
-        codes[2] = hosted(codes[2], back, seconds, held, backend, ahead=True)
+        run, run_back = (
+            backend.hosted.on_arrays(compiled(part, backend.hosted.arrays(fixed)))
+            for part, fixed in ((forward, constants), (back, held))
+        )
+    else:
+        run, run_back = (backend.compile(p, c).run for p, c in ((forward, constants), (back, held)))
     read = [numbers.index(v.number) for v in back.inputs[:-1] if v.number in numbers]
-    assert all(v.number in numbers for v in back.inputs[: len(read)]), f"operands come first\n{back}"
     below = _reached(program)
     targets = [numbers.index(n) for n in wanted if n in below]
-    plain, run, run_back = codes
-    return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers))
+    plain = backend.compile(program, constants).run
+    return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers), host)
 
 
 def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
@@ -118,10 +122,10 @@ def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
     """
     if not (hostable(program, Target(backend="torch")) and _reusable(program)):
         return 0
-    found = _programs(natural_layout(all_unfused(program)), wanted, host=True)
-    if found is None:
+    both = joined_for_numpy(natural_layout(all_unfused(program)), wanted)
+    if both is None:
         return 0
-    _, forward, back = found
+    forward, back = cut(both)
     known = {v.number: v for v in (*forward.values().values(), *back.inputs)}
     owner = owners(forward)
     given = {v.number for v in (*forward.inputs, *(c.value for c in forward.constants), back.inputs[-1])}
@@ -132,40 +136,7 @@ def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
             prod([forward.extents[m] for m in known[n].modes]) * itemsize(known[n].dtype) for n in numbers
         )
 
-    there, again = (made_bytes(for_numpy(p), NUMPY) for p in (forward, back))
-    return max(size(given) + there, size(held) + again)
-
-
-def _programs(program: Program, wanted: Sequence[int], host: bool) -> tuple[Program, Program, Program] | None:
-    """Return `program` as it is differentiated, giving too what gradients read, and these; None without a rule."""
-    program, packing = _packed(program, wanted) if host else (pack(program), pack)
-    found = with_kept(program, wanted)
-    if found is None:
-        return None
-    forward, back = found
-    for transform in (*PASSES, packing):
-        back = transform(back)
-    return program, forward, back
-
-
-def _packed(program: Program, wanted: Sequence[int]) -> tuple[Program, Callable[[Program], Program]]:
-    """Return `program` with the copies that products read as steps of their own if that pays for NumPy, and how."""
-    best = None
-    for packing in (_as_it_is, pack):
-        found = with_kept(packing(program), wanted)
-        if found is not None:
-            forward, back = found
-            for transform in (*PASSES, packing):
-                back = transform(back)
-            seconds = sum(program_seconds(for_numpy(part)) for part in (forward, back))
-            if best is None or seconds < best[0]:
-                best = seconds, packing
-    packing = _as_it_is if best is None else best[1]
-    return packing(program), packing
-
-
-def _as_it_is(program: Program) -> Program:
-    return program
+    return max(size(given) + made_bytes(forward, NUMPY), size(held) + made_bytes(back, NUMPY))
 
 
 def _copies_batches(program: Program) -> bool:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from contractc.backends.steps.choose import Prices, arranged, free_results
-from contractc.backends.steps.regroup import regrouped
+from contractc.backends.steps.choose import Prices, arranged, free_results, layout
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
-from contractc.lower.passes import PASSES, as_stored, unshared
+from contractc.lower.passes import PASSES, as_stored, merge_equal_steps, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
+from contractc.lower.together import together
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.network import TensorNetwork
 from contractc.notation import Term
@@ -38,6 +38,12 @@ __all__ = [
 GAIN_APART = 1.25
 """How many times faster a program that computes shared intermediates again has to be by prediction."""
 
+GAIN_LAYOUT = 1.1
+"""How many times faster a program whose runs are found with orders chosen before has to be by prediction."""
+
+WORTH_TWICE = 1e-3
+"""Predicted seconds from which on runs are looked for twice: as steps are given, and with orders chosen before."""
+
 NO_ORDERS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
@@ -51,7 +57,6 @@ def lower(
     kernels: Sequence[Fuser] = (),
     orders: Mapping[int, Sequence[int]] = NO_ORDERS,
     memory: int | None = None,
-    regroup: bool = False,
 ) -> Program:
     """Return the program of `plan` for `target`, after all passes.
 
@@ -62,19 +67,19 @@ def lower(
         orders: for inputs that are not in C order in memory, their axes from the slowest to the fastest.
         kernels: how the target runs fused steps (`fusers`); without, nothing is fused.
         memory: bytes that slices keep to: steps leave a loop, and slices run side by side, as far as there is room.
-        regroup: two steps may be contracted in another order than planned, which may take more memory.
     """
 
     def made(hoist: bool, pairs: bool) -> Program:
         program = translate(plan, target, hoist, pairs)
         for transform in PASSES:
-            program = transform(program)
+            if transform is not merge_equal_steps or not _again(plan):
+                program = transform(program)
         if exponents:
             return split_exponents(program)
         if target.backend in ("numpy", "torch"):
             program = guard_range(program)
         program = as_stored(program, orders) if orders else program
-        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels, regroup=regroup)
+        return finished(program, target, ordered=ordered, machine=machine, kernels=kernels)
 
     program = made(True, True)
     if plan.sliced:
@@ -88,6 +93,13 @@ def lower(
     return program
 
 
+def _again(plan: Plan) -> bool:
+    """Return whether `plan` computes values a second time, for want of memory to keep them."""
+    count = len(plan.network.tensors)
+    steps = [ids for s, ids in enumerate(plan.path) if count + s not in plan.results]
+    return len(set(steps)) < len(steps)
+
+
 def finished(
     program: Program,
     target: Target,
@@ -95,23 +107,22 @@ def finished(
     ordered: bool = False,
     machine: Machine = DEFAULT_MACHINE,
     kernels: Sequence[Fuser] = (),
-    regroup: bool = False,
 ) -> Program:
-    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`.
-
-    Args:
-        regroup: two steps may be contracted in another order, which may take more memory.
-    """
+    """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
     if target.backend != "numpy" or program.semiring != "sum_product":
         return fuse(program, kernels)
 
     def made(form: Program) -> Program:
-        form = fuse(form, kernels)
+        form = together(fuse(form, kernels), kernels)
         form = form if ordered else free_results(form)
-        return arranged(regrouped(form, prices) if regroup else form, machine, providers(), prices)
+        return arranged(form, machine, providers(), prices)
 
     prices = Prices(machine, tuple(providers()))
     best, apart = made(program), unshared(program) if kernels else None
+    if kernels and program_seconds(best, machine) >= WORTH_TWICE:
+        other = made(layout(program, machine, providers()))
+        if program_seconds(other, machine) * GAIN_LAYOUT < program_seconds(best, machine):
+            best = other
     if apart is not None:
         apart = made(apart)
         if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):

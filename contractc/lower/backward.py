@@ -57,20 +57,6 @@ def backward(program: Program, of: int, wanted: Iterable[int]) -> Program | None
     )
 
 
-def with_kept(program: Program, wanted: Iterable[int]) -> tuple[Program, Program] | None:
-    """Return `program` giving its value and then what the gradients by `wanted` read, and the program of these.
-
-    None where `backward` has no rule, or nothing is wanted that the value is made of.
-    """
-    (result,) = program.results
-    back = backward(program, result, wanted)
-    if back is None or not back.results:
-        return None
-    made = {step.outs[0].number for step in program.steps}
-    kept = [v.number for v in back.inputs[:-1] if v.number in made]
-    return replace(program, results=(result, *kept)), back
-
-
 def _below(makers: dict[int, Step], of: int) -> set[int]:
     """Return the values that value `of` is made of, itself included."""
     found: set[int] = set()

@@ -15,7 +15,7 @@ from contractc.fused import unfused
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.plans import seconds_text
-from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step
+from contractc.programs import COPY, Broadcast, Contract, Fused, Loop, Program, Step
 from contractc.providers import loops, providers
 
 
@@ -41,6 +41,8 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     if isinstance(step, Broadcast):
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
         return machine.call + size / bandwidth(machine, size)
+    if isinstance(step, Fused):
+        return loops.together_seconds(step)
     if not isinstance(step, Contract):
         return machine.call
     if loops.is_loop(step.how):
@@ -64,6 +66,13 @@ def compared(program: Program, machine: Machine) -> dict[int, str]:
     known = program.values()
     found = {}
     for step in program.steps:
+        if isinstance(step, Fused):
+            together, apart = (
+                loops.together_seconds(step),
+                program_seconds(arranged(step.body, machine, names), machine),
+            )
+            one = step.outs[0].number
+            found[one] = f"together {seconds_text(together)}; one by one {seconds_text(apart)}"
         if not isinstance(step, Contract) or not step.how or step.how == NARROW:
             continue
         plain = replace(step, how="")

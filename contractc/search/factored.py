@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
+from math import prod
 
-from contractc.cost import BLAS, Costs, costs
+from contractc.cost import BLAS, HUGE, Costs, bandwidth, costs
+from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers, translate
-from contractc.lower.backward import with_kept
-from contractc.lower.pack import pack
+from contractc.lower.joint import joined_for_numpy
 from contractc.lower.passes import PASSES
 from contractc.lower.seconds import program_seconds
-from contractc.machine import Target
+from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import Tensor, TensorNetwork
 from contractc.plans import Alternative, Path, Plan, kept_terms
-from contractc.programs import Program
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
 """With more factorized operands than this, all of them stay factored or all are materialised."""
+
+MOST_FACTORS = 8
+"""A group of more factors is not merged step by step, and not made dense where that is hopeless: each of these choices
+takes a search of its own, and the search for the network as it is merges factors too."""
 
 WORTH_LOWERING = 3e-5
 """Seconds by flops and bytes of the cheapest choice from which on choices are priced step by step."""
@@ -53,9 +58,18 @@ def cheapest_layout(
             found[path] = _roofline(network, path), name
 
     for chosen in _choices(free):
+        long = [network.groups[g] for g in chosen if len(network.groups[g]) > MOST_FACTORS]
+        if (
+            long
+            and found
+            and max(map(partial(_dense_seconds, network), long))
+            > HOPELESS * min(cost.seconds for cost, _ in found.values())
+        ):
+            continue
         weigh(dict.fromkeys((*dense, *chosen)))
     for g in free if len(free) <= MOST_GROUPS else ():
-        for most in range(1, len(network.groups[g]) - 1):
+        factors = len(network.groups[g])
+        for most in range(1, factors - 1) if factors <= MOST_FACTORS else ():
             weigh({**dict.fromkeys(dense), g: most})
     least = min(cost.seconds for cost, _ in found.values())
     close = least > WORTH_LOWERING and len(found) > 1
@@ -68,6 +82,15 @@ def cheapest_layout(
             best[words] = Alternative(words, *cost), path, name
     _, path, name = min(best.values(), key=lambda item: item[0].seconds)
     return path, name, tuple(alternative for alternative, _, _ in best.values())
+
+
+def _dense_seconds(network: TensorNetwork, group: tuple[int, ...]) -> float:
+    """Return the least seconds that reading or writing the dense tensor of a group takes."""
+    others = {m for term in network.outputs for m in term}
+    others |= {m for k, t in enumerate(network.tensors) if k not in group for m in t.modes}
+    modes = others & {m for k in group for m in network.tensors[k].modes}
+    size = min(HUGE, prod(network.extents[m] for m in modes)) * itemsize(network.dtype)
+    return size / bandwidth(DEFAULT_MACHINE, size)
 
 
 def _roofline(network: TensorNetwork, path: Path) -> Costs:
@@ -90,25 +113,9 @@ def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> fl
         program = transform(program)
     trained = [k for k, t in enumerate(network.tensors) if t.trained]
     if not trained:
-        return _seconds(program)
-    both = [_training_seconds(p, trained) for p in (program, pack(program))]
-    return min([s for s in both if s is not None], default=otherwise)
-
-
-def _training_seconds(program: Program, trained: Sequence[int]) -> float | None:
-    """Return the predicted seconds of a program and its gradients, None where there is no rule for them."""
-    found = with_kept(program, trained)
-    if found is None:
-        return None
-    forward, back = found
-    for transform in PASSES:
-        back = transform(back)
-    return _seconds(forward) + min(_seconds(back), _seconds(pack(back)))
-
-
-def _seconds(program: Program) -> float:
-    """Return the predicted seconds of a pairwise program on the CPU."""
-    return program_seconds(finished(program, Target(), kernels=fusers(Target())))
+        return program_seconds(finished(program, Target(), kernels=fusers(Target())))
+    both = joined_for_numpy(program, trained)
+    return otherwise if both is None else program_seconds(both)
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from contractc.backends.steps.forms import (
     LEFT,
     RESULT,
     RIGHT,
+    Axis,
     Form,
     arranged,
     form_in,
@@ -237,8 +238,24 @@ def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
             extent = task.size(axis)
             size *= extent
             run *= extent if inside else 1
-        moved += size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0))
+        times = _readings(task, axes, matrix, repeated, width)
+        moved += times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0))
     return moved / bandwidth(machine, 2 * total), fresh_seconds(machine, sizes[2])
+
+
+def _readings(
+    task: Task, axes: Sequence[Axis], matrix: Sequence[Axis], repeated: Sequence[Axis], width: int
+) -> int:
+    """Return how often an array comes from memory: again for each turn of a loop that has it all read inside."""
+    inside, times = width, 1
+    for axis in axes:
+        inside *= task.size(axis) if axis in matrix else 1
+    for axis in reversed(repeated):
+        if axis in axes:
+            inside *= task.size(axis)
+        elif inside > _CACHE:
+            times *= task.size(axis)
+    return times
 
 
 def least_seconds(task: Task, machine: Machine, providers: Sequence[str]) -> float:

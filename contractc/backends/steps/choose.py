@@ -66,8 +66,8 @@ def layout(
 ) -> Program:
     """Return `program` with what large steps make in the memory order that is predicted to cost least.
 
-    For every value the orders in which matrix products leave it are compared, and those in which its reader
-    would read it without a copy: by the seconds of the step that makes it and of the one that reads it.
+    For every value the orders in which matrix products leave it are compared, and those in which a reader
+    would read it without a copy: by the seconds of the step that makes it and of those that read it.
 
     Before:  %3: [k, i] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     After:   %3: [i, k] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
@@ -77,7 +77,11 @@ def layout(
         *program.results,
         *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
     }
-    readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}
+    readers: dict[int, list[Contract]] = {}
+    for step in program.steps:
+        if isinstance(step, Contract):
+            for i in dict.fromkeys(step.inputs):
+                readers.setdefault(i, []).append(step)
     prices = prices or Prices(machine, tuple(providers))
     steps: list[Step] = []
     for step in program.steps:
@@ -86,8 +90,8 @@ def layout(
         elif isinstance(step, Contract) and step.out.number not in fixed:
             task = task_of(program, step, known)
             if task is not None and len(set(step.out.modes)) == len(step.out.modes):
-                reader = readers.get(step.out.number)
-                order, _ = cheapest(program, step, task, reader, known, prices)
+                reading = readers.get(step.out.number, ())
+                order, _ = cheapest(program, step, task, reading, known, prices)
                 step = replace(step, out=replace(step.out, modes=order))
                 known[step.out.number] = step.out
         steps.append(step)
@@ -148,29 +152,30 @@ def cheapest(
     program: Program,
     step: Contract,
     task: Task,
-    reader: Contract | None,
+    readers: Sequence[Contract],
     known: Mapping[int, Value],
     prices: Prices,
 ) -> tuple[Term, float]:
     """Return the order of the modes of `step.out` for which making and reading it cost least, and the seconds."""
     ones = tuple(m for m in step.out.modes if m not in task.out)
     orders = natural_orders(task.left, task.right, task.out)
-    later = task_of(program, reader, known) if reader is not None else None
-    floor, least, mine, free = prices.floor(task), 0.0, 0, False
-    if later is not None and reader is not None:
-        mine = 0 if reader.inputs[0] == step.out.number else 1
-        free = reader.out.number not in program.results
-        orders += _orders_for(later, mine, task.out)
-        least = prices.floor(later)
-        floor += least
+    later: list[tuple[Task, int, bool]] = []
+    for reader in readers:
+        found = task_of(program, reader, known)
+        if found is not None:
+            mine = 0 if reader.inputs[0] == step.out.number else 1
+            orders += _orders_for(found, mine, task.out)
+            later.append((found, mine, reader.out.number not in program.results))
+    least = sum([prices.floor(found) for found, _, _ in later])
+    floor = prices.floor(task) + least
     best, chosen = float("inf"), task.out
     for order in dict.fromkeys([*orders, task.out]):
         seconds = prices.seconds(task.giving(order))
         if seconds + least >= best * 0.999:
             continue
-        if later is not None:
-            own = tuple([m for m in order if m in (later.left, later.right)[mine]])
-            read = replace(later, left=own) if mine == 0 else replace(later, right=own)
+        for found, mine, free in later:
+            own = tuple([m for m in order if m in (found.left, found.right)[mine]])
+            read = replace(found, left=own) if mine == 0 else replace(found, right=own)
             seconds += prices.suited(read) if free else prices.seconds(read)
         if seconds < best * 0.999:
             best, chosen = seconds, order

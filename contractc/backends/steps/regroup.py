@@ -139,7 +139,7 @@ def _seconds(
     """Return the predicted seconds of two steps, the second of which reads what the first makes."""
     task = task_of(program, first, known)
     if task is not None:
-        return cheapest(program, first, task, second, known, prices)[1]
+        return cheapest(program, first, task, (second,), known, prices)[1]
     found = 0.0
     for step in (first, second):
         task = task_of(program, step, known)

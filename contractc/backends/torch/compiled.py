@@ -60,8 +60,12 @@ def _refused(program: Program, step: Contract) -> bool:
     return not loops.installed() or loops.refuses(program, step) is not None
 
 
-def unwatched(tensors: Sequence[Any]) -> bool:
-    """Return whether all are memory of the CPU whose derivatives nobody asks for, and no mode sees the calls."""
+def unwatched(tensors: Sequence[Any], recorded: bool = False) -> bool:
+    """Return whether all are memory of the CPU whose derivatives nobody asks for, and no mode sees the calls.
+
+    Args:
+        recorded: derivatives that autograd records are seen to by the caller.
+    """
     if (
         torch.compiler.is_compiling()
         or _python_dispatch.is_in_torch_dispatch_mode()
@@ -69,7 +73,7 @@ def unwatched(tensors: Sequence[Any]) -> bool:
         or _sees_functions()
     ):
         return False
-    recording = torch.is_grad_enabled()
+    recording = not recorded and torch.is_grad_enabled()
     for x in tensors:
         if type(x) is not Tensor and type(x) is not Parameter:
             return False

@@ -32,14 +32,23 @@ def hosted(
         if alone and threads() > 1:
             return run(*tensors)
         if not made:
-            made.append(make())
+            made.append(on_arrays(make()))
+        return made[0](*tensors)
+
+    return run_hosted
+
+
+def on_arrays(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the code `run` for arrays of NumPy as a function of tensors that nobody watches."""
+
+    def run_on_arrays(*tensors: Tensor) -> Any:
         with np.errstate(all="ignore"):  # torch does not warn of overflow either
-            result = made[0](*[_array(x) for x in tensors])
+            result = run(*[_array(x) for x in tensors])
         if result is MISS:
             return MISS
         return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
 
-    return run_hosted
+    return run_on_arrays
 
 
 def threads() -> int:

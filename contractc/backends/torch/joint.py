@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from contractc.backends.torch.compiled import has_tangents
+from contractc.backends.torch.compiled import has_tangents, unwatched
+from contractc.backends.torch.hosted import threads
 from contractc.recent import MISS
 
 _transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -27,7 +28,8 @@ class Joint:
 
     `forward` takes the operands and returns the value, in a tuple with the intermediates if there are any. `backward`
     takes the operands at the places `operands`, the intermediates and the cotangent, and returns the gradients by the
-    operands `targets`. `plain` is the value alone as calls that torch can differentiate.
+    operands `targets`. `plain` is the value alone as calls that torch can differentiate. `host` says that the first two
+    are for memory of the CPU that nobody watches.
     """
 
     forward: Callable[..., Any]
@@ -36,17 +38,26 @@ class Joint:
     operands: tuple[int, ...]
     targets: tuple[int, ...]
     arity: int
+    host: bool
 
 
 def differentiated(
-    run: Callable[..., Any], make: Callable[[tuple[bool, ...]], Joint | None], calls: int
+    run: Callable[..., Any],
+    make: Callable[[tuple[bool, ...], bool], Joint | None],
+    host: bool,
+    alone: bool,
+    calls: int,
 ) -> Callable[..., Any]:
     """Return `run` that differentiates as a whole where plain tensors record gradients.
 
     `make` gives the code for a pattern of operands that require grad, or None where torch shall differentiate each
     call; so it does while it traces or transforms, under autocast, in forward mode, and in the first `calls` calls.
+
+    Args:
+        host: whether `make` has code for memory of the CPU, too, which it is asked for where only autograd watches.
+        alone: that code is for where torch has one thread.
     """
-    joints: dict[tuple[bool, ...], Joint | None] = {}
+    joints: dict[tuple[tuple[bool, ...], bool], Joint | None] = {}
     waiting: dict[tuple[bool, ...], int] = {}
 
     def run_and_record(*operands: Any) -> Any:
@@ -57,12 +68,13 @@ def differentiated(
         needs = tuple([x.requires_grad for x in operands])
         if True not in needs or _transformed(operands):
             return run(*operands)
-        if needs not in joints:
+        key = needs, host and not (alone and threads() > 1) and unwatched(operands, recorded=True)
+        if key not in joints:
             waiting[needs] = waiting.get(needs, 0) + 1
             if waiting[needs] <= calls:
                 return run(*operands)
-            joints[needs] = make(needs)
-        joint = joints[needs]
+            joints[key] = make(*key)
+        joint = joints[key]
         if joint is None:
             return run(*operands)
         try:
@@ -98,8 +110,9 @@ class _Contraction(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         joint: Joint = ctx.joint
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            gradients = _again(joint, saved, ctx.shapes, cotangent)
+        again = torch.is_grad_enabled()
+        if again or (joint.host and not unwatched((*saved, cotangent))):
+            gradients = _again(joint, saved, ctx.shapes, cotangent, again)
         else:
             gradients = joint.backward(*saved, cotangent)
             assert gradients is not MISS, "generated code refuses the operands it was generated for"
@@ -111,18 +124,22 @@ class _Contraction(torch.autograd.Function):
 
 
 def _again(
-    joint: Joint, saved: Sequence[Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
+    joint: Joint, saved: Sequence[Tensor], shapes: Sequence[torch.Size], cotangent: Tensor, recorded: bool
 ) -> Sequence[Tensor]:
-    """Return the gradients as functions of operands and cotangent that torch recorded: the value is computed anew.
+    """Return the gradients by calls of torch, as functions of operands and cotangent if that is `recorded`.
+
+    The value is computed anew.
 
     What the backward code does not read the gradients do not depend on, so zeros stand for it. Every operand gets a
     view of its own: one tensor may stand in several places.
     """
     given = dict(zip(joint.operands, saved, strict=False))
     zero = cotangent.detach().new_zeros(())
-    views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
-    views = [
-        x if x.requires_grad or k not in joint.targets else x.requires_grad_() for k, x in enumerate(views)
-    ]
-    value = joint.plain(*views)
-    return torch.autograd.grad(value, [views[k] for k in joint.targets], cotangent, create_graph=True)
+    with torch.enable_grad():
+        views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
+        views = [
+            x if x.requires_grad or k not in joint.targets else x.requires_grad_()
+            for k, x in enumerate(views)
+        ]
+        value = joint.plain(*views)
+    return torch.autograd.grad(value, [views[k] for k in joint.targets], cotangent, create_graph=recorded)

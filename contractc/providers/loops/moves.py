@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from contractc.providers.loops import native
 from contractc.providers.loops.reorder import transposed
-from contractc.providers.loops.text import Index, Writer, vector
+from contractc.providers.loops.text import Index, Writer, module, vector
 
 OUTER = 7
 """Axes that are looped over outside of a square or a run."""
@@ -78,7 +78,9 @@ def _squares(name: str, width: int, lanes: int) -> str:
         ]
         for k, line in enumerate(transposed(w, lines, kind)):
             w.store(line, kind, lanes, w.at(copy, "i8", w.add(written, w.multiply(k, to_m))))
-    return w.function(name, "ptr %source, ptr %copy, ptr %table", [f"squares of {lanes} x {lanes} {kind}"])
+    return module(
+        w.function(name, "ptr %source, ptr %copy, ptr %table", [f"squares of {lanes} x {lanes} {kind}"])
+    )
 
 
 def _runs(name: str, width: int, lanes: int) -> str:
@@ -98,7 +100,7 @@ def _runs(name: str, width: int, lanes: int) -> str:
             x = w.load(kind, lanes, w.at(source, kind, whole), mask)
             w.store(x, kind, lanes, w.at(copy, kind, whole), mask)
     heading = [f"runs of {kind}, in vectors of {vector(kind, lanes)}"]
-    return w.function(name, "ptr %source, ptr %copy, ptr %table", heading)
+    return module(w.function(name, "ptr %source, ptr %copy, ptr %table", heading))
 
 
 def _outer(w: Writer, loops: ExitStack) -> tuple[str, str, list[tuple[Index, Index, Index]]]:

@@ -32,10 +32,12 @@ def pack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> 
         place = _inside(tile, layout, start, loops)
         for column in range(layout.columns):
             lanes = [column * width + k for k in range(width)]
-            if layout.rows is None:
-                elements = [_element(tile, source, _clipped(tile, layout, place, n)) for n in lanes]
-                x = tuple(_gathered(tile, part, source.kind) for part in zip(*elements, strict=True))
-                _store_vector(tile, target, place, column, x, source)
+            if layout.rows is None or _one_is_there(tile, column):
+                with tile.w.loop(layout.rows[1]) if layout.rows else nullcontext(0) as position:
+                    at = {**place, layout.rows[0]: (position, 0)} if layout.rows else place
+                    elements = [_element(tile, source, _clipped(tile, layout, at, n)) for n in lanes]
+                    x = tuple(_gathered(tile, part, source.kind) for part in zip(*elements, strict=True))
+                    _store_vector(tile, target, at, column, x, source)
                 continue
             kind = _whole(source.kind)
             for index, first, count in _strips(tile, layout.rows[1]):
@@ -153,6 +155,15 @@ def _clipped(tile: Tile, layout: Layout, place: Place, ahead: int) -> Place:
 
 def _ahead(place: Place, layout: Layout, ahead: int) -> Place:
     return {**place, layout.lane: (place[layout.lane][0], ahead)}
+
+
+def _one_is_there(tile: Tile, column: int) -> bool:
+    """Return whether a vector of the tile is known to have but one lane that exists.
+
+    All rows of a square would be that lane's: LLVM 22 turns products of two of its columns, of which one lane is
+    stored, into wrong ones (64-bit integers in vectors of 512 bits).
+    """
+    return isinstance(tile.remaining, int) and tile.remaining - column * tile.width == 1
 
 
 def _if_there(tile: Tile, ahead: int) -> AbstractContextManager[None]:
