@@ -66,6 +66,9 @@ _SHORT = 512.0
 
 _CACHE = 2**21
 
+_STREAMED = 2**23
+"""Bytes of an elementwise product from which memory is read before it is written to: no cache has it from before."""
+
 _COPY_CALL = 2e-6
 """Seconds that any copy takes at least."""
 
@@ -307,7 +310,8 @@ def _copied_at_least(machine: Machine, size: int) -> float:
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:
     width = itemsize(task.dtype)
     made = task.size(task.out)
-    moved = (task.size(task.left) + task.size(task.right) + made) * width
+    read_first = made if made * width > _STREAMED else 0
+    moved = (task.size(task.left) + task.size(task.right) + made + read_first) * width
     axes = fused((task.left, task.right, task.out))
     run = task.size(axes[2][-1]) if axes[2] else 1
     each = 8e-9 if provider == NUMPY else 5e-9
