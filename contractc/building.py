@@ -16,6 +16,8 @@ from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import NEGLIGIBLE, NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
+from contractc.lower.regroup import regrouped_plan
+from contractc.lower.seconds import program_seconds
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
@@ -31,6 +33,9 @@ from contractc.several import Members, restricted
 
 LONG = 1e-4
 """Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
+
+MANY = 6
+"""Steps of a program from which on so are shorter calls too: each of them is a few calls of NumPy."""
 
 
 def network_of(
@@ -95,16 +100,27 @@ def build(
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
     machine = this_machine()
     kernels = fusers(target, machine) if options.ahead else ()
-    program = lower(
-        plan,
-        target,
-        exponents=options.exponent,
-        ordered=options.ordered,
-        machine=machine,
-        kernels=kernels,
-        orders=orders,
-        memory=memory_allowed(plan.network, options),
-    )
+    memory = memory_allowed(plan.network, options)
+
+    def lowered(plan: Plan) -> Program:
+        return lower(
+            plan,
+            target,
+            exponents=options.exponent,
+            ordered=options.ordered,
+            machine=machine,
+            kernels=kernels,
+            orders=orders,
+            memory=memory,
+        )
+
+    program = lowered(plan)
+    if target.backend == "numpy" and memory is None and _automatic(options.optimize):
+        turned = regrouped_plan(plan, machine)
+        if turned is not plan:
+            other = lowered(turned)
+            if program_seconds(other, machine) < program_seconds(program, machine):
+                plan, program = turned, other
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
@@ -132,13 +148,14 @@ def build(
         ahead = build(plan, target, replace(options, ahead=True), constants, orders)
         return ahead.run if ahead.program != program else None
 
-    return replace(made, run=loops.later(made.run, with_loops))
+    return replace(made, run=loops.later(made.run, with_loops, len(program.steps)))
 
 
 def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
     """Return whether `program` is one that compiled loops might do faster."""
     on_cpu = target.device == "cpu" and target.backend in ("numpy", "torch")
-    return on_cpu and plan.seconds >= LONG and not program.dynamic and not plan.sliced
+    long = plan.seconds >= LONG or (len(program.steps) >= MANY and target.backend == "numpy")
+    return on_cpu and long and not program.dynamic and not plan.sliced
 
 
 def planned(

@@ -12,12 +12,13 @@ import numpy as np
 from contractc.building import conj_and_constant, network_of, planned, trained
 from contractc.errors import EinsumError, pointed
 from contractc.executable import Executable, stored
+from contractc.grouping import kind
 from contractc.machine import Target
 from contractc.network import ellipsis_left_out
 from contractc.notation import Einsum, numpy_refuses, written
 from contractc.operands import describe, flattened, is_factorized, is_torch, recorded, stored_orders
 from contractc.options import Options, conjugated, frozen
-from contractc.programs import Contract, kind
+from contractc.programs import Contract
 from contractc.providers.copies import packed
 from contractc.reading import cast_checked, complete, dtype_named, order_named, read
 from contractc.recent import MISS, Codes, latest, latest_einsum, traced

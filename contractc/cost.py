@@ -248,12 +248,27 @@ def costs(
     each = step_costs(network, path, results, sliced, machine)
     highest = max((step.peak for step in each), default=0)
     if sliced:
-        highest += sum(network.size(term) for term in network.outputs) * itemsize(wide(network.dtype))
+        highest += sum(_collected(network, term, sliced) for term in network.outputs) * itemsize(
+            wide(network.dtype)
+        )
     peak = highest + network.bytes_of_inputs()
     slices = network.size(sliced)
     total_seconds = sum(step.seconds for step in each)
     total_flops, total_traffic = sum(step.flops for step in each), sum(step.traffic for step in each)
     return Costs(total_seconds * min(slices, HUGE), total_flops * slices, total_traffic * slices, peak)
+
+
+def _collected(network: TensorNetwork, term: Term, sliced: Term) -> int:
+    """Return the elements in which the slices of one output come together: side by side, and in sums not yet complete.
+
+    An output that has one sliced mode and lacks one ahead of it needs both.
+    """
+    looped = [m for m in sliced if network.extents[m] > 1]
+    size = network.size(set(term))
+    summed = [k for k, m in enumerate(looped) if m not in term]
+    before = [m for k, m in enumerate(looped) if m in term and not (summed and k > summed[0])]
+    whole = size if any(m in term for m in looped) else 0
+    return whole + (size // max(1, network.size(before)) if summed else 0)
 
 
 def step_costs(

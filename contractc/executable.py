@@ -14,7 +14,7 @@ from contractc.errors import OperandError
 from contractc.machine import Target
 from contractc.network import typed
 from contractc.operands import dtype_name, flattened, is_torch, shares_storage, with_dtype
-from contractc.plans import Plan, bytes_text
+from contractc.plans import Plan, bytes_text, choices_told
 from contractc.programs import Program
 from contractc.recent import MISS, traced
 
@@ -120,7 +120,8 @@ def explain(executable: Executable) -> str:
     plan, program, considered = executable.plan, executable.program, executable.considered()
     most = executable.peak
     peak = f"; {bytes_text(most)} in memory at most" if most >= 2**20 else ""
-    lines = [f"runs on {executable.target}; order found by {plan.search}{peak}", *executable.remarks]
+    head = f"runs on {executable.target}; order found by {plan.search}{peak}"
+    lines = [head, *(f"  {line}" for line in choices_told(plan)), *executable.remarks]
     for step, note in zip(program.steps, executable.notes, strict=True):
         outs = ", ".join(f"%{v.number}" for v in step.outs)
         lines.append(f"  {outs}: {note}")

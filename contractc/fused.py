@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from contractc.grouping import groups
 from contractc.notation import Term
-from contractc.programs import Contract, Loop, Program, Step, Value, groups
+from contractc.programs import Contract, Fused, Loop, Program, Step, Value
 
 
 def ssa_terms(
@@ -61,15 +62,24 @@ def unfused(program: Program, step: Contract) -> Program:
     )
 
 
+def _apart(program: Program) -> Iterator[Step]:
+    """Yield the steps of `program`, those of a fused step of several results one by one."""
+    for step in program.steps:
+        if isinstance(step, Fused):
+            yield from step.body.steps
+        else:
+            yield step
+
+
 def all_unfused(program: Program) -> Program:
-    """Return `program` with every fused step as the pairwise steps of its path, those in loops too.
+    """Return `program` with every fused step as the pairwise steps it is made of, those in loops too.
 
     Before:  %3 = contract %0 %1 %2  # fused: 0 1, 2 3
     After:   %4 = contract %0 %1,  %3 = contract %2 %4
     """
     number = 1 + max(program.values())
     steps: list[Step] = []
-    for step in program.steps:
+    for step in _apart(program):
         if isinstance(step, Loop):
             step = replace(step, body=all_unfused(step.body))
         if not isinstance(step, Contract) or not step.path:

@@ -295,6 +295,26 @@ def _alternatives_text(plan: Plan) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
+def choices_told(plan: Plan) -> list[str]:
+    """Return a line for each operand held as factors: what is made of it, and why that."""
+    network, lines = plan.network, []
+    with_gradients = " with gradients" * any(t.trained for t in network.tensors)
+    for g, (group, choice) in enumerate(zip(network.groups, plan.choices, strict=False)):
+        others = [a for a in plan.alternatives if a.choices[g] != choice]
+        if network.forced and network.forced[g]:
+            why = "as asked for"
+        elif others:
+            taken = min(
+                (a.seconds for a in plan.alternatives if a.choices == plan.choices), default=plan.seconds
+            )
+            best = min(others, key=lambda a: a.seconds)
+            why = f"{seconds_text(taken)} predicted{with_gradients}, {best.choices[g]} {seconds_text(best.seconds)}"
+        else:
+            why = "all orders that were looked at come to that"
+        lines.append(f"factors {' '.join(f'%{k}' for k in group)}: {choice}; {why}")
+    return lines
+
+
 def count_text(count: int) -> str:
     """Return a number with three digits, such as `1.2e+07`; unlike a float it may have thousands of them."""
     if count < 10**300:

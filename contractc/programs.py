@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from contractc import serial
 from contractc.dtypes import is_dtype, is_floating, to_numpy, zero_of
 from contractc.evaluation import Array, evaluate_einsum
+from contractc.grouping import kind
 from contractc.network import typed
 from contractc.notation import Term
 from contractc.operations import OPERATIONS, add_scaled, times_power
@@ -85,6 +86,22 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """The steps of `body` as one: what one of them makes for another is no value of the program.
+
+    The body's values have the numbers they have here. Where there are `modes` (one at most), the kernel takes `piece`
+    positions of that mode at a time and does all steps on them before the next. `how` is as in `Contract`.
+    """
+
+    outs: tuple[Value, ...]
+    inputs: tuple[int, ...]
+    body: Program
+    modes: Term = ()
+    piece: int = 0
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A registered operation (see `OPERATIONS`) on values."""
 
@@ -119,7 +136,7 @@ class Broadcast:
         return (self.out,)
 
 
-Step = Contract | Reshape | Broadcast | Loop | Call
+Step = Contract | Reshape | Broadcast | Loop | Fused | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,62 +202,13 @@ def with_precision(program: Program, precision: str) -> Program:
     After:   program (%0, %1) in fast float32,  %2 = contract %0 %1
     """
     steps = tuple(
-        replace(step, body=with_precision(step.body, precision)) if isinstance(step, Loop) else step
+        replace(step, body=with_precision(step.body, precision)) if isinstance(step, Loop | Fused) else step
         for step in program.steps
     )
     return replace(program, steps=steps, precision=precision)
 
 
-PROGRAM_CLASSES = (Program, Contract, Reshape, Broadcast, Loop, Call, Constant, Value)
-
-
-class Groups(NamedTuple):
-    """The modes of a pairwise step by where they occur: the coordinates of a batched matrix product.
-
-    `batch` is in both operands and the result, `rows` in the left and the result, `columns` in the right and
-    the result, `summed` in both operands only; `left` and `right` are summed within one operand.
-    """
-
-    batch: Term
-    rows: Term
-    columns: Term
-    summed: Term
-    left: Term
-    right: Term
-
-
-def groups(left: Term, right: Term, out: Term) -> Groups:
-    """Return the groups of contracting `left` with `right` to `out`, each in the left operand's order."""
-    in_left, in_right, kept = dict.fromkeys(left), dict.fromkeys(right), set(out)
-    both = [m for m in in_left if m in in_right]
-    return Groups(
-        batch=tuple(m for m in both if m in kept),
-        rows=tuple(m for m in in_left if m in kept and m not in in_right),
-        columns=tuple(m for m in in_right if m in kept and m not in in_left),
-        summed=tuple(m for m in both if m not in kept),
-        left=tuple(m for m in in_left if m not in kept and m not in in_right),
-        right=tuple(m for m in in_right if m not in kept and m not in in_left),
-    )
-
-
-def kind(terms: Sequence[Term], out: Term) -> str:
-    """Return what a contraction amounts to: the word behind `#` in a printed program."""
-    if len(terms) == 1:
-        own = dict.fromkeys(terms[0])
-        if len(out) != len(set(out)):
-            return "spread on a diagonal"
-        if len(own) > len(out):
-            return "reduce"
-        return "diagonal" if len(own) < len(terms[0]) else ("view" if terms[0] == out else "permute")
-    if len(terms) > 2:
-        return "n-ary"
-    g = groups(terms[0], terms[1], out)
-    if not g.summed:
-        return "multiply" if g.batch or not (g.rows and g.columns) else "outer product"
-    if not g.rows and not g.columns:
-        return "multiply and reduce" if g.batch else "inner product"
-    name = "gemm" if g.rows and g.columns else "gemv"
-    return f"batched {name}" if g.batch else name
+PROGRAM_CLASSES = (Program, Contract, Reshape, Broadcast, Loop, Fused, Call, Constant, Value)
 
 
 def _printed(program: Program, indent: str = "") -> str:
@@ -270,6 +238,12 @@ def _printed(program: Program, indent: str = "") -> str:
             how += [f"at most {step.threads} at a time"] * (step.threads > 1)
             lines.append(f"  {outs} = loop {names} over {over}{'  # ' * bool(how)}{', '.join(how)}")
             lines += ["    " + line for line in _printed(step.body).splitlines()]
+        elif isinstance(step, Fused):
+            pieces = ""
+            for m in step.modes:
+                pieces = f" over {program.label(m)}={program.extents[m]}, {step.piece} at a time"
+            lines.append(f"  {outs} = fused {names}{pieces}{'  # ' * bool(step.how)}{step.how}")
+            lines += ["    " + line for line in _printed(step.body).splitlines()[1:-1]]
         else:
             lines.append(f"  {outs} = {step.operation} {names}")
     lines.append(f"  return {' '.join(f'%{i}' for i in program.results)}")
@@ -394,12 +368,30 @@ def _step_faults(program: Program, step: Step, inputs: Sequence[Value]) -> Itera
         for out, result in zip(step.outs, step.body.results, strict=True):
             if known[result].modes != tuple(m for m in out.modes if m not in step.modes):
                 yield f"makes %{out.number} with other modes than its body gives"
+    elif isinstance(step, Fused):
+        yield from _fused_faults(program, step, inputs)
     elif step.operation not in OPERATIONS:
         yield f"calls {step.operation!r}, which is no operation"
     else:
         expected = OPERATIONS[step.operation].outs(inputs)
         if [(v.modes, v.dtype) for v in step.outs] != expected:
             yield f"has outputs that {step.operation} does not make"
+
+
+def _fused_faults(program: Program, step: Fused, inputs: Sequence[Value]) -> Iterator[str]:
+    body = step.body
+    yield from (f"has a body in which {fault}" for fault in body.faults())
+    if replace(program, inputs=body.inputs, steps=body.steps, results=body.results, constants=()) != body:
+        yield "has a body with other extents, another semiring or precision, or constants"
+    if body.inputs != tuple(inputs):
+        yield "gives its body other inputs than it expects"
+    made = body.values()
+    if body.results != tuple(v.number for v in step.outs) or any(made.get(v.number) != v for v in step.outs):
+        yield "has other results than its body"
+    if not all(isinstance(inner, Contract) for inner in body.steps):
+        yield "has a body of more than contractions"
+    if len(step.modes) > 1 or any(not 0 < step.piece <= program.extents[m] for m in step.modes):
+        yield f"takes {step.piece} positions of {step.modes} at a time"
 
 
 def _size(program: Program, value: Value) -> int:
@@ -427,6 +419,8 @@ def _evaluate(program: Program, arrays: Sequence[Array], constants: Sequence[Arr
             )
         elif isinstance(step, Reshape):
             made = [operands[0].reshape([program.extents[m] for m in step.out.modes])]
+        elif isinstance(step, Fused):
+            made = _evaluate(step.body, operands, ())
         elif isinstance(step, Loop):
             made = _evaluate_loop(program, step, operands, [known[i].modes for i in step.inputs])
         else:

@@ -8,13 +8,14 @@ from typing import Any
 
 from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
+from contractc.grouping import groups
 from contractc.hosted import NUMPY, alone, compiled, hostable
 from contractc.lower.joint import cut, joined, joined_for_numpy
 from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
 from contractc.lower.passes import natural_layout
 from contractc.machine import Target
-from contractc.programs import COPY, Contract, Loop, Program, groups
+from contractc.programs import COPY, Contract, Loop, Program
 from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4

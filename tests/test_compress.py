@@ -102,6 +102,36 @@ def test_newton_kernel_has_small_ranks() -> None:
     assert found.operand.parameters < matrix.size / 10, found
 
 
+@pytest.mark.parametrize("n", [16, 24])
+def test_newton_kernel_on_a_grid_is_tucker_with_ranks_logarithmic_in_n(n: int) -> None:
+    i, j, k = np.ogrid[:n, :n, :n]
+    tensor = 1 / np.sqrt((i + 0.5) ** 2 + (j + 0.5) ** 2 + (k + 0.5) ** 2)
+    found = formats.compress(tensor, tolerance=1e-4, split=((n,),) * 3)
+    (tried,) = [t for t in found.trials if t.layout == "Tucker i0 | j0 | k0"]
+    assert tried.verdict == "taken"
+    assert found.operand.layout.format == "Tucker"
+    assert max(found.operand.factors[0].shape) <= 2 * np.log2(n)
+    assert tried.parameters == found.operand.parameters < tensor.size / 2
+    assert formats.relative_error(found.operand, tensor) == tried.error <= 1e-4
+
+
+def test_tucker_is_found_over_groups_of_modes_in_any_order() -> None:
+    draw = np.random.default_rng(2).standard_normal
+    core, groups = draw((3, 2, 3)), [draw((2, 3, 3)), draw((3, 2, 2)), draw((2, 2, 3))]
+    array = np.einsum("abc,ija,klb,mnc->ikmjln", core, *groups)
+    found = formats.compress(array.reshape(12, 12), tolerance=1e-8, split=((2, 3, 2), (3, 2, 2)))
+    (tried,) = [t for t in found.trials if t.layout.startswith("Tucker")]
+    assert tried.layout == "Tucker i0 j0 | i1 j1 | i2 | j2"  # i2 j2 of rank 3 in 4 has no factor of its own
+    assert tried.parameters == 3 * 2 * 2 * 2 + 18 + 12
+    assert tried.error <= 1e-8
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (0, 4)])
+def test_what_has_no_structure_stays_as_it_is(shape: tuple[int, ...]) -> None:
+    array = np.ones(shape)
+    assert formats.compress(array, tolerance=0.1).operand is array
+
+
 def test_hilbert_tensor_has_small_ranks() -> None:
     n = 12
     i, j, k = np.ogrid[:n, :n, :n]

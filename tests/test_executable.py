@@ -392,7 +392,7 @@ def foreign(source: str) -> set[str]:
     found = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
-            known = token.string in PLAIN or re.fullmatch(r"(x|c|d|t|body)\d+", token.string)
+            known = token.string in PLAIN or re.fullmatch(r"(x|c|d|t|body|step)\d+", token.string)
             if not known or token.string in {"import", "exec", "eval", "lambda", "global"}:
                 found.add(token.string)
         elif token.type == tokenize.STRING:

@@ -31,7 +31,7 @@ FLOORS = """
     assembly, training, hosted, search, lower, backends, providers, store
     cost
     executable, plans, fused, workspace, programs, machine
-    operations, slices
+    grouping, operations, slices
     expansion, several
     network
     notation, operands, evaluation, tensorfiles, dtypes, semirings, default_rates

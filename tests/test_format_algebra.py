@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import contractc
 from contractc import formats
 from contractc.formats import Factorized, with_factors
+from contractc.search import factored
 
 Array = np.ndarray[Any, Any]
 Draw = Callable[..., Array]
@@ -196,6 +197,23 @@ def test_kronecker_sum_is_the_laplacian_of_a_product() -> None:
     near(dense(formats.kronecker_sum(one)), one)
     with pytest.raises(contractc.OperandError, match=r"matrix 0 of a Kronecker sum has shape \(2, 3\)"):
         formats.kronecker_sum(np.ones((2, 3)))
+
+
+def test_long_trains_are_planned_by_few_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[object] = []
+    search = factored._with_dense
+
+    def counted(*arguments: Any) -> Any:
+        searched.append(arguments)
+        return search(*arguments)
+
+    monkeypatch.setattr(factored, "_with_dense", counted)
+    one, two = (train(drawing(k), ((3,),) * 20, 2) for k in range(2))
+    expected = np.ones((1, 1))
+    for a, b in zip(one, two, strict=True):
+        expected = np.einsum("ab,anc,bnd->cd", expected, a, b)
+    near(formats.inner(formats.tt(one), formats.tt(two)), expected[0, 0])
+    assert len(searched) == 1  # neither merged step by step nor made dense: 3**20 elements each
 
 
 def test_operands_that_do_not_go_together_are_refused() -> None:

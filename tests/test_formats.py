@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -261,6 +262,23 @@ def test_constant_factors_are_materialised_once() -> None:
     assert fixed.plan.choices == ("materialised once",)
     assert len(fixed.program.constants) == 1
     np.testing.assert_allclose(fixed(x), x @ dense.T)
+
+
+def test_explain_says_what_was_made_of_the_factors_and_why() -> None:
+    rng = np.random.default_rng(0)
+    made, _ = random_tt_matrix(rng, (8, 8, 8), (8, 8, 8), 4)
+
+    def told(batch: int, operand: Factorized, **options: Any) -> str:
+        return contractc.explain(
+            contractc.compile("bi,oi->bo", (batch, 512), operand, **options)
+        ).splitlines()[1]
+
+    line = told(4, made)
+    assert re.fullmatch(r"  factors %1 %2 %3: factored; [0-9.]+ us predicted, partly merged [0-9.]+ us", line)
+    assert told(4, formats.forced(made, "materialised")) == "  factors %1 %2 %3: materialised; as asked for"
+    once = told(4096, made, constants=(1,))
+    assert once.startswith("  factors %1 %2 %3: materialised once; ")
+    assert "factors" not in contractc.explain(contractc.compile("bi,oi->bo", (4, 6), (5, 6)))
 
 
 def test_factors_that_do_not_fit_are_refused() -> None:

@@ -196,11 +196,12 @@ def test_torch_sees_aten_calls_where_it_watches() -> None:
 
 def test_later_changes_to_what_is_made_when_calls_were_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "COMPILING", 0.0)
+    monkeypatch.setattr(loops, "COMPILING_STEP", 0.0)
     monkeypatch.setattr(loops, "IMPORTING", 0.0)
     monkeypatch.setattr(loops, "installed", lambda: True)
-    run = loops.later(lambda x: x, lambda: lambda x: x + 1)
+    run = loops.later(lambda x: x, lambda: lambda x: x + 1, 1)
     assert [run(1), run(1), run(1)] == [1, 2, 2]
-    kept = loops.later(lambda x: x, lambda: None)
+    kept = loops.later(lambda x: x, lambda: None, 1)
     assert [kept(1), kept(1)] == [1, 1]
 
 
@@ -217,7 +218,7 @@ def test_a_plain_call_runs_pairs_and_makes_no_loops(monkeypatch: pytest.MonkeyPa
 @with_loops
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_slow_calls_are_planned_with_loops(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COMPILING", "IMPORTING"):
+    for name in ("COMPILING", "COMPILING_STEP", "IMPORTING"):
         monkeypatch.setattr(loops, name, 0.0)
     text, shapes = CASES[2]
     shapes = [(20003, *shapes[0][1:]), (20003, *shapes[1][1:]), shapes[2]]

@@ -191,7 +191,7 @@ def test_gradients_keep_a_memory_limit() -> None:
     operands = [rng.standard_normal(shape) for shape in ((3, 40), (3, 40), (4, 40), (4, 40))]
     text, order = "ia,ib,jb,ja->", [(0, 1), (0, 1), (0, 1)]
     whole = contractc.compile_gradients(text, *operands, optimize=order)
-    limit = whole.plan.peak // 2
+    limit = 22_000
     sliced = contractc.compile_gradients(text, *operands, optimize=order, memory_limit=limit)
     assert sliced.plan.sliced and sliced.plan.peak <= limit < whole.plan.peak
     for found, expected in zip(sliced(*operands, 1.0), whole(*operands, 1.0), strict=True):

@@ -223,6 +223,15 @@ def test_many_layouts_are_served_by_copies() -> None:
         np.testing.assert_allclose(run(*given_), np.asarray(x @ y @ z), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("lanes", [1, 2, 5, 9, 17, 33])
+def test_a_last_vector_of_one_lane_is_transposed_like_all_others(dtype: str, lanes: int) -> None:
+    program, step = step_of([(0,), (2, 1)], (0, 1, 2), [3, 4, lanes], [dtype] * 2, dtype)
+    run = loops.compiled(program, step, numpy_library(program, step))
+    x, y = np.arange(1, 4).astype(dtype), np.arange(4 * lanes).reshape(lanes, 4).astype(dtype)
+    np.testing.assert_array_equal(run(x, y), np.einsum("d,fa->daf", x, y))
+
+
 def test_wide_of_every_known_dtype_is_known() -> None:
     assert {wide(d) for d in text.DTYPES} <= set(text.DTYPES)
 

@@ -128,7 +128,7 @@ def test_a_limit_holds_for_the_program(share: float) -> None:
     shapes = [whole.network.shape(t.modes) for t in whole.network.tensors]
     arrays = [np.random.default_rng(k).integers(-2, 3, shape).astype(float) for k, shape in enumerate(shapes)]
     executable = contractc.compile(text, *arrays, memory_limit=limit)
-    assert executable.plan.sliced
+    assert executable.plan.sliced or executable.peak < whole.peak
     assert executable.peak <= limit + NEGLIGIBLE
     assert executable(*arrays) == contractc.contract(text, *arrays)
 

@@ -6,7 +6,6 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -231,6 +230,33 @@ class Squares(torch.utils.data.Dataset[torch.Tensor]):
         return result
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_layers_work_with_torch_func_and_export() -> None:
+    layer = FactorizedLinear(24, 12, rank=3, dtype=DOUBLE)
+    x = torch.randn(5, 24, dtype=DOUBLE)
+    weight = layer.weight.operand().to_dense().detach()
+    parameters = dict(layer.named_parameters())
+
+    def called(values: Any, rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.func.functional_call(layer, values, rows)
+        return result
+
+    close(
+        torch.func.jvp(lambda rows: called(parameters, rows), (x,), (torch.ones_like(x),))[1],
+        torch.ones_like(x) @ weight.T,
+    )
+    each = torch.func.vmap(torch.func.grad(lambda values, row: called(values, row).sum()), (None, 0))(
+        parameters, x
+    )
+    summed = torch.autograd.grad(layer(x).sum(), list(parameters.values()))
+    for one, two in zip(each.values(), summed, strict=True):
+        close(one.sum(0), two)
+    doubled = {name: torch.stack([p, 2 * p]) for name, p in parameters.items()}
+    close(torch.func.vmap(called, (0, None))(doubled, x)[0], layer(x))
+    exported = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("b")},)).module()
+    close(exported(x[:3]), layer(x[:3]))
+
+
 def test_layers_go_to_workers() -> None:
     data = Squares()
     loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=1)
@@ -288,8 +314,8 @@ def test_layers_pass_gradcheck(format: str) -> None:
     layer = FactorizedLinear(4, 4, format=format, rank=2, split=((2, 2), (2, 2)), dtype=DOUBLE)
     x = torch.randn(3, 4, dtype=DOUBLE, requires_grad=True)
     factors = [f.detach().requires_grad_() for f in layer.weight.factors]
-    assert torch.autograd.gradcheck(layer.planned.training, (x, *factors))
-    assert torch.autograd.gradgradcheck(layer.planned.training, (x, *factors))
+    assert torch.autograd.gradcheck(layer.planned.learning, (x, *factors))
+    assert torch.autograd.gradgradcheck(layer.planned.learning, (x, *factors))
 
 
 def test_dropout_leaves_ranks_out_and_keeps_the_mean() -> None:
@@ -377,12 +403,15 @@ def test_near_equal_factors() -> None:
     assert balanced(97, 3) == (97, 1, 1)
 
 
-def test_a_layer_runs_what_was_planned_for_its_mode() -> None:
+def test_a_layer_runs_what_was_planned_for_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = FactorizedLinear(16, 16, format="monarch", rank=1)
-    trained = [t.trained for t in layer.planned.training.plan.network.tensors]
+    trained = [t.trained for t in layer.planned.learning.plan.network.tensors]
     assert all(trained) and not any(t.trained for t in layer.planned.inferring.plan.network.tensors)
-    words = replace(layer.planned, training=lambda *_: "train", inferring=lambda *_: "infer")  # type: ignore[arg-type]
-    assert words.run(layer) == "train"
+    words = layer.planned
+    monkeypatch.setattr(words, "learning", lambda *_: "train")
+    monkeypatch.setattr(words, "inferring", lambda *_: "infer")
+    assert words() == "train"
     with torch.no_grad():
-        assert words.run(layer) == "infer"
-    assert words.run(layer.eval()) == "infer"
+        assert words() == "infer"
+    layer.eval()
+    assert words() == "infer"

@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 import contractc
+from contractc.grouping import Groups, groups, kind
 from contractc.operations import OPERATIONS
-from contractc.programs import (
-    Call,
-    Constant,
-    Contract,
-    Groups,
-    Loop,
-    Program,
-    Reshape,
-    Value,
-    groups,
-    kind,
-)
+from contractc.programs import Call, Constant, Contract, Loop, Program, Reshape, Value
+from contractc.providers import loops
 from messages import message_of
 
 X, Y = Value(0, (0, 1), "float64"), Value(1, (1, 2), "float64")
@@ -188,7 +179,8 @@ def test_faults_names_each_broken_rule(broken: Program, faults: list[str]) -> No
     assert broken.faults() == faults
 
 
-def test_a_program_prints_a_line_per_step() -> None:
+def test_a_program_prints_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "installed", lambda: False)
     operands = np.ones((2, 3), complex), np.ones((3, 4), complex), np.ones((4, 2), complex)
     order = [(1, 2), (0, 1)]
     program = contractc.compile(

@@ -7,20 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
+from math import prod
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import contractc
 from contractc.api import compile as compile_expression
 from contractc.backends import numpy as numpy_backend
-from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, tasks, understood, ways, words
-from contractc.backends.steps.choose import choose, free_results, layout
+from contractc.backends.steps import EINSUM, MATMUL, MULTIPLY, Task, regroup, tasks, understood, ways, words
+from contractc.backends.steps.choose import Prices, arranged, choose, free_results, layout
 from contractc.backends.steps.forms import COPIES, LEFT, form_of, fused, natural_orders
+from contractc.lower.regroup import regrouped_plan
 from contractc.machine import DEFAULT_MACHINE, GRID, Machine
 from contractc.programs import Contract, Program, Value
-from contractc.providers import NUMPY, TORCH, memory
+from contractc.providers import NUMPY, TORCH, copies, memory
 from contractc.providers.copies import converted, packed
 from contractc.providers.measure import measure_machine
 
@@ -105,6 +108,58 @@ def test_layout_and_choice_keep_the_meaning(program: Program) -> None:
     np.testing.assert_array_equal(numpy_backend.compile(chosen).run(*arrays), expected)
 
 
+@st.composite
+def two_steps(draw: st.DrawFn) -> Program:
+    """Draw a program of three operands, the first two of which are contracted first."""
+    members = draw(st.lists(st.integers(1, 7), min_size=1, max_size=5))
+    kept = draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
+    extents = draw(st.lists(st.integers(1, 3), min_size=len(members), max_size=len(members)))
+    terms = [tuple(m for m, bits in enumerate(members) if bits >> k & 1) for k in range(3)]
+    terms = [tuple(draw(st.permutations(term))) for term in terms]
+    out = tuple(draw(st.permutations([m for m, keep in enumerate(kept) if keep])))
+    between = tuple(m for m in dict.fromkeys(terms[0] + terms[1]) if m in terms[2] or m in out)
+    dtype = draw(st.sampled_from(("float64", "complex128")))
+    values = [Value(k, term, dtype) for k, term in enumerate((*terms, between, out))]
+    conj = tuple(draw(st.booleans()) for _ in range(3))
+    steps = (Contract(values[3], (0, 1), conj[:2]), Contract(values[4], (3, 2), (False, conj[2])))
+    return Program(tuple(values[:3]), steps, (4,), tuple(extents))
+
+
+@settings(max_examples=100, deadline=None)
+@given(program=two_steps(), least=st.sampled_from([0, 2**14]))
+def test_steps_in_another_order_keep_the_meaning(program: Program, least: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "SMALL", least)
+        patch.setattr(regroup, "WORTH_A_LOOK", 0.0)
+        patch.setattr(regroup, "GAIN", 1e-9)
+        prices = Prices(DEFAULT_MACHINE, PROVIDERS)
+        turned = regroup.regrouped(free_results(program), prices)
+        chosen = arranged(turned, DEFAULT_MACHINE, PROVIDERS, prices)
+    assert chosen.faults() == []
+    assert {chosen.steps[0].inputs, chosen.steps[0].inputs[::-1]}.isdisjoint({(0, 1)})
+    arrays = arrays_for(program, 2)
+    (expected,) = program.evaluate(*arrays)
+    np.testing.assert_array_equal(chosen.evaluate(*arrays)[0], expected)
+    np.testing.assert_array_equal(numpy_backend.compile(chosen).run(*arrays), expected)
+
+
+def test_a_khatri_rao_product_comes_first_where_that_is_one_large_product() -> None:
+    shapes = (160, 160, 160), (160, 32), (160, 32)
+    plan = contractc.plan("ijk,jr,kr->ir", *shapes, optimize=[(0, 2), (0, 1)])
+    turned = regrouped_plan(plan, DEFAULT_MACHINE)
+    assert turned.path == ((1, 2), (0, 3)) and turned.results == (4,)
+    assert "two steps in the order that suits memory" in str(turned)
+    assert "in order (%" in contractc.explain(compile_expression("ijk,jr,kr->ir", *shapes))
+    arrays = [np.random.default_rng(k).integers(-3, 4, shape).astype(float) for k, shape in enumerate(shapes)]
+    np.testing.assert_array_equal(
+        compile_expression("ijk,jr,kr->ir", *arrays)(*arrays),
+        np.einsum("ijk,jr,kr->ir", *arrays, optimize=True),
+    )
+    for asked in ({"memory_limit": 10**9}, {"optimize": [(0, 2), (0, 1)]}):  # an order, or memory, is kept to
+        kept = compile_expression("ijk,jr,kr->ir", *shapes, **asked)
+        assert kept.plan.path[0] in ((0, 1), (0, 2))
+
+
 def test_a_step_too_small_to_matter_is_left_to_the_backend() -> None:
     (step,) = compile_expression("ij,jk->ik", (4, 4), (4, 4)).program.steps
     assert isinstance(step, Contract)
@@ -143,8 +198,8 @@ def test_understood_refuses_what_is_no_way(how: str) -> None:
 
 
 def test_words_are_understood() -> None:
-    for copies in COPIES:
-        assert understood(words(MATMUL, copies, TORCH)) == (MATMUL, copies, TORCH)
+    for copied in COPIES:
+        assert understood(words(MATMUL, copied, TORCH)) == (MATMUL, copied, TORCH)
 
 
 def test_copying_the_small_operand_beats_copying_the_large_one() -> None:
@@ -244,3 +299,41 @@ def test_narrow_products_in_any_order_are_those_of_numpy(equation: str) -> None:
     found = torch_einsum(equation, x, y)
     assert found.flags.c_contiguous and found.dtype == np.float16
     np.testing.assert_array_equal(found, np.einsum(equation, x, y))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    shape=st.lists(st.sampled_from([1, 2, 3, 5, 7, 16, 19, 40]), min_size=1, max_size=5),
+    dtype=st.sampled_from(["float32", "float64", "complex64", "complex128", "int64"]),
+)
+def test_compiled_copies_move_every_element(data: st.DataObject, shape: list[int], dtype: str) -> None:
+    pytest.importorskip("llvmlite")
+    moves = pytest.importorskip("contractc.providers.loops.moves")
+    axes = data.draw(st.permutations(range(len(shape))))
+    whole = np.arange(2 * prod(shape)).astype(dtype).reshape(2 * shape[0], *shape[1:])
+    x = whole[:: data.draw(st.sampled_from([1, 2]))][: shape[0]].transpose(axes)  # rows may lie apart
+    x = x[:: data.draw(st.sampled_from([1, -1]))]
+    around = np.zeros(x.size + 64, dtype)
+    out = around[32:-32].reshape(x.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "NEAR", 2**30)
+        found = moves.planned(copies._fused_axes(x.shape, x.strides, out.strides), x.itemsize)
+    if found is None:
+        out[...] = x
+    else:
+        table = np.array(found[1], np.int64)
+        found[0].run(x.ctypes.data, out.ctypes.data, table.ctypes.data)
+    np.testing.assert_array_equal(out, x)
+    assert not around[:32].any()
+    assert not around[-32:].any()
+
+
+def test_copies_change_to_compiled_loops_when_they_have_taken_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    x = np.arange(2.0**16).reshape(16, 64, 64).transpose(0, 2, 1)
+    monkeypatch.setattr(copies, "_copy_in_tiles", lambda out, x: out.fill(-1.0))
+    monkeypatch.setattr(copies._spent, "seconds", 0.0)
+    assert (packed(x) == -1.0).all()
+    monkeypatch.setattr(copies._spent, "seconds", 1.0)
+    np.testing.assert_array_equal(packed(x), x)

@@ -19,7 +19,7 @@ from contractc.dtypes import promote as promoted
 from contractc.errors import OperandError, UnsupportedError
 from contractc.notation import Term
 from contractc.operands import Operand, dtype_name
-from contractc.programs import Call, Contract, Loop, Program, Step, Value
+from contractc.programs import Call, Contract, Fused, Loop, Program, Step, Value
 from contractc.slices import Sums, place, positions
 
 try:
@@ -182,7 +182,7 @@ class _ArrayAPI:
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
         return None
 
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+    def compiled(self, step: Contract | Fused, program: Program, names: Sequence[str]) -> tuple[str, str]:
         raise AssertionError("refuses() lets a step through that runs as compiled loops")
 
     def pair(

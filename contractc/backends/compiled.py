@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from ctypes import c_size_t
 from dataclasses import replace
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +13,12 @@ import numpy as np
 
 from contractc.backends import Compiled
 from contractc.dtypes import to_numpy
-from contractc.fused import unfused
-from contractc.programs import Contract, Program
+from contractc.fused import all_unfused, unfused
+from contractc.programs import Contract, Fused, Program
 from contractc.providers import loops, providers
 from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
+from contractc.providers.loops.arrays import layout
+from contractc.providers.memory import LEAST, fresh
 
 NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
@@ -39,6 +43,51 @@ def numpy_loops(
     return loops.compiled(program, step, numpy_library(program, step))
 
 
+def numpy_together(
+    program: Program,
+    step: Fused,
+    compile_: Callable[[Program], Compiled],
+    built: Mapping[str, loops.Variant] = NOTHING_BUILT,
+) -> Callable[..., Any]:
+    """Return the function of arrays that computes the results of `step`: see `numpy_loops`."""
+    offsets = layout()
+    if offsets is None or (step.how not in built and not loops.installed()):
+        return _by_libraries(step.body, compile_)
+    if step.how == HOW_FIRST:
+        now = replace(step, how=HOW)
+        return loops.at_first_call(lambda: numpy_together(program, now, compile_))
+    variant = built[step.how] if step.how in built else loops.together(step)
+    native, in_order = variant.native, np.ascontiguousarray
+    empty: Callable[..., Any] = np.empty
+    shapes = [(tuple(program.extents[m] for m in v.modes), to_numpy(v.dtype)) for v in step.outs]
+    shapes.append(((variant.workspace,), np.dtype(np.uint8)))
+    given = {v.number for v in (*program.inputs, *(c.value for c in program.constants))}
+    made_here = [(k, to_numpy(v.dtype)) for k, v in enumerate(step.body.inputs) if v.number not in given]
+    single = len(step.outs) == 1
+    if any(prod(shape) * dtype.itemsize >= LEAST for shape, dtype in shapes):
+        empty = fresh
+
+    def run_all(*arrays: Any) -> Any:
+        if made_here:
+            arrays = _arrays(arrays, made_here)
+        made = tuple([empty(shape, dtype) for shape, dtype in shapes])
+        if native.run(id(arrays), id(made), *offsets):
+            arrays = tuple(map(in_order, arrays))
+            native.run(id(arrays), id(made), *offsets)
+        return made[0] if single else made[:-1]
+
+    return run_all
+
+
+def _arrays(arrays: Sequence[Any], made_here: Sequence[tuple[int, Any]]) -> tuple[Any, ...]:
+    """Return `arrays`, those that steps made here as arrays where NumPy gave numbers, of the dtypes compiled for."""
+    found = list(arrays)
+    for k, dtype in made_here:
+        found[k] = x = np.asarray(found[k])
+        assert x.dtype == dtype, f"{x.dtype} came where {dtype} was compiled for"
+    return tuple(found)
+
+
 def numpy_library(program: Program, step: Contract) -> Library:
     """Return how loops look at the arrays of `step` in NumPy."""
     known = program.values()
@@ -48,7 +97,7 @@ def numpy_library(program: Program, step: Contract) -> Library:
         _address,
         _strides,
         np.ascontiguousarray,
-        lambda shape: np.empty(shape, dtype),
+        lambda shape: fresh(shape, dtype),
         lambda size: np.empty(size, np.uint8),
         tuple(to_numpy(known[i].dtype) for i in step.inputs),
     )
@@ -58,11 +107,15 @@ def _pairwise(
     program: Program, step: Contract, compile_: Callable[[Program], Compiled]
 ) -> Callable[..., Any]:
     """Return the function that does `step` by the best ways of the libraries, one pair after the other."""
+    return _by_libraries(unfused(program, step), compile_)
+
+
+def _by_libraries(program: Program, compile_: Callable[[Program], Compiled]) -> Callable[..., Any]:
+    """Return `program` run by the best ways of the libraries."""
     from contractc.backends.steps.choose import arranged  # loaded by those who have to choose
     from contractc.providers.known import this_machine
 
-    names, machine = providers(), this_machine()
-    return compile_(arranged(unfused(program, step), machine, names)).run
+    return compile_(arranged(all_unfused(program), this_machine(), providers())).run
 
 
 def _form(x: np.ndarray) -> int:
@@ -77,8 +130,10 @@ def _form(x: np.ndarray) -> int:
 
 
 def _address(x: np.ndarray) -> int:
-    address: int = x.__array_interface__["data"][0]
-    return address
+    offsets = layout()
+    if offsets is None:
+        return int(x.__array_interface__["data"][0])
+    return c_size_t.from_address(id(x) + offsets.data).value
 
 
 def _strides(x: np.ndarray) -> Sequence[int]:

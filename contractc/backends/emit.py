@@ -11,20 +11,9 @@ from typing import Any, Protocol
 
 from contractc.backends import Compiled
 from contractc.dtypes import is_complex
+from contractc.grouping import Groups, groups, kind
 from contractc.notation import Term
-from contractc.programs import (
-    COPY,
-    Broadcast,
-    Call,
-    Contract,
-    Groups,
-    Loop,
-    Program,
-    Reshape,
-    Value,
-    groups,
-    kind,
-)
+from contractc.programs import COPY, Broadcast, Call, Contract, Fused, Loop, Program, Reshape, Value
 from contractc.providers import loops
 from contractc.recent import MISS
 
@@ -99,7 +88,7 @@ class Dialect(Protocol):
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
         """Return the expression for a step that `how` wants done in the dtype of its operands, or None."""
 
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+    def compiled(self, step: Contract | Fused, program: Program, names: Sequence[str]) -> tuple[str, str]:
         """Return the expression for a step that runs as compiled loops, and how it runs."""
 
     def pair(
@@ -196,6 +185,8 @@ class Function:
                 code, note = self.dialect.reshape(self.names[step.inputs[0]], shape), "reshape"
             elif isinstance(step, Broadcast):
                 code, note = self._broadcast(step), "broadcast"
+            elif isinstance(step, Fused):
+                code, note = self.dialect.compiled(step, self.program, [self.names[i] for i in step.inputs])
             elif isinstance(step, Loop):
                 code, note = self._loop(step, bodies[s]), "a loop over slices"
             else:

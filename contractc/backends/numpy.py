@@ -9,7 +9,7 @@ import numpy as np
 
 from contractc.backends import Compiled
 from contractc.backends.blocked import contract_blocked, spread
-from contractc.backends.compiled import NOTHING_BUILT, numpy_loops
+from contractc.backends.compiled import NOTHING_BUILT, numpy_loops, numpy_together
 from contractc.backends.emit import Function, emit
 from contractc.backends.steps import NARROW
 from contractc.backends.steps.code import write_pair
@@ -19,7 +19,7 @@ from contractc.errors import OperandError
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
 from contractc.operations import OPERATIONS
-from contractc.programs import Contract, Loop, Program, Value
+from contractc.programs import Contract, Fused, Loop, Program, Value
 from contractc.providers import loops
 from contractc.providers.copies import converted
 from contractc.providers.reductions import exact_matmul, total
@@ -198,8 +198,12 @@ class _Numpy:
         code = f"{function}({list(terms)}, {own}, {', '.join(names)})"
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
 
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
-        name = self.use(f"step{len(self.names)}", numpy_loops(program, step, compile, self.built))
+    def compiled(self, step: Contract | Fused, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        if isinstance(step, Fused):
+            run = numpy_together(program, step, compile, self.built)
+        else:
+            run = numpy_loops(program, step, compile, self.built)
+        name = self.use(f"step{len(self.names)}", run)
         return f"{name}({', '.join(names)})", loops.note(program, step)
 
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:

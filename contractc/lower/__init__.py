@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from contractc.backends.steps.choose import arranged, free_results, layout
+from contractc.backends.steps.choose import Prices, arranged, free_results, layout
 from contractc.dtypes import wide
 from contractc.lower.exponents import guard_range, split_exponents
 from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
-from contractc.lower.passes import PASSES, as_stored, unshared
+from contractc.lower.passes import PASSES, as_stored, merge_equal_steps, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
+from contractc.lower.together import together
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.network import TensorNetwork
 from contractc.notation import Term
@@ -36,6 +37,9 @@ __all__ = [
 
 GAIN_APART = 1.25
 """How many times faster a program that computes shared intermediates again has to be by prediction."""
+
+GAIN_LAYOUT = 1.1
+"""How many times faster a program whose runs are found with orders chosen before has to be by prediction."""
 
 WORTH_TWICE = 1e-3
 """Predicted seconds from which on runs are looked for twice: as steps are given, and with orders chosen before."""
@@ -68,7 +72,8 @@ def lower(
     def made(hoist: bool, pairs: bool) -> Program:
         program = translate(plan, target, hoist, pairs)
         for transform in PASSES:
-            program = transform(program)
+            if transform is not merge_equal_steps or not _again(plan):
+                program = transform(program)
         if exponents:
             return split_exponents(program)
         if target.backend in ("numpy", "torch"):
@@ -88,6 +93,13 @@ def lower(
     return program
 
 
+def _again(plan: Plan) -> bool:
+    """Return whether `plan` computes values a second time, for want of memory to keep them."""
+    count = len(plan.network.tensors)
+    steps = [ids for s, ids in enumerate(plan.path) if count + s not in plan.results]
+    return len(set(steps)) < len(steps)
+
+
 def finished(
     program: Program,
     target: Target,
@@ -101,14 +113,16 @@ def finished(
         return fuse(program, kernels)
 
     def made(form: Program) -> Program:
-        form = fuse(form, kernels)
-        return arranged(form if ordered else free_results(form), machine, providers())
+        form = together(fuse(form, kernels), kernels)
+        form = form if ordered else free_results(form)
+        return arranged(form, machine, providers(), prices)
 
+    prices = Prices(machine, tuple(providers()))
     best, apart = made(program), unshared(program) if kernels else None
     if kernels and program_seconds(best, machine) >= WORTH_TWICE:
-        best = min(
-            (best, made(layout(program, machine, providers()))), key=lambda p: program_seconds(p, machine)
-        )
+        other = made(layout(program, machine, providers()))
+        if program_seconds(other, machine) * GAIN_LAYOUT < program_seconds(best, machine):
+            best = other
     if apart is not None:
         apart = made(apart)
         if program_seconds(apart, machine) * GAIN_APART < program_seconds(best, machine):

@@ -12,7 +12,7 @@ from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import spilled_seconds, step_seconds, written_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
-from contractc.programs import Contract, Loop, Program, Step
+from contractc.programs import Contract, Fused, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
 
 MOST_STEPS = 8
@@ -37,6 +37,7 @@ class Fuser:
     way), and `alone` how long a step takes that is not fused. A step of one or two inputs is offered too: it may be
     faster as a kernel of its own. `at_least` gives seconds that `seconds` is not below: a run that cannot pay is not
     looked at any closer. `spilled` gives what so many bytes cost between two steps, beyond what these are priced at.
+    `several` predicts the seconds of a fused step of several results, where there are such (`together`).
     """
 
     how: str
@@ -44,6 +45,7 @@ class Fuser:
     alone: Callable[[Program, Contract], float]
     at_least: Callable[[Program, Contract], float] = lambda program, step: 0.0
     spilled: Callable[[int], float] = lambda size: 0.0
+    several: Callable[[Fused], float] | None = None
 
 
 def fusers(target: Target, machine: Machine = DEFAULT_MACHINE) -> tuple[Fuser, ...]:
@@ -66,7 +68,8 @@ def _loops(target: Target, machine: Machine) -> tuple[Fuser, ...]:
     def spilled(size: int) -> float:
         return spilled_seconds(size, machine)
 
-    return (Fuser(loops.HOW, loops.predicted, alone, loops.at_least, spilled),)
+    several = loops.together_seconds if target.backend == "numpy" else None
+    return (Fuser(loops.HOW, loops.predicted, alone, loops.at_least, spilled, several),)
 
 
 def loops_missed(program: Program, target: Target, machine: Machine = DEFAULT_MACHINE) -> dict[int, str]:

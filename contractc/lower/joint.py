@@ -46,13 +46,15 @@ def joined(program: Program, wanted: Sequence[int], packing: Packing) -> Program
 def joined_for_numpy(program: Program, wanted: Sequence[int]) -> Program | None:
     """Return `joined` with runs fused, orders and ways chosen for NumPy, copies as steps of their own if that pays."""
     target, best = Target(), None
+    # One call for several steps might stand on both sides of the cut.
+    kernels = [replace(kernel, several=None) for kernel in fusers(target)]
     for packing in (as_it_is, pack):
         both = joined(program, wanted, packing)
         if both is None:
             return None
         if packing is pack and best is not None and not any(map(_is_copy, both.steps)):
             break
-        both = finished(both, target, kernels=fusers(target))
+        both = finished(both, target, kernels=kernels)
         seconds = program_seconds(both)
         if best is None or seconds < best[0]:
             best = seconds, both

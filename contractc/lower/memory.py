@@ -11,9 +11,10 @@ from contractc.backends.steps import understood
 from contractc.backends.steps.forms import LEFT, RESULT, RIGHT, form_of
 from contractc.backends.steps.tasks import task_of
 from contractc.dtypes import is_complex, itemsize, wide
+from contractc.grouping import groups
 from contractc.machine import Target
 from contractc.notation import Term
-from contractc.programs import COPY, Broadcast, Call, Contract, Loop, Program, Reshape, Step, Value, groups
+from contractc.programs import COPY, Broadcast, Call, Contract, Fused, Loop, Program, Reshape, Step, Value
 from contractc.providers import loops
 from contractc.slices import waiting
 
@@ -153,6 +154,8 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
     """Return the bytes of what `step` allocates beside its result."""
     if isinstance(step, Call):
         return _size(program, step.outs[0]) if step.operation == "split_exponent" else 0
+    if isinstance(step, Fused):
+        return loops.together_workspace(step) if target.backend == "numpy" else 0
     if isinstance(step, Broadcast | Reshape | Loop) or step.how == COPY:
         return 0
     if loops.is_loop(step.how):

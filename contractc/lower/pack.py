@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from contractc.grouping import groups
 from contractc.lower.seconds import program_size
 from contractc.notation import Term
-from contractc.programs import COPY, Contract, Program, Step, Value, groups
+from contractc.programs import COPY, Contract, Program, Step, Value
 
 SMALL = 2**12
 """Elements up to which a copy costs hardly more than the call that makes it."""

@@ -6,19 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
+from contractc.grouping import groups
 from contractc.notation import Term
-from contractc.programs import (
-    Broadcast,
-    Call,
-    Constant,
-    Contract,
-    Loop,
-    Program,
-    Reshape,
-    Step,
-    Value,
-    groups,
-)
+from contractc.programs import Broadcast, Call, Constant, Contract, Loop, Program, Reshape, Step, Value
 
 
 def pairwise(program: Program) -> Program:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contractc.backends.steps import NARROW, copy_seconds, flat, ways
-from contractc.backends.steps.choose import arranged
+from contractc.backends.steps.choose import Prices, arranged
+from contractc.backends.steps.regroup import orders_compared
 from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import bandwidth
 from contractc.dtypes import itemsize
@@ -14,7 +15,7 @@ from contractc.fused import unfused
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.plans import seconds_text
-from contractc.programs import COPY, Broadcast, Contract, Loop, Program, Step
+from contractc.programs import COPY, Broadcast, Contract, Fused, Loop, Program, Step
 from contractc.providers import loops, providers
 
 
@@ -40,6 +41,8 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     if isinstance(step, Broadcast):
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
         return machine.call + size / bandwidth(machine, size)
+    if isinstance(step, Fused):
+        return loops.together_seconds(step)
     if not isinstance(step, Contract):
         return machine.call
     if loops.is_loop(step.how):
@@ -63,6 +66,13 @@ def compared(program: Program, machine: Machine) -> dict[int, str]:
     known = program.values()
     found = {}
     for step in program.steps:
+        if isinstance(step, Fused):
+            together, apart = (
+                loops.together_seconds(step),
+                program_seconds(arranged(step.body, machine, names), machine),
+            )
+            one = step.outs[0].number
+            found[one] = f"together {seconds_text(together)}; one by one {seconds_text(apart)}"
         if not isinstance(step, Contract) or not step.how or step.how == NARROW:
             continue
         plain = replace(step, how="")
@@ -76,6 +86,8 @@ def compared(program: Program, machine: Machine) -> dict[int, str]:
         priced += [(way.how, way.seconds) for way in (() if task is None else ways(task, machine, names))]
         if priced:
             found[step.out.number] = "; ".join(f"{how} {seconds_text(seconds)}" for how, seconds in priced)
+    for number, orders in orders_compared(program, Prices(machine, tuple(names))).items():
+        found[number] = "; ".join([*([found[number]] if number in found else ()), f"in order {orders}"])
     return found
 
 

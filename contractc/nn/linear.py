@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import Planned, accepted, planned
-from contractc.nn.weights import Split, Weight, built, copied, decomposed, fresh_matrix
+from contractc.nn.planned import Planned, accepted
+from contractc.nn.weights import Split, Weight, built, copied, decomposed, default_split, fresh
 from contractc.operands import Layout
 
 
@@ -48,7 +48,8 @@ class FactorizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         shape = out_features, in_features
-        operand = fresh_matrix(shape, format, split, rank, device=device, dtype=dtype)
+        split = split or default_split(format, shape)
+        operand = fresh(format, split, rank, shape=shape, device=device, dtype=dtype)
         bound = in_features**-0.5
         values = (
             torch.empty(out_features, device=device, dtype=dtype).uniform_(-bound, bound) if bias else None
@@ -60,17 +61,8 @@ class FactorizedLinear(nn.Module):
         self.bias = copied(bias)
         self.batch = batch
         self.out_features, self.in_features = weight.layout.shape()
-        self._plan()
-
-    def _plan(self) -> None:
-        like = self.weight.factors[0]
-        operands = ((self.batch, self.in_features), self.weight.layout)
-        self.planned = planned("bi,oi->bo", operands, "b", like.dtype, like.device.type)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FactorizedLinear:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._plan()
-        return self
+        operands = ((batch, self.in_features), weight.layout)
+        self.planned = Planned("bi,oi->bo", operands, "b", weight.factors[0])
 
     @classmethod
     def from_factors(
@@ -107,7 +99,7 @@ class FactorizedLinear(nn.Module):
             raise OperandError(f"x has {x.shape[-1]} features, the layer takes {self.in_features}")
         factors = self.weight()
         rows = accepted(x, factors[0].dtype).reshape(-1, self.in_features)
-        y: torch.Tensor = self.planned.run(self, rows, *factors)
+        y: torch.Tensor = self.planned(rows, *factors)
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -141,24 +133,16 @@ class FactorizedEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         shape = num_embeddings, embedding_dim
-        operand = fresh_matrix(shape, format, split, rank, std=1.0, device=device, dtype=dtype)
+        split = split or default_split(format, shape)
+        operand = fresh(format, split, rank, shape=shape, std=1.0, device=device, dtype=dtype)
         self._build(Weight(operand, dropout=dropout, lasso=lasso), batch)
 
     def _build(self, weight: Weight, batch: int) -> None:
         self.weight = weight
         self.batch = batch
         self.num_embeddings, self.embedding_dim = weight.layout.shape()
-        self._plan()
-
-    def _plan(self) -> None:
-        like = self.weight.factors[0]
-        layout, self.gathers = gathered_layout(self.weight.layout, self.batch)
-        self.planned: Planned = planned("pd->pd", (layout,), "p", like.dtype, like.device.type)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FactorizedEmbedding:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._plan()
-        return self
+        layout, self.gathers = gathered_layout(weight.layout, batch)
+        self.planned = Planned("pd->pd", (layout,), "p", weight.factors[0])
 
     @classmethod
     def from_factors(cls, weight: Factorized | Weight, *, batch: int = 256) -> FactorizedEmbedding:
@@ -213,7 +197,7 @@ class FactorizedEmbedding(nn.Module):
             if own:
                 factor = factor.permute(order)[tuple(parts[m] for m in own)]
             factors.append(factor)
-        rows: torch.Tensor = self.planned.run(self, *factors)
+        rows: torch.Tensor = self.planned(*factors)
         return rows.reshape(*index.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:

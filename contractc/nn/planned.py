@@ -1,11 +1,12 @@
-"""What a module runs: a compiled expression that can be copied and pickled, as it is made from its arguments."""
+"""What a module runs: an expression compiled for torch tensors, and again when the module changes dtype or device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from contractc.api import compile
 from contractc.executable import Executable
@@ -13,49 +14,58 @@ from contractc.formats import Factorized
 from contractc.operands import Layout
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Planned:
+class Planned(nn.Module):
     """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
 
-    `operands` has a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
-    What is cheapest with gradients need not be so without: `training` is planned with mode="train", `inferring` with
-    mode="infer".
+    What is cheapest with gradients need not be so without: `learning` is planned with mode="train", `inferring` with
+    mode="infer". As a module it goes where the module around it goes, and knows whether that trains.
+
+    Args:
+        operands: a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
+        like: a tensor of the dtype and on the device that is planned for.
     """
 
-    expression: str
-    operands: tuple[tuple[int, ...] | Layout, ...]
-    dynamic: str
-    dtype: torch.dtype
-    device: str
-    training: Executable = field(repr=False)
-    inferring: Executable = field(repr=False)
+    learning: Executable
+    inferring: Executable
 
-    def run(self, module: torch.nn.Module, *tensors: torch.Tensor) -> Any:
-        """Return the contraction of `tensors`, as planned for training while `module` trains and torch records."""
-        chosen = self.training if module.training and torch.is_grad_enabled() else self.inferring
-        return chosen(*tensors)
+    def __init__(
+        self,
+        expression: str,
+        operands: tuple[tuple[int, ...] | Layout, ...],
+        dynamic: str,
+        like: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.expression, self.operands, self.dynamic = expression, operands, dynamic
+        self._plan(like)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return planned, (self.expression, self.operands, self.dynamic, self.dtype, self.device)
+    def _plan(self, like: torch.Tensor) -> None:
+        self.dtype, self.device = like.dtype, like.device.type
+        self.learning, self.inferring = (self._compiled(recorded) for recorded in (True, False))
 
-    def __deepcopy__(self, memo: object) -> Planned:
+    def _compiled(self, recorded: bool) -> Executable:
+        return compile(
+            self.expression,
+            *(_stand_in(x, self.dtype, recorded) for x in self.operands),
+            dynamic=tuple(self.dynamic),
+            target=f"torch:{self.device}",
+            mode="train" if recorded else "infer",
+        )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Planned:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        like = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        if (like.dtype, like.device.type) != (self.dtype, self.device):
+            self._plan(like)
         return self
 
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        """Return the contraction of `tensors`, as planned for training while this trains and torch records."""
+        chosen = self.learning if self.training and torch.is_grad_enabled() else self.inferring
+        return chosen(*tensors)
 
-def planned(
-    expression: str,
-    operands: tuple[tuple[int, ...] | Layout, ...],
-    dynamic: str,
-    dtype: torch.dtype,
-    device: str,
-) -> Planned:
-    """Return `expression` compiled for torch tensors; see `Planned`."""
-    made = []
-    for recorded in (True, False):
-        given = [_stand_in(x, dtype, recorded) for x in operands]
-        mode = "train" if recorded else "infer"
-        made.append(compile(expression, *given, dynamic=tuple(dynamic), target=f"torch:{device}", mode=mode))
-    return Planned(expression, operands, dynamic, dtype, device, *made)
+    def extra_repr(self) -> str:
+        return self.expression
 
 
 def _stand_in(operand: tuple[int, ...] | Layout, dtype: torch.dtype, recorded: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import accepted, planned
+from contractc.nn.planned import Planned, accepted
 from contractc.nn.weights import Weight, built, copied, fresh
 
 _LETTERS = "cdefghijklmn"
@@ -46,25 +46,16 @@ class TCL(nn.Module):
             for m, n in zip(out_shape, in_shape, strict=True)
         )
         self.bias = nn.Parameter(torch.zeros(self.out_shape, device=device, dtype=dtype)) if bias else None
-        self._plan()
-
-    def _plan(self) -> None:
         inner = _LETTERS[: len(self.in_shape)]
         outer = inner.upper()
         terms = ",".join(m + n for m, n in zip(outer, inner, strict=True))
         shapes = tuple(zip(self.out_shape, self.in_shape, strict=True))
-        like = self.factors[0]
-        operands = ((self.batch, *self.in_shape), *shapes)
-        self.planned = planned(f"b{inner},{terms}->b{outer}", operands, "b", like.dtype, like.device.type)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TCL:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._plan()
-        return self
+        operands = ((batch, *self.in_shape), *shapes)
+        self.planned = Planned(f"b{inner},{terms}->b{outer}", operands, "b", self.factors[0])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, m1, m2, ...] for x [b, n1, n2, ...]."""
-        y: torch.Tensor = self.planned.run(self, accepted(x, self.factors[0].dtype), *self.factors)
+        y: torch.Tensor = self.planned(accepted(x, self.factors[0].dtype), *self.factors)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -110,19 +101,11 @@ class TRL(nn.Module):
     def _build(self, weight: Weight, bias: torch.Tensor | None, batch: int) -> None:
         self.weight, self.batch = weight, batch
         self.bias = copied(bias)
-        self._plan()
-
-    def _plan(self) -> None:
-        *shape, _ = self.weight.layout.shape()
+        *shape, _ = weight.layout.shape()
         inner = _LETTERS[: len(shape)]
-        like = self.weight.factors[0]
-        operands = ((self.batch, *shape), self.weight.layout)
-        self.planned = planned(f"b{inner},{inner}o->bo", operands, "b", like.dtype, like.device.type)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TRL:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._plan()
-        return self
+        self.planned = Planned(
+            f"b{inner},{inner}o->bo", ((batch, *shape), weight.layout), "b", weight.factors[0]
+        )
 
     @classmethod
     def from_factors(
@@ -134,5 +117,5 @@ class TRL(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, outputs] for x [b, n1, n2, ...]."""
         factors = self.weight()
-        y: torch.Tensor = self.planned.run(self, accepted(x, factors[0].dtype), *factors)
+        y: torch.Tensor = self.planned(accepted(x, factors[0].dtype), *factors)
         return y if self.bias is None else y + self.bias

@@ -151,33 +151,12 @@ def rank_places(layout: Layout) -> tuple[tuple[int, int], ...]:
     return tuple(places)
 
 
-def fresh_matrix(
-    shape: tuple[int, int],
-    format: str,
-    split: Split | None,
-    rank: int | Sequence[int],
-    *,
-    std: float | None = None,
-    device: Any = None,
-    dtype: torch.dtype | None = None,
-) -> Factorized:
-    """Return an operand of this shape with random factors; its axes are split by default where `split` is None.
-
-    Raises:
-        OperandError: the split makes another shape, or see `fresh`.
-    """
-    split = split or default_split(format, shape)
-    operand = fresh(format, split, rank, std=std, device=device, dtype=dtype)
-    if operand.shape != shape:
-        raise OperandError(f"the split {tuple(split)} makes {operand.shape}, not {shape}")
-    return operand
-
-
 def fresh(
     format: str,
     split: Split,
     rank: int | Sequence[int],
     *,
+    shape: tuple[int, ...] | None = None,
     std: float | None = None,
     device: Any = None,
     dtype: torch.dtype | None = None,
@@ -188,14 +167,17 @@ def fresh(
         format: one of `FORMATS`.
         split: the modes that each axis of the dense array is made of, such as `((4, 8), (8, 4))` for a 32x32 matrix.
         rank: of all modes, or one for each (Tucker).
+        shape: of the dense array, if the split is to be held against it.
         std: what the entries of the dense array have as standard deviation; None for that of torch.nn.Linear.
 
     Raises:
-        OperandError: there is no such format, or it has no such split.
+        OperandError: there is no such format, it has no such split, or the split makes another shape.
     """
     shapes = shapes_of(format, split, rank)
     blank = [torch.empty(s, device=device, dtype=dtype) for s in shapes]
     made = assembled(format, split, blank)
+    if shape is not None and made.shape != shape:
+        raise OperandError(f"the split {tuple(split)} makes {made.shape}, not {shape}")
     if std is None:
         std = (3 * made.shape[-1]) ** -0.5
     paths = prod(made.layout.extents[m] for m, _ in rank_places(made.layout))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from contractc.providers import TORCH, providers
+from contractc.providers.loops import COMPILING, IMPORTING, native
 from contractc.providers.memory import fresh
 
 SMALL = 2**15
@@ -56,7 +59,50 @@ def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return out
 
 
+@dataclass(slots=True)
+class _Spent:
+    """Seconds that copies by NumPy have taken in this process which compiled loops might do faster."""
+
+    seconds: float = 0.0
+
+    def enough(self) -> bool:
+        """Return whether they took as long as it takes to compile loops, which can be done here."""
+        if self.seconds <= COMPILING + (0.0 if native.loaded() else IMPORTING):
+            return False
+        return native.installed()
+
+
+_spent = _Spent()
+
+
 def copy_to(out: np.ndarray, x: np.ndarray) -> None:
+    """Write `x` to `out`, which share no memory: by compiled loops, once copies have taken as long as compiling."""
+    if x.nbytes <= SMALL or x.dtype.hasobject:
+        np.copyto(out, x)
+        return
+    if _spent.enough():
+        move = _move(x.shape, x.strides, out.strides, x.itemsize)
+        if move is not None:
+            run, table = move
+            run.run(*(a.__array_interface__["data"][0] for a in (x, out, table)))
+            return
+    start = perf_counter()
+    _copy_in_tiles(out, x)
+    _spent.seconds += perf_counter() - start
+
+
+@lru_cache(maxsize=1024)
+def _move(
+    shape: tuple[int, ...], strides: tuple[int, ...], out_strides: tuple[int, ...], item: int
+) -> tuple[native.Native, np.ndarray] | None:
+    """Return the compiled loops that copy such an array, and the numbers they read; None where NumPy is as good."""
+    from contractc.providers.loops import moves  # loaded by those who compile
+
+    found = moves.planned(_fused_axes(shape, strides, out_strides), item)
+    return None if found is None else (found[0], np.array(found[1], np.int64))
+
+
+def _copy_in_tiles(out: np.ndarray, x: np.ndarray) -> None:
     """Write `x` to `out`, tile by tile where one is fast along another axis than the other."""
     shape, tile = _tile(x.shape, x.strides, out.strides, x.itemsize)
     if tile is None:

@@ -9,11 +9,12 @@ from contractc.building import build
 from contractc.cost import HUGE, step_costs, step_times
 from contractc.errors import UnsupportedError
 from contractc.executable import Executable
+from contractc.grouping import kind
 from contractc.machine import Target
 from contractc.notation import Term
 from contractc.options import Options
 from contractc.plans import Plan
-from contractc.programs import Contract, Loop, Program, kind
+from contractc.programs import Contract, Loop, Program
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from contractc.search.factored import cheapest_layout, layout_choices
 from contractc.search.greedy import greedy
 from contractc.search.limit import FIRST, within
 from contractc.search.outputs import joint_path
+from contractc.search.recompute import recomputed
 from contractc.search.slice import sliced_to_fit
 from contractc.search.training import gradient_plan
 from contractc.serial import checked
@@ -135,7 +136,25 @@ def search_gradients(
     trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
     tree = search(replace(network, tensors=tuple(trained)), optimize)
     plan = gradient_plan(network, tree, wanted, value)
-    return plan if memory_limit is None else priced(sliced_to_fit(plan, memory_limit))
+    return plan if memory_limit is None else _within(plan, memory_limit)
+
+
+def _within(plan: Plan, limit: int) -> Plan:
+    """Return `plan` within `limit` bytes: some steps done again, or all in slices, whichever is predicted to be faster.
+
+    Raises:
+        ResourceLimitError: neither gets there.
+    """
+    again = recomputed(plan, limit)
+    if again is not None and again.path == plan.path:
+        return plan
+    try:
+        sliced = priced(sliced_to_fit(plan, limit))
+    except ResourceLimitError:
+        if again is None:
+            raise
+        return again
+    return sliced if again is None or sliced.seconds <= again.seconds else again
 
 
 def check_allocation(plan: Plan, available: int | None) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
+from math import prod
 
-from contractc.cost import BLAS, Costs, costs
+from contractc.cost import BLAS, HUGE, Costs, bandwidth, costs
+from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers, translate
 from contractc.lower.joint import joined_for_numpy
 from contractc.lower.passes import PASSES
 from contractc.lower.seconds import program_seconds
-from contractc.machine import Target
+from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import Tensor, TensorNetwork
 from contractc.plans import Alternative, Path, Plan, kept_terms
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
 """With more factorized operands than this, all of them stay factored or all are materialised."""
+
+MOST_FACTORS = 8
+"""A group of more factors is not merged step by step, and not made dense where that is hopeless: each of these choices
+takes a search of its own, and the search for the network as it is merges factors too."""
 
 WORTH_LOWERING = 3e-5
 """Seconds by flops and bytes of the cheapest choice from which on choices are priced step by step."""
@@ -55,9 +62,18 @@ def cheapest_layout(
             found[path] = _roofline(network, path), name
 
     for chosen in _choices(free):
+        long = [network.groups[g] for g in chosen if len(network.groups[g]) > MOST_FACTORS]
+        if (
+            long
+            and found
+            and max(map(partial(_dense_seconds, network), long))
+            > HOPELESS * min(cost.seconds for cost, _ in found.values())
+        ):
+            continue
         weigh(dict.fromkeys((*dense, *chosen)))
     for g in free if len(free) <= MOST_GROUPS else ():
-        for most in range(1, len(network.groups[g]) - 1):
+        factors = len(network.groups[g])
+        for most in range(1, factors - 1) if factors <= MOST_FACTORS else ():
             weigh({**dict.fromkeys(dense), g: most})
     least = min(cost.seconds for cost, _ in found.values())
     close = least > WORTH_LOWERING and len(found) > 1
@@ -78,6 +94,15 @@ def cheapest_layout(
         ):
             best[way.choices] = way
     return path, name, tuple(best.values())
+
+
+def _dense_seconds(network: TensorNetwork, group: tuple[int, ...]) -> float:
+    """Return the least seconds that reading or writing the dense tensor of a group takes."""
+    others = {m for term in network.outputs for m in term}
+    others |= {m for k, t in enumerate(network.tensors) if k not in group for m in t.modes}
+    modes = others & {m for k in group for m in network.tensors[k].modes}
+    size = min(HUGE, prod(network.extents[m] for m in modes)) * itemsize(network.dtype)
+    return size / bandwidth(DEFAULT_MACHINE, size)
 
 
 def _roofline(network: TensorNetwork, path: Path) -> Costs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 from contractc.backends.steps.forms import (
@@ -75,8 +75,9 @@ _SLOW_READING = 1.25
 _EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "complex128": 3.0e8}
 """Products a second that np.einsum forms and adds up in cache, along rows."""
 
-_TALL = 1.08
-"""How much longer a product takes whose result has long columns rather than long rows (in C order)."""
+_TURNED = {NUMPY: (3.5e-10, 0.0), TORCH: (0.0, 2.7e-11)}
+"""Seconds, by element and by byte, of an operand whose fastest mode is summed while its other one is the fastest of the
+result: its blocks are turned while they are packed, once for all rows. Few rows do not hide that."""
 
 
 def flat(modes: Sequence[int], extents: Sequence[int], dynamic: Sequence[int]) -> Term:
@@ -133,7 +134,7 @@ def _products(
     task: Task, machine: Machine, providers: Sequence[str], least: float, known: dict[Hashable, float]
 ) -> list[Way]:
     found: list[Way] = []
-    best = float("inf")
+    best = inf
     width = itemsize(task.dtype)
     bound = {
         name: _copied_at_least(machine, task.size(modes) * width)
@@ -152,43 +153,53 @@ def _products(
         form = form_in(*orders, task.extents)
         if form is None:
             continue
-        for provider in providers:
-            if provider == TORCH and form.sums and form.loops:
-                continue
-            seconds = moved + _form_seconds(task, form, machine, provider, known)
-            best = min(best, seconds)
-            found.append(Way(words(MATMUL, copies, provider), seconds))
+        for provider, taken in zip(
+            providers, _form_seconds(task, form, machine, providers, known), strict=True
+        ):
+            if taken < inf:
+                best = min(best, moved + taken)
+                found.append(Way(words(MATMUL, copies, provider), moved + taken))
     return found
 
 
 def _form_seconds(
-    task: Task, form: Form, machine: Machine, provider: str, known: dict[Hashable, float]
-) -> float:
-    """Return the predicted seconds of the products of `form`, the result's memory included; see `ways`."""
-    m, n, k = (task.size(x) for x in (form.rows, form.columns, form.summed))
-    loops = 1
-    for axis in form.loops:
-        loops *= task.size(axis)
-    sums = 1
-    for axis in form.sums:
-        sums *= task.size(axis)
-    key = provider, task.dtype, m, n, k
-    if key not in known:
-        known[key] = product_seconds(machine, provider, task.dtype, m, n, k)
-    one = known[key]
-    fast, slow = (m, n) if form.out and form.out[-1] == form.rows else (n, m)
-    if fast < slow:
-        one *= _TALL
-    call = call_seconds(machine, provider)
-    seconds = loops * sums * one + call
-    if form.loops and provider == TORCH:
-        seconds += _torch_loop_seconds(task, form, call)
-    if form.sums:
-        width = itemsize(task.dtype)
-        moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
-        each = 5 * call if provider == NUMPY else call / 3  # two slices, a product, a sum
-        seconds += sums * each + (sums - 1) * loops * moved
-    return seconds + _memory_seconds(task, form, machine, loops * sums * one)
+    task: Task, form: Form, machine: Machine, providers: Sequence[str], known: dict[Hashable, float]
+) -> list[float]:
+    """Return the predicted seconds of the products of `form` by each provider, the result's memory included.
+
+    They are infinite where it cannot do them; `known` as in `ways`.
+    """
+    extents, width = task.extents, itemsize(task.dtype)
+    m, n, k = (size_of(x, extents) for x in (form.rows, form.columns, form.summed))
+    loops = prod([size_of(axis, extents) for axis in form.loops])
+    sums = prod([size_of(axis, extents) for axis in form.sums])
+    operand = form.right
+    if form.out and form.out[-1] == form.rows:  # in columns: the product of the turned matrices
+        m, n, operand = n, m, form.left
+    turned = n * k if form.rows and form.columns and operand[-1] == form.summed else 0
+    waiting, hidden = _waiting(task, form, machine)
+    found = []
+    for provider in providers:
+        if provider == TORCH and form.sums and form.loops:
+            found.append(inf)
+            continue
+        key = provider, task.dtype, m, n, k
+        if key not in known:
+            known[key] = product_seconds(machine, provider, task.dtype, m, n, k)
+        busy = loops * sums * known[key]
+        call = call_seconds(machine, provider)
+        seconds = busy + call
+        if turned:
+            each, by_byte = _TURNED[provider]
+            seconds += loops * sums * turned * (each + by_byte * width)
+        if form.loops and provider == TORCH:
+            seconds += _torch_loop_seconds(task, form, call)
+        if form.sums:
+            moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
+            step = 5 * call if provider == NUMPY else call / 3  # two slices, a product, a sum
+            seconds += sums * step + (sums - 1) * loops * moved
+        found.append(seconds + max(0.0, waiting - busy / 2) + hidden)
+    return found
 
 
 def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
@@ -201,20 +212,20 @@ def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
     )
 
 
-def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> float:
-    """Return the seconds for which products wait for memory beside `busy` seconds of arithmetic.
+def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
+    """Return the seconds for which products wait for memory, if no arithmetic hides it, and those of new memory.
 
     Short runs of memory take longer than their bytes: whole cache lines and pages are moved. A run goes on where the
     next product begins with the byte after it.
     """
     width = itemsize(task.dtype)
-    sizes = [task.size(modes) * width for modes in (task.left, task.right, task.out)]
+    sizes = [size_of(modes, task.extents) * width for modes in (task.left, task.right, task.out)]
     total = sum(sizes)
     if max(sizes) <= _CACHE:
-        return max(0.0, total / bandwidth(machine, 2 * total) - busy / 2)
+        return total / bandwidth(machine, 2 * total), 0.0
     matrix = (form.rows, form.columns, form.summed)
     repeated = (*form.sums, *form.loops)
-    waiting = 0.0
+    moved = 0.0
     for axes in (form.left, form.right, form.out):
         size = run = width
         in_turn = axes == (*(x for x in repeated if x in axes), *(x for x in axes if x in matrix))
@@ -224,10 +235,9 @@ def _memory_seconds(task: Task, form: Form, machine: Machine, busy: float) -> fl
             extent = task.size(axis)
             size *= extent
             run *= extent if inside else 1
-        short = _SHORT / run if size > _CACHE and run < size else 0.0
         times = _readings(task, axes, matrix, repeated, width)
-        waiting += times * size * (1 + short) / bandwidth(machine, 2 * total)
-    return max(0.0, waiting - busy / 2) + fresh_seconds(machine, sizes[2])
+        moved += times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0))
+    return moved / bandwidth(machine, 2 * total), fresh_seconds(machine, sizes[2])
 
 
 def _readings(

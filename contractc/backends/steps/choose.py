@@ -53,9 +53,11 @@ def free_results(program: Program) -> Program:
     return replace(program, steps=tuple(steps))
 
 
-def arranged(program: Program, machine: Machine, providers: Sequence[str]) -> Program:
+def arranged(
+    program: Program, machine: Machine, providers: Sequence[str], prices: Prices | None = None
+) -> Program:
     """Return `program` after `layout` and `choose`, which price each task once between them."""
-    prices = Prices(machine, tuple(providers))
+    prices = prices or Prices(machine, tuple(providers))
     return choose(layout(program, machine, providers, prices), machine, providers, prices)
 
 
@@ -88,7 +90,8 @@ def layout(
         elif isinstance(step, Contract) and step.out.number not in fixed:
             task = task_of(program, step, known)
             if task is not None and len(set(step.out.modes)) == len(step.out.modes):
-                order = _cheapest(program, step, task, readers.get(step.out.number, ()), known, prices)
+                reading = readers.get(step.out.number, ())
+                order, _ = cheapest(program, step, task, reading, known, prices)
                 step = replace(step, out=replace(step.out, modes=order))
                 known[step.out.number] = step.out
         steps.append(step)
@@ -118,8 +121,14 @@ class Prices:
         return self.best(task).seconds
 
     def suited(self, task: Task) -> float:
-        """Return the seconds of `task` if its result may have the order that suits a product: rows of it are long."""
+        """Return the seconds of `task` if its result may have the order that suits a product.
+
+        Its fastest modes are those of the operand that need not be turned for that, else the longer ones.
+        """
         outs = natural_orders(task.left, task.right, task.out)
+        turned = [x[-1:] != () and x[-1] not in task.out for x in (task.left, task.right)]
+        if turned[0] != turned[1]:
+            return self.seconds(task.giving(outs[0] if turned[0] else outs[-1]))
         rows = task.size(tuple([m for m in task.left if m not in task.right]))
         columns = task.size(tuple([m for m in task.right if m not in task.left]))
         return self.seconds(task.giving(outs[0] if columns >= rows else outs[-1]))
@@ -139,15 +148,15 @@ class Prices:
         return self.least[key]
 
 
-def _cheapest(
+def cheapest(
     program: Program,
     step: Contract,
     task: Task,
     readers: Sequence[Contract],
     known: Mapping[int, Value],
     prices: Prices,
-) -> Term:
-    """Return the order of the modes of `step.out` for which making and reading it are cheapest together."""
+) -> tuple[Term, float]:
+    """Return the order of the modes of `step.out` for which making and reading it cost least, and the seconds."""
     ones = tuple(m for m in step.out.modes if m not in task.out)
     orders = natural_orders(task.left, task.right, task.out)
     later: list[tuple[Task, int, bool]] = []
@@ -172,7 +181,7 @@ def _cheapest(
             best, chosen = seconds, order
         if best < 1.02 * floor + NEGLIGIBLE:
             break
-    return (*ones, *chosen)
+    return (*ones, *chosen), best
 
 
 def _orders_for(task: Task, mine: int, modes: Term) -> list[Term]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from contractc.grouping import Groups, groups
 from contractc.notation import Term
-from contractc.programs import Groups, groups
 
 Axis = Term
 """Modes that are neighbours in every array that has them: to a matrix product one axis."""

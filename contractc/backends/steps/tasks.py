@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contractc.backends.steps import Task, flat
 from contractc.cost import BLAS
 from contractc.dtypes import wide
+from contractc.grouping import kind
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Value, kind
+from contractc.programs import Contract, Program, Value
 
 SMALL = 2**14
 """Positions of the joint index space up to which every way takes about as long as its calls."""

@@ -22,7 +22,7 @@ from contractc.backends.torch.dialect import DTYPES, Torch
 from contractc.dtypes import is_complex, to_numpy
 from contractc.errors import OperandError, UnsupportedError
 from contractc.operands import Operand
-from contractc.programs import Loop, Program
+from contractc.programs import Fused, Loop, Program
 
 __all__ = ["as_array", "compile", "constant", "hosted", "joint", "promote", "refuses", "to_bytes"]
 
@@ -62,6 +62,8 @@ def refuses(program: Program) -> str | None:
     """Return why `program` cannot run on torch, or None when it can."""
     values = program.values().values()
     for step in program.steps:
+        if isinstance(step, Fused):
+            return f"%{step.outs[0].number} is a fused step of several results, which is for NumPy"
         if isinstance(step, Loop):
             reason = refuses(step.body)
             if reason is not None:

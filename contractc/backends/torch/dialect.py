@@ -14,7 +14,7 @@ from contractc.backends.torch.compiled import torch_loops
 from contractc.dtypes import wide, zero_of
 from contractc.errors import UnsupportedError
 from contractc.notation import Term
-from contractc.programs import Contract, Loop, Program, Value
+from contractc.programs import Contract, Fused, Loop, Program, Value
 from contractc.providers import loops
 
 _INTEGERS = ("uint8", "int8", "int16", "int32", "int64")
@@ -159,7 +159,8 @@ class Torch:
     def unwidened(self, how: str, terms: Sequence[Term], out: Term, names: Sequence[str]) -> str | None:
         return None
 
-    def compiled(self, step: Contract, program: Program, names: Sequence[str]) -> tuple[str, str]:
+    def compiled(self, step: Contract | Fused, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        assert isinstance(step, Contract), "refuses() lets a step through that is for NumPy"
         name = self.use(f"step{len(self.names)}", torch_loops(program, step, _compile))
         note = loops.note(program, step)
         return f"{name}({', '.join(names)})", f"{note}; pairwise where autograd or a tracer watches"

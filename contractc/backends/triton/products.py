@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from contractc.backends.triton.tasks import LIBRARY
+from contractc.grouping import groups
 from contractc.notation import Term
-from contractc.programs import Contract, Program, Step, groups
+from contractc.programs import Contract, Program, Step
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 """What torch multiplies on a GPU."""

@@ -13,9 +13,10 @@ from contractc.backends.triton.ranking import ranked
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.toolchain import POINTERS
 from contractc.dtypes import is_complex
+from contractc.grouping import groups
 from contractc.machine import H200, Gpu
 from contractc.notation import Term
-from contractc.programs import Contract, Program, groups
+from contractc.programs import Contract, Program
 
 MOST_INPUTS = 8
 """Inputs of one kernel at most."""

@@ -8,7 +8,7 @@ from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from contractc.programs import Contract, Loop, Program
+from contractc.programs import Contract, Fused, Loop, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.forms import COPIED, ORDERED, STRIDED, UNIT
 
@@ -36,6 +36,9 @@ __all__ = [
     "predicted",
     "refuses",
     "text_of",
+    "together",
+    "together_seconds",
+    "together_workspace",
     "variant",
 ]
 
@@ -52,6 +55,22 @@ MOST_VARIANTS = 8
 
 ASSUMED_VECTOR_BYTES = 32
 """For predictions where llvmlite is not loaded."""
+
+
+def together_seconds(step: Fused) -> float:
+    """Return the predicted seconds of a step of several results as loops; infinite where they cannot do it."""
+    from contractc.providers.loops.arrays import layout
+    from contractc.providers.loops.nests import seconds
+
+    return seconds(step, _vector_bytes()) if layout() is not None else float("inf")
+
+
+def together_workspace(step: Fused) -> int:
+    """Return the bytes of what lies between the steps of a step of several results."""
+    from contractc.providers.loops.nests import nests_of
+
+    nests = nests_of(step, _vector_bytes())
+    return 0 if nests is None else nests.inner
 
 
 def is_loop(how: str) -> bool:
@@ -122,8 +141,8 @@ class Library(NamedTuple):
     dtypes: tuple[Any, ...]
 
 
-COMPILING, IMPORTING = 0.05, 0.15
-"""Seconds that planning and compiling loops takes, about, and importing the compiler."""
+COMPILING, COMPILING_STEP, IMPORTING = 0.05, 0.015, 0.15
+"""Seconds that planning and compiling loops takes, about, beside those for each step, and importing the compiler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +175,7 @@ def postponed(program: Program) -> Program:
     """Return `program` with its compiled loops compiled when they are first called, if ever: nothing waits for them."""
     steps = tuple(
         replace(step, how=HOW_FIRST)
-        if isinstance(step, Contract) and step.how == HOW
+        if isinstance(step, Contract | Fused) and step.how == HOW
         else replace(step, body=postponed(step.body))
         if isinstance(step, Loop)
         else step
@@ -165,12 +184,15 @@ def postponed(program: Program) -> Program:
     return replace(program, steps=steps)
 
 
-def later(run: Callable[..., Any], make: Callable[[], Callable[..., Any] | None]) -> Callable[..., Any]:
+def later(
+    run: Callable[..., Any], make: Callable[[], Callable[..., Any] | None], steps: int
+) -> Callable[..., Any]:
     """Return `run` while all its calls together have taken less than compiling does, from then on what `make` returns.
 
     So loops cost a caller at most as much time as has been spent without them. Where `make` returns None, `run` stays.
     """
     spent = 0.0
+    cost = COMPILING + COMPILING_STEP * steps
     made: list[Callable[..., Any]] = []
 
     def run_and_count(*arrays: Any) -> Any:
@@ -180,7 +202,7 @@ def later(run: Callable[..., Any], make: Callable[[], Callable[..., Any] | None]
         start = perf_counter()
         result = run(*arrays)
         spent += perf_counter() - start
-        if spent > COMPILING and (native.loaded() or spent > COMPILING + IMPORTING):
+        if spent > cost and (native.loaded() or spent > cost + IMPORTING):
             made.append((make() if installed() else None) or run)
         return result
 
@@ -237,11 +259,24 @@ def compiled(
     return run
 
 
-def variant(program: Program, step: Contract) -> Variant:
+def variant(program: Program, step: Contract | Fused) -> Variant:
     """Return the function that computes `step` for inputs in the order of their axes."""
+    if isinstance(step, Fused):
+        return together(step)
     found = _variant(program, step, (ORDERED,) * len(step.inputs), None)
     assert found is not None, f"{step} has been refused"
     return found
+
+
+def together(step: Fused) -> Variant:
+    """Return the function that computes a step of several results; it takes tuples, see `loops.driver`."""
+    from contractc.providers.loops.driver import text
+    from contractc.providers.loops.nests import nests_of
+
+    nests = nests_of(step, native.vector_bytes())
+    assert nests is not None, f"{step} has been refused"
+    written, room = text(step, nests, native.vector_bytes())
+    return Variant(native.native(written, "loops"), room, (), ())
 
 
 def _places(program: Program, step: Contract) -> dict[int, tuple[int, int]]:
@@ -268,7 +303,7 @@ def _variant(
     made = kernel(problem, schedule, native.vector_bytes())
     extents = tuple(tuple(where[m] for m in problem.members[k]) for k in sorted(problem.dynamic))
     strided = tuple(k for k, f in enumerate(forms) if f != ORDERED)
-    return Variant(native.native(made.text, made.function), made.workspace, extents, strided)
+    return Variant(native.native(made.text, made.function.name), made.workspace, extents, strided)
 
 
 def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
@@ -283,12 +318,17 @@ def text_of(program: Program, step: Contract, vector_bytes: int) -> str:
     return kernel(problem, schedule, vector_bytes).text
 
 
-def note(program: Program, step: Contract) -> str:
+def note(program: Program, step: Contract | Fused) -> str:
     """Return how `step` runs, for `explain`."""
     if step.how.startswith(BUILT):
         return "compiled loop, machine code built before"
     if step.how == HOW_FIRST and native.available():
         return "compiled loop, made at the first call"
+    if isinstance(step, Fused):
+        if not installed():
+            return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"
+        over = "".join(f", {step.piece} of {program.label(m)} at a time" for m in step.modes)
+        return f"{len(step.body.steps)} compiled loops in one call{over}"
     schedule = _schedule(program, step)
     if schedule is None or not installed():
         return "pairwise: compiled loops need llvmlite, which contractc[fast] installs"

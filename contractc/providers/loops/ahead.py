@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from contractc import serial
 from contractc.errors import UnsupportedError
-from contractc.programs import Contract, Loop, Program, Step
+from contractc.programs import Contract, Fused, Loop, Program, Step
 from contractc.providers import loops
 from contractc.providers.loops import image, native
 
@@ -20,6 +20,9 @@ __all__ = ["binaries", "built", "marked"]
 
 CONVENTION = 1
 """Raised when the addresses and numbers that a function takes change."""
+
+TOGETHER = 5
+"""The arguments of a function of several results."""
 
 _INDEX = "loops.json"
 
@@ -96,7 +99,8 @@ def built(program: Program, held: Mapping[str, bytes]) -> dict[str, loops.Varian
         for i, axis in (place for places in code.extents for place in places):
             if not (0 <= i < len(axes) and 0 <= axis < axes[i]):
                 raise ValueError(f"machine code of step {k} asks for axis {axis} of operand {i}")
-        if code.arguments != len(axes) + 2 + len(code.extents):
+        together = isinstance(step, Fused)
+        if code.arguments != (TOGETHER if together else len(axes) + 2 + len(code.extents)):
             raise ValueError(f"machine code of step {k} takes {code.arguments} numbers")
         if code.workspace < 0:
             raise ValueError(f"machine code of step {k} asks for {code.workspace} bytes")
@@ -104,7 +108,8 @@ def built(program: Program, held: Mapping[str, bytes]) -> dict[str, loops.Varian
             raise ValueError(f"there is no {code.member:.60}")
         data = held[code.member]
         placed = image.placed(data, code.function)
-        made = native.called(placed.address, code.function, code.arguments, data, placed.memory)
+        result = native.RESULT if together else None
+        made = native.called(placed.address, code.function, code.arguments, data, placed.memory, result)
         found[f"{loops.BUILT}{k}"] = loops.Variant(made, code.workspace, code.extents, ())
     return found
 
@@ -118,7 +123,7 @@ def marked(program: Program) -> Program:
         for step in program.steps:
             if isinstance(step, Loop):
                 step = replace(step, body=numbered(step.body))
-            elif isinstance(step, Contract) and loops.is_loop(step.how):
+            elif isinstance(step, Contract | Fused) and loops.is_loop(step.how):
                 step = replace(step, how=f"{loops.BUILT}{next(numbers)}")
             steps.append(step)
         return replace(program, steps=tuple(steps))
@@ -126,10 +131,10 @@ def marked(program: Program) -> Program:
     return numbered(program)
 
 
-def _steps(program: Program) -> Iterator[tuple[Program, Contract]]:
+def _steps(program: Program) -> Iterator[tuple[Program, Contract | Fused]]:
     """Yield the steps that are compiled loops, each with the program or body it is in."""
     for step in program.steps:
         if isinstance(step, Loop):
             yield from _steps(step.body)
-        elif isinstance(step, Contract) and loops.is_loop(step.how):
+        elif isinstance(step, Contract | Fused) and loops.is_loop(step.how):
             yield program, step

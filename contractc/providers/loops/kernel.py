@@ -17,7 +17,7 @@ from contractc.providers.loops.schedule import (
     levels,
     step_shape,
 )
-from contractc.providers.loops.text import Arithmetic, Index, Kind, Writer, kind_of
+from contractc.providers.loops.text import Arithmetic, Function, Index, Kind, Writer, kind_of, module
 
 ON_STACK = 2**13
 """Bytes of an intermediate up to which it is a stack slot, which LLVM may keep in registers."""
@@ -27,21 +27,25 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """LLVM text of `function`, whose arguments are pointers to inputs, result and workspace, then numbers.
+    """A function whose arguments are pointers to inputs, result and workspace, then numbers.
 
     The numbers are the extents of the dynamic modes, in order, then all strides (in elements) of each input that
     is not ordered.
     """
 
-    text: str
-    function: str
+    function: Function
     workspace: int
     numbers: int
 
+    @property
+    def text(self) -> str:
+        """Return the LLVM module of this function alone."""
+        return module(self.function)
 
-def kernel(problem: Problem, schedule: Schedule, vector_bytes: int) -> Kernel:
-    """Return the function that computes `problem` in the way `schedule` says."""
-    return _Kernel(problem, schedule, vector_bytes).written()
+
+def kernel(problem: Problem, schedule: Schedule, vector_bytes: int, name: str = "loops") -> Kernel:
+    """Return the function called `name` that computes `problem` in the way `schedule` says."""
+    return _Kernel(problem, schedule, vector_bytes).written(name)
 
 
 class _Kernel:
@@ -59,7 +63,7 @@ class _Kernel:
         ]
         self.kept = schedule.lane in problem.out
 
-    def written(self) -> Kernel:
+    def written(self, name: str) -> Kernel:
         """Return the whole function."""
         p, s = self.p, self.s
         names = [f"ptr noalias %x{k}" for k in range(p.inputs)] + ["ptr noalias %out", "ptr noalias %work"]
@@ -88,8 +92,8 @@ class _Kernel:
             f"modes {legend}",
             f"mode {s.lane} in {s.columns} vectors of {s.width}, outer {s.outer}, dtypes {p.dtypes}, forms {p.forms}",
         ]
-        text = self.w.function("loops", ", ".join(names + numbers), heading)
-        return Kernel(text, "loops", self.workspace, len(numbers))
+        function = self.w.function(name, ", ".join(names + numbers), heading)
+        return Kernel(function, self.workspace, len(numbers))
 
     def _named(self, mode: int) -> str:
         return "*".join(f"m{m}" for m in self.p.members[mode])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from contractc.providers.loops.nest import Place, Ref, Tile, joined, separated
 from contractc.providers.loops.schedule import COLUMN
-from contractc.providers.loops.text import Index, Kind, Parts, converted, vector
+from contractc.providers.loops.text import Index, Kind, Parts, Writer, converted, vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,12 @@ def pack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> 
         place = _inside(tile, layout, start, loops)
         for column in range(layout.columns):
             lanes = [column * width + k for k in range(width)]
-            if layout.rows is None:
-                elements = [_element(tile, source, _clipped(tile, layout, place, n)) for n in lanes]
-                x = tuple(_gathered(tile, part, source.kind) for part in zip(*elements, strict=True))
-                _store_vector(tile, target, place, column, x, source)
+            if layout.rows is None or _one_is_there(tile, column):
+                with tile.w.loop(layout.rows[1]) if layout.rows else nullcontext(0) as position:
+                    at = {**place, layout.rows[0]: (position, 0)} if layout.rows else place
+                    elements = [_element(tile, source, _clipped(tile, layout, at, n)) for n in lanes]
+                    x = tuple(_gathered(tile, part, source.kind) for part in zip(*elements, strict=True))
+                    _store_vector(tile, target, at, column, x, source)
                 continue
             kind = _whole(source.kind)
             for index, first, count in _strips(tile, layout.rows[1]):
@@ -47,7 +49,7 @@ def pack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> 
                         here = _clipped(tile, layout, at, n)
                         address = tile.address(source, here, source.kind.parts)
                         lines.append(w.load(kind, width, address, mask))
-                    for k, line in enumerate(transposed(tile, lines, kind)[:count]):
+                    for k, line in enumerate(transposed(w, lines, kind)[:count]):
                         here = {**at, layout.rows[0]: (position, first + k)}
                         x = _as_parts(tile, line, source.kind)
                         _store_vector(tile, target, here, column, x, source)
@@ -77,15 +79,15 @@ def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -
                         x = converted(w, _vector_at(tile, source, here, column), tile.a.kind, kind, width)
                         lines[k] = _from_parts(tile, x, kind)
                     mask = w.ramp_below(count, 0, width) if count < width else ""
-                    for k, line in enumerate(transposed(tile, lines, whole)):
+                    for k, line in enumerate(transposed(w, lines, whole)):
                         at = {**_ahead(place, layout, column * width + k), layout.rows[0]: (position, first)}
                         with _if_there(tile, column * width + k):
                             w.store(line, whole, width, tile.address(target, at, kind.parts), mask)
 
 
-def transposed(tile: Tile, lines: Sequence[str], kind: str) -> list[str]:
+def transposed(w: Writer, lines: Sequence[str], kind: str) -> list[str]:
     """Return the columns of a square of `lines`: log2(width) rounds of exchanges between pairs."""
-    width, rows = tile.width, list(lines)
+    width, rows = len(lines), list(lines)
     step = 1
     while step < width:
         low = [lane if not lane & step else width + lane - step for lane in range(width)]
@@ -93,8 +95,8 @@ def transposed(tile: Tile, lines: Sequence[str], kind: str) -> list[str]:
         for i in range(width):
             if not i & step:
                 a, b = rows[i], rows[i + step]
-                rows[i] = tile.w.shuffle(a, b, kind, width, low)
-                rows[i + step] = tile.w.shuffle(a, b, kind, width, high)
+                rows[i] = w.shuffle(a, b, kind, width, low)
+                rows[i + step] = w.shuffle(a, b, kind, width, high)
         step *= 2
     return rows
 
@@ -153,6 +155,15 @@ def _clipped(tile: Tile, layout: Layout, place: Place, ahead: int) -> Place:
 
 def _ahead(place: Place, layout: Layout, ahead: int) -> Place:
     return {**place, layout.lane: (place[layout.lane][0], ahead)}
+
+
+def _one_is_there(tile: Tile, column: int) -> bool:
+    """Return whether a vector of the tile is known to have but one lane that exists.
+
+    All rows of a square would be that lane's: LLVM 22 turns products of two of its columns, of which one lane is
+    stored, into wrong ones (64-bit integers in vectors of 512 bits).
+    """
+    return isinstance(tile.remaining, int) and tile.remaining - column * tile.width == 1
 
 
 def _if_there(tile: Tile, ahead: int) -> AbstractContextManager[None]:

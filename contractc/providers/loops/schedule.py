@@ -31,15 +31,14 @@ CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 """Bytes of the caches and of memory, and bytes a cycle from there; 0: as fast as they are used."""
 
 RUN = 150
-"""Bytes in a row with which memory is read at half its full rate: pieces of 64, 128 and 256 of rows of 800 bytes took
-3.8, 2.6 and 2.1 times as long as np.einsum takes for whole rows (20 MB, one core of a virtual machine)."""
+"""Bytes in a row with which memory is read at half its rate: 64 of 800 took 3.8 times as long as all 800, 256 2.1."""
 
 LINE, PAGE = 64, 4096
 """Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
 
 LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
 """Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
-three million lines of 1 MB at a time, 3 ms for 262,000 of 0.5 MB (one core of a virtual machine)."""
+three million lines of 1 MB at a time, 3 ms for 262,000 of 0.5 MB."""
 
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
@@ -64,8 +63,8 @@ MOST_BLOCK = MOST_UNROLLED // 3
 class Schedule:
     """The choices for a problem: see the module. `outer` modes are looped over outside of tiles, one at a time.
 
-    `packed[k]` tells whether a tile of input k is first put in vectors; `unpacked` whether a tile of the result
-    is put in order afterwards.
+    `packed[k]` tells whether a tile of input k is first put in vectors; `unpacked` whether one of the result is put in
+    order afterwards. `busy` is the part of the predicted seconds that is arithmetic and waiting for caches.
     """
 
     lane: int
@@ -76,6 +75,7 @@ class Schedule:
     unpacked: bool
     scratch: int
     seconds: float
+    busy: float
 
 
 @lru_cache(maxsize=1024)
@@ -219,7 +219,7 @@ def _priced(
     memory = _memory_seconds(problem, lane, width * columns, outer) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
     total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
-    return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total)
+    return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total, seconds)
 
 
 def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,8 @@ Parts = tuple[str, ...]
 _TYPES = {"float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double", "bool": "i8"}
 _TYPES |= {"complex64": "float", "complex128": "double"}
 _TYPES |= {f"{sign}int{bits}": f"i{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+ATTRIBUTES = 'nounwind "prefer-vector-width"="512"'
 
 DTYPES = tuple(_TYPES)
 """The dtypes that compiled loops read and write."""
@@ -213,22 +215,53 @@ class Writer:
         self.declared[name] = f"declare void @{name}({v}, ptr, i32 immarg, <{lanes} x i1>)"
         self.do(f"call void @{name}({v} {x}, ptr {address}, i32 1, <{lanes} x i1> {mask})")
 
-    def function(self, name: str, parameters: str, heading: Sequence[str]) -> str:
-        """Return the whole module: comments, declarations and the function written so far."""
+    def function(self, name: str, parameters: str, heading: Sequence[str], result: str = "void") -> Function:
+        """Return the function written so far."""
+        return Function(
+            name, parameters, tuple(heading), dict(self.declared), (*self.slots, *self.lines), result
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A whole function: its lines, and the declarations of what it calls."""
+
+    name: str
+    parameters: str
+    heading: tuple[str, ...]
+    declared: Mapping[str, str]
+    lines: tuple[str, ...]
+    result: str
+
+    def text(self, linkage: str = "", number: int = 0) -> str:
+        """Return its definition; `linkage` stands before the type of the result, `number` is that of its attributes."""
+        done = "  ret void" if self.result == "void" else f"  ret {self.result} 0"
         return "\n".join(
             [
-                *(f"; {line}" for line in heading),
-                *self.declared.values(),
-                f"define void @{name}({parameters}) #0 {{",
+                f"define {linkage}{self.result} @{self.name}({self.parameters}) #{number} {{",
                 "entry:",
-                *self.slots,
                 *self.lines,
-                "  ret void",
+                done,
                 "}",
-                'attributes #0 = { nounwind "prefer-vector-width"="512" }',
-                "",
             ]
         )
+
+
+def module(function: Function, inner: Sequence[Function] = ()) -> str:
+    """Return the module of `function` and those that it calls, which nobody else sees."""
+    declared = {name: line for f in (function, *inner) for name, line in f.declared.items()}
+    return "\n".join(
+        [
+            *(f"; {line}" for line in function.heading),
+            *declared.values(),
+            function.text(),
+            *(f"; {f.name}: {line}" for f in inner for line in f.heading),
+            *(f.text("internal ", 1) for f in inner),
+            f"attributes #0 = {{ {ATTRIBUTES} }}",
+            f"attributes #1 = {{ noinline {ATTRIBUTES} }}",  # compiled one by one, which takes far less time
+            "",
+        ]
+    )
 
 
 def _suffix(kind: str) -> str:

@@ -1,0 +1,209 @@
+"""A fused step of several results as loop nests, one after the other on each piece, and how long that takes.
+
+A step of the body is done before all pieces if it has nothing of the mode that is taken in pieces, for each piece if it
+has, after all pieces if it reads what they add up. What a piece leaves for its own later steps stays in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, prod
+
+from contractc.cost import bandwidth, written_seconds
+from contractc.dtypes import itemsize, wide
+from contractc.machine import DEFAULT_MACHINE
+from contractc.programs import Contract, Fused, Program, Value
+from contractc.providers.loops.forms import ORDERED
+from contractc.providers.loops.problem import Problem, problem_of, refused
+from contractc.providers.loops.schedule import CALL, CLOCK, NOT_HIDDEN, Schedule, best_schedule
+from contractc.workspace import Block, planned
+
+BEFORE, INSIDE, AFTER = range(3)
+
+CALL_TOGETHER, CALL_OPERAND = 1.0e-6, 6.0e-8
+"""Seconds to call one function for several results, and to look at one operand or make one result."""
+
+EMPTY = 1.0e-8
+"""Seconds to call a nest and to set up its loops."""
+
+FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
+"""Bytes of two caches, and the bytes a cycle that come from the second."""
+
+ADDING = 16.0
+"""Bytes a cycle at which what a piece gives is added to what the pieces before it gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """One step of the body on one piece: the values it reads and makes, when it is done, whether pieces add up."""
+
+    problem: Problem
+    schedule: Schedule
+    reads: tuple[int, ...]
+    makes: int
+    stage: int
+    adds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nests:
+    """The nests for a whole piece, for a last one that is shorter, and where what they make in between lies.
+
+    `offsets` are in bytes of a workspace of `room`, by the number of a value, negative (-1 - number) for what one
+    piece of a sum gives; what a nest needs for itself comes behind `inner`.
+    """
+
+    whole: tuple[Nest, ...]
+    rest: tuple[Nest, ...]
+    offsets: Mapping[int, int]
+    inner: int
+    seconds: float
+
+
+@lru_cache(maxsize=64)
+def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
+    """Return `step` as loop nests, or None if they cannot do it."""
+    body = step.body
+    stages = _stages(step)
+    if stages is None:
+        return None
+    pieces = [step.piece] if step.modes else [0]
+    left = body.extents[step.modes[0]] % step.piece if step.modes else 0
+    made = [_nests(step, stages, n, vector_bytes) for n in (*pieces, *([left] if left else []))]
+    whole, rest = made[0], made[1] if left else ()
+    if whole is None or rest is None:
+        return None
+    offsets, inner = _places(step, whole)
+    return Nests(whole, rest, offsets, inner, _seconds(step, whole, rest))
+
+
+def values_of(step: Fused) -> dict[int, Value]:
+    """Return all values of the body by number."""
+    return step.body.values()
+
+
+def count(step: Fused, value: Value, piece: int) -> int:
+    """Return the elements of `value` for a piece of so many positions; 0 for all of them."""
+    return prod([piece if piece and m in step.modes else step.body.extents[m] for m in value.modes])
+
+
+def _stages(step: Fused) -> dict[int, int] | None:
+    """Return when each value of the body is complete, or None where pieces cannot give it.
+
+    That is where a piece of an operand or a result would not be one run of memory, or a sum is read too early.
+    """
+    body, known = step.body, step.body.values()
+    if body.dynamic or any(wide(v.dtype) != v.dtype for v in known.values()):
+        return None
+    found = {v.number: INSIDE if set(step.modes) & set(v.modes) else BEFORE for v in body.inputs}
+    for inner in body.steps:
+        assert isinstance(inner, Contract)
+        stages = [found[i] for i in inner.inputs]
+        apart = any(m in known[i].modes for i in inner.inputs for m in step.modes)
+        if apart and AFTER in stages:
+            return None
+        kept = any(m in inner.out.modes for m in step.modes)
+        found[inner.out.number] = (INSIDE if kept else AFTER) if apart else max(stages)
+    outside = {*(v.number for v in body.inputs), *body.results}
+    for m in step.modes:
+        for v in known.values():
+            if v.modes.count(m) > 1 or (v.number in outside and m in v.modes[1:]):
+                return None
+    return found
+
+
+def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int) -> tuple[Nest, ...] | None:
+    """Return the nests for a piece of so many positions."""
+    body, known = step.body, step.body.values()
+    extents = tuple(piece if piece and m in step.modes else n for m, n in enumerate(body.extents))
+    found = []
+    for inner in body.steps:
+        assert isinstance(inner, Contract)
+        values = tuple(known[i] for i in inner.inputs)
+        problem = _problem(values, inner, extents, body.semiring)
+        schedule = None if problem is None else best_schedule(problem, vector_bytes)
+        if problem is None or schedule is None:
+            return None
+        apart = any(m in v.modes for v in values for m in step.modes)
+        adds = apart and stages[inner.out.number] == AFTER
+        stage = INSIDE if apart else stages[inner.out.number]
+        found.append(Nest(problem, schedule, inner.inputs, inner.out.number, stage, adds))
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _problem(
+    values: tuple[Value, ...], step: Contract, extents: tuple[int, ...], semiring: str
+) -> Problem | None:
+    distinct = tuple({v.number: v for v in values}.values())
+    alone = Program(distinct, (step,), (step.out.number,), extents, semiring)
+    return None if refused(alone, step) else problem_of(alone, step, [ORDERED] * len(values))
+
+
+def _places(step: Fused, nests: Sequence[Nest]) -> tuple[dict[int, int], int]:
+    """Return where in the workspace each intermediate lies, and the bytes they take together."""
+    known, results = step.body.values(), set(step.body.results)
+    order = sorted(range(len(nests)), key=lambda k: nests[k].stage)
+    when = {k: at for at, k in enumerate(order)}
+    inside = [when[k] for k, nest in enumerate(nests) if nest.stage == INSIDE] or [0]
+    blocks: dict[int, Block] = {}
+    for k, nest in enumerate(nests):
+        value = known[nest.makes]
+        size = count(step, value, step.piece) * itemsize(value.dtype)
+        readers = [when[j] for j, other in enumerate(nests) if nest.makes in other.reads]
+        first, last = when[k], max([when[k], *readers])
+        if nest.adds:
+            blocks[-1 - nest.makes] = Block(size, first, first)
+            first = min(inside)
+        elif nest.stage == BEFORE and any(at >= min(inside) for at in readers):
+            last = max(last, max(inside))
+        if nest.makes not in results:
+            blocks[nest.makes] = Block(size, first, last)
+    room, offsets = planned(blocks)
+    return offsets, room
+
+
+def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
+    """Return the predicted seconds of one call."""
+    outside = [*step.body.inputs, *step.outs]
+    call = CALL_TOGETHER + CALL_OPERAND * len(outside)
+    each = [_nest_seconds(step, nest) for nest in whole]
+    if not step.modes:
+        return call + sum(each)  # what is between the steps may have gone to memory
+    extent = step.body.extents[step.modes[0]]
+    inside = sum(s for s, nest in zip(each, whole, strict=True) if nest.stage == INSIDE)
+    around = sum(each) - inside
+    last = sum(_nest_seconds(step, nest) for nest in rest if nest.stage == INSIDE)
+    busy = extent // step.piece * inside + last
+    sizes = [count(step, v, 0) * itemsize(v.dtype) for v in outside]
+    moved = sum(sizes)
+    memory = moved / bandwidth(DEFAULT_MACHINE, moved)
+    fresh = sum(written_seconds(n, DEFAULT_MACHINE) for n in sizes[len(step.body.inputs) :])
+    return call + around + max(busy, memory) + NOT_HIDDEN * min(busy, memory) + fresh
+
+
+def _nest_seconds(step: Fused, nest: Nest) -> float:
+    """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache."""
+    known = step.body.values()
+    if nest.stage != INSIDE and _all_bytes(step) > SECOND_LEVEL:
+        return nest.schedule.seconds - CALL
+    value = known[nest.makes]
+    adding = 3 * count(step, value, 0) * itemsize(value.dtype) if nest.adds else 0
+    moved = sum(
+        count(step, known[i], step.piece) * itemsize(known[i].dtype) for i in (*nest.reads, nest.makes)
+    )
+    waiting = NOT_HIDDEN * moved / CACHED if _all_bytes(step) > FIRST_LEVEL else 0.0
+    return nest.schedule.busy + (waiting + adding / ADDING) / CLOCK + EMPTY
+
+
+def _all_bytes(step: Fused) -> int:
+    """Return the bytes of all values of the body on one piece."""
+    return sum(count(step, v, step.piece) * itemsize(v.dtype) for v in step.body.values().values())
+
+
+def seconds(step: Fused, vector_bytes: int) -> float:
+    """Return the predicted seconds of `step`; infinite where loops cannot do it."""
+    nests = nests_of(step, vector_bytes)
+    return inf if nests is None else nests.seconds
