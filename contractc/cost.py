@@ -298,7 +298,7 @@ def step_costs(
     held: dict[int, int] = {}
     # in a loop over slices nothing is done ahead
     fixed = [t.constant and not sliced for t in network.tensors]
-    reshapes = not sliced and any([t.unit for t in network.tensors])
+    reshapes = not sliced and any(t.unit for t in network.tensors)
     for s, ids in enumerate(path):
         number = count + s
         out, read = terms[number], [terms[i] for i in ids]
