@@ -113,9 +113,7 @@ def test_regression_layers_agree(theirs: str, ours: str) -> None:
 @pytest.mark.parametrize(("theirs", "ours"), [("CP", "cp"), ("Tucker", "tucker"), ("TT", "tt")])
 def test_convolutions_agree(theirs: str, ours: str) -> None:
     tl.set_backend("pytorch")
-    torch.manual_seed(
-        1
-    )  # of some kernels, that of seed 0 among them, alternating least squares stall before 1e-6
+    torch.manual_seed(1)  # least squares stall before 1e-6 on some kernels, that of seed 0 among them
     layer = tltorch.FactorizedConv(
         4, 5, (3, 2), factorization=theirs, rank=3, implementation="reconstructed", dtype=torch.float64
     )
