@@ -70,7 +70,13 @@ class Executable:
                 raise
             result = MISS
         if result is MISS:
-            result = self.run(*admitted(flattened(operands), self.program, self.as_array))
+            arrays = flattened(operands)
+            if len(arrays) != len(self.program.inputs) and self.plan.network.groups:
+                raise OperandError(
+                    f"this executable takes {len(self.program.inputs)} arrays, not {len(arrays)}: it was compiled for "
+                    "operands held as factors, each factor is an array"
+                )
+            result = self.run(*admitted(arrays, self.program, self.as_array))
             assert result is not MISS, (
                 f"generated code refuses the operands it was generated for\n{self.program}"
             )

@@ -214,6 +214,15 @@ def test_a_reshape_between_splits_is_printed_and_runs_as_one() -> None:
     assert not program.constants and "reshape" in str(program)
 
 
+def test_what_was_compiled_for_factors_takes_no_dense_array() -> None:
+    made, dense = random_kronecker(np.random.default_rng(0), (2, 3), (2, 3), 1)
+    x = np.ones((4, 6))
+    with pytest.raises(
+        contractc.OperandError, match="takes 3 arrays, not 2: it was compiled for operands held as factors"
+    ):
+        contractc.compile("bi,ij->bj", x, made)(x, dense)
+
+
 def test_gradients_pass_a_reshape_between_splits() -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
