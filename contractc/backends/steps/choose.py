@@ -13,7 +13,7 @@ from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
 from contractc.programs import Contract, Loop, Program, Step, Value
-from contractc.providers import TORCH
+from contractc.providers import TORCH, loops
 
 MOST_LETTERS = 52
 """Modes that an equation of torch.einsum can name."""
@@ -67,16 +67,14 @@ def layout(
     """Return `program` with what large steps make in the memory order that is predicted to cost least.
 
     For every value the orders in which matrix products leave it are compared, and those in which a reader
-    would read it without a copy: by the seconds of the step that makes it and of those that read it.
+    would read it without a copy: by the seconds of the step that makes it and of those that read it. What a step
+    reads whose way has been chosen already stays as it is.
 
     Before:  %3: [k, i] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     After:   %3: [i, k] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     """
     known = program.values()
-    fixed = {
-        *program.results,
-        *(i for step in program.steps if not isinstance(step, Contract) for i in step.inputs),
-    }
+    fixed = {*program.results, *(i for step in program.steps if _is_decided(step) for i in step.inputs)}
     readers: dict[int, list[Contract]] = {}
     for step in program.steps:
         if isinstance(step, Contract):
@@ -96,6 +94,11 @@ def layout(
                 known[step.out.number] = step.out
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def _is_decided(step: Step) -> bool:
+    """Return whether a step reads its operands in the order that they have now; loops are made for any."""
+    return not isinstance(step, Contract) or (step.how != "" and not loops.is_loop(step.how))
 
 
 @dataclass(frozen=True, slots=True)
