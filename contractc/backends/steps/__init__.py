@@ -78,6 +78,9 @@ _SLOW_READING = 1.25
 _EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "complex128": 3.0e8}
 """Products a second that np.einsum forms and adds up in cache, along rows."""
 
+_TALL = 1.08
+"""How much longer a product beyond the caches takes whose result has many short rows rather than few long ones."""
+
 _TURNED = {NUMPY: (3.5e-10, 0.0), TORCH: (0.0, 2.7e-11)}
 """Seconds, by element and by byte, of an operand whose fastest mode is summed while its other one is the fastest of the
 result: its blocks are turned while they are packed, once for all rows. Few rows do not hide that."""
@@ -181,6 +184,7 @@ def _form_seconds(
         m, n, operand = n, m, form.left
     turned = n * k if form.rows and form.columns and operand[-1] == form.summed else 0
     waiting, hidden = _waiting(task, form, machine)
+    tall = _TALL if n < m and m * n * width > _CACHE else 1.0
     found = []
     for provider in providers:
         if provider == TORCH and form.sums and form.loops:
@@ -189,7 +193,7 @@ def _form_seconds(
         key = provider, task.dtype, m, n, k
         if key not in known:
             known[key] = product_seconds(machine, provider, task.dtype, m, n, k)
-        busy = loops * sums * known[key]
+        busy = tall * loops * sums * known[key]
         call = call_seconds(machine, provider)
         seconds = busy + call
         if turned:
