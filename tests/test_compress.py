@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import contractc
 from contractc import formats
 from contractc.formats.compress import default_split
+from contractc.formats.layouts import tuckers
+from contractc.formats.spectra import least_ranks, rank, settled, unfoldings
 
 Array = np.ndarray[Any, Any]
 ROWS, COLUMNS = (2, 2, 3, 2, 2), (2, 3, 2, 2, 2)
@@ -66,6 +70,54 @@ def test_planted_structure_is_found_behind_any_order_of_the_modes(kind: str, see
     np.testing.assert_allclose(contractc.contract("bi,oi->bo", x, found.operand), x @ matrix.T, atol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    st.sampled_from(["float64", "float32", "complex128"]),
+    st.sampled_from([0.9, 0.3, 0.05, 1e-4]),
+    st.integers(0, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_least_ranks_are_lower_bounds(
+    shape: list[int], dtype: str, tolerance: float, decay: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    array = np.asarray(
+        rng.standard_normal(shape) + (1j if dtype[0] == "c" else 0) * rng.standard_normal(shape)
+    )
+    for axis, n in enumerate(shape):  # ranks of all kinds: noise, and what falls off along every mode
+        array = array * np.exp(-decay * np.arange(n)).reshape(
+            [-1 if k == axis else 1 for k in range(len(shape))]
+        )
+    u = unfoldings(array.astype(dtype), tolerance)
+    full = 2 ** len(shape) - 1
+    for cuts in (1, 3):
+        bounds = least_ranks(unfoldings(array.astype(dtype), tolerance), cuts)
+        for mask in range(full + 1):
+            rows = [m for m in range(len(shape)) if mask >> m & 1]
+            columns = [m for m in range(len(shape)) if not mask >> m & 1]
+            matrix = u.array.transpose(*rows, *columns).reshape(prod(shape[m] for m in rows), -1)
+            values = np.linalg.svd(matrix, compute_uv=False)
+            tails = np.sqrt(np.cumsum(values[::-1].astype(float) ** 2)[::-1])
+            limit = tolerance * np.linalg.norm(values) / np.sqrt(cuts)
+            least, most = (max(1, int((tails > limit * s).sum())) for s in (1 + 1e-3, 1 - 1e-3))
+            assert bounds[mask] <= most
+            assert least <= rank(u, mask, cuts) <= most
+            assert settled(u, mask)
+
+
+def test_ranks_of_long_unfoldings_are_sampled() -> None:
+    rng = np.random.default_rng(0)
+    draw = rng.standard_normal
+    matrix = (draw((512, 20)) * 10.0 ** -np.arange(20)) @ draw((20, 512)) + 1e-13 * draw((512, 512))
+    for tolerance in (1e-2, 1e-6, 1e-9):
+        u = unfoldings(matrix, tolerance)
+        values = np.linalg.svd(matrix, compute_uv=False)
+        tails = np.sqrt(np.cumsum(values[::-1] ** 2)[::-1])
+        assert rank(u, 1, 1) == (tails > tolerance * tails[0]).sum()
+        assert len(u.spectra[1]) < 512
+
+
 def test_noise_stays_dense() -> None:
     matrix = np.random.default_rng(0).standard_normal((64, 64))
     found = formats.compress(matrix, tolerance=0.1, expression="bi,oi->bo", operands=((100, 64), matrix))
@@ -112,6 +164,7 @@ def test_newton_kernel_on_a_grid_is_tucker_with_ranks_logarithmic_in_n(n: int) -
     assert found.operand.layout.format == "Tucker"
     assert max(found.operand.factors[0].shape) <= 2 * np.log2(n)
     assert tried.parameters == found.operand.parameters < tensor.size / 2
+    assert tried.error is not None
     assert formats.relative_error(found.operand, tensor) == tried.error <= 1e-4
 
 
@@ -123,7 +176,15 @@ def test_tucker_is_found_over_groups_of_modes_in_any_order() -> None:
     (tried,) = [t for t in found.trials if t.layout.startswith("Tucker")]
     assert tried.layout == "Tucker i0 j0 | i1 j1 | i2 | j2"  # i2 j2 of rank 3 in 4 has no factor of its own
     assert tried.parameters == 3 * 2 * 2 * 2 + 18 + 12
-    assert tried.error <= 1e-8
+    if tried.verdict == "cannot be better":  # then it is not decomposed
+        assert tried.error is None
+        assert found.operand.parameters <= tried.parameters
+    modes = array.reshape(2, 3, 2, 3, 2, 2)
+    (candidate,) = tuckers(unfoldings(modes, 1e-8), ((2, 3, 2), (3, 2, 2)), modes, modes.size)
+    made = candidate.make()
+    assert made.layout == candidate.expected.layout
+    assert made.parameters == tried.parameters
+    assert formats.relative_error(made, array.reshape(12, 12)) <= 1e-8
 
 
 @pytest.mark.parametrize("shape", [(), (1, 1), (0, 4)])
@@ -174,6 +235,28 @@ def test_torch_weights_are_compressed_to_torch_factors() -> None:
     found = formats.compress(matrix, tolerance=1e-5, expression="bi,oi->bo", operands=((10, 32), matrix))
     assert found.operand.dtype == torch.float32
     torch.testing.assert_close(found.operand.to_dense(), matrix, atol=1e-4, rtol=1e-4)
+
+
+def test_interrupted_search_returns_the_best_so_far() -> None:
+    draw = np.random.default_rng(0).standard_normal
+    matrix = np.kron(draw((8, 8)), draw((8, 8)))
+
+    def stop(line: str) -> None:
+        if line.startswith("looking for trains"):
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="the search was interrupted: what it found so far is returned"):
+        assert formats.compress(matrix, tolerance=1e-8, progress=stop).operand is matrix
+
+
+def test_layouts_that_cannot_be_the_best_are_listed_but_not_decomposed() -> None:
+    draw = np.random.default_rng(0).standard_normal
+    seen: list[str] = []
+    found = formats.compress(np.kron(draw((8, 8)), draw((8, 8))), tolerance=1e-8, progress=seen.append)
+    assert sum(line.startswith("decomposing as") for line in seen) == 1
+    assert {t.verdict for t in found.trials if t.error is None} == {"cannot be better"}
+    assert all(t.parameters >= found.operand.parameters for t in found.trials)
+    assert [t.verdict for t in found.trials if t.error is not None] == ["", "taken"]
 
 
 def test_report_is_a_table_of_what_was_tried() -> None:

@@ -3,17 +3,19 @@
 The axes are split into modes. These families are searched, in any order of the modes:
 
 - trains of groups of modes, of any number of groups: low rank and Kronecker products are trains of two, TT and TT
-  matrices longer ones. The ranks follow from the singular spectra of the unfoldings, each computed once; the best
-  groups and their order from a dynamic program over subsets of modes.
+  matrices longer ones. The ranks follow from the singular spectra of the unfoldings, each computed at most once; the
+  best groups and their order from a dynamic program over subsets of modes.
 - blocks of low rank: at fixed values of some modes the rest is a matrix of low rank. Monarch is one.
 - Tucker over groups of modes, of all partitions of the modes that with the fewest parameters.
 - CP of arrays with three axes and more, at the few ranks that their unfoldings allow.
 
-What looks best is decomposed, its error measured and its contraction planned.
+Each is planned as it will be used. What can be the best is decomposed, in the order of predicted seconds (or bytes),
+and its error measured.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,11 +24,13 @@ from typing import Any
 from contractc.building import conj_and_constant, network_of, plan_of
 from contractc.dtypes import itemsize
 from contractc.errors import OperandError, ResourceLimitError
+from contractc.evaluation import Array
 from contractc.formats.arrays import finite, one_of
 from contractc.formats.decompose import relative_error
 from contractc.formats.factorized import Factorized, forced
 from contractc.formats.kinds import Split, reshaped
-from contractc.formats.layouts import blocks, canonical, ranks_of, trains, tuckers
+from contractc.formats.layouts import Candidate, layouts
+from contractc.formats.spectra import unfoldings
 from contractc.machine import Target
 from contractc.operands import dtype_name
 from contractc.options import Options
@@ -41,11 +45,12 @@ MOST_MODES = 10
 class Trial:
     """One layout that was tried: its relative error, parameters, bytes, predicted seconds, and why it was not taken.
 
-    `seconds` is None without an expression.
+    `seconds` is None without an expression. `error` is None if the array was not decomposed, as this could not have
+    been the best; parameters are then those that the singular values ask for.
     """
 
     layout: str
-    error: float
+    error: float | None
     parameters: int
     bytes: int
     seconds: float | None
@@ -65,9 +70,8 @@ class Compressed:
         rows = [head]
         for t in self.trials:
             seconds = "" if t.seconds is None else seconds_text(t.seconds)
-            rows.append(
-                (t.layout, f"{t.error:.2g}", str(t.parameters), bytes_text(t.bytes), seconds, t.verdict)
-            )
+            error = "" if t.error is None else f"{t.error:.2g}"
+            rows.append((t.layout, error, str(t.parameters), bytes_text(t.bytes), seconds, t.verdict))
         widths = [max(len(row[c]) for row in rows) for c in range(len(head))]
         lines = [
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -118,16 +122,6 @@ def compress(
     if unfused.ndim > MOST_MODES:
         raise OperandError(f"{unfused.ndim} modes; at most {MOST_MODES} are searched over")
     say = progress or (lambda _: None)
-    candidates = []
-    if values.size > 1:
-        say(f"unfolding {'x'.join(map(str, unfused.shape))} along {2 ** (unfused.ndim - 1) - 1} cuts")
-        rank = ranks_of(unfused, tolerance)
-        candidates = [
-            *trains(unfused, split, tolerance, like, rank),
-            *blocks(unfused, split, tolerance, like, say),
-            *tuckers(unfused, split, tolerance, like, rank),
-            *canonical(array, values, tolerance),
-        ]
 
     def predicted(operand: Any) -> float | None:
         if expression is None:
@@ -137,27 +131,49 @@ def compress(
 
     tried = [_tried("dense", array, 0.0, predicted, memory)]
     made: list[Any] = [array]
-    for candidate in candidates:
-        if candidate.parameters >= values.size:
-            continue
-        say(f"decomposing as {candidate.name}")
-        operand = candidate.make()
-        if operand.parameters >= values.size:
-            continue
-        error = relative_error(operand, array)
-        for choice in ("", "factored") if memory is not None and expression is not None else ("",):
+    try:
+        choices = ("", "factored") if memory is not None and expression is not None else ("",)
+        waiting = [
+            (_tried(_named(c.name, choice), forced(c.expected, choice), None, predicted, memory), c, choice)
+            for c in _candidates(array, unfused, split, tolerance, like, say)
+            if c.expected.parameters < values.size
+            for choice in choices
+        ]
+        errors: dict[str, tuple[Factorized, float]] = {}
+        for hoped, candidate, choice in sorted(waiting, key=lambda w: _key(w[0])):
+            best = min((_key(t) for t in tried if _fits(t, tolerance)), default=None)
+            if hoped.verdict or (best is not None and _key(hoped) >= best):
+                tried.append(hoped if hoped.verdict else replace(hoped, verdict="cannot be better"))
+                made.append(None)
+                continue
+            if candidate.name not in errors:
+                say(f"decomposing as {candidate.name}")
+                operand = candidate.make()
+                errors[candidate.name] = operand, relative_error(operand, array)
+            operand, error = errors[candidate.name]
             made.append(forced(operand, choice))
-            name = f"{candidate.name}, never dense" if choice else candidate.name
-            tried.append(_tried(name, made[-1], error, predicted, memory))
-    fits = [k for k, t in enumerate(tried) if t.error <= tolerance and not t.verdict]
+            tried.append(_tried(hoped.layout, made[-1], error, predicted, memory))
+    except KeyboardInterrupt:
+        warnings.warn("the search was interrupted: what it found so far is returned", stacklevel=2)
+    fits = [k for k, t in enumerate(tried) if _fits(t, tolerance)]
     if not fits:
         raise ResourceLimitError(f"no layout within {tolerance:g} fits into {bytes_text(memory or 0)}")
-    best = min(fits, key=lambda k: (_rounded(tried[k].seconds), tried[k].bytes, k))
+    best_of_all = min(fits, key=lambda k: (_key(tried[k]), k))
     trials = [
-        replace(t, verdict="taken" if k == best else t.verdict or _miss(t, tolerance))
+        replace(t, verdict="taken" if k == best_of_all else t.verdict or _miss(t, tolerance))
         for k, t in enumerate(tried)
     ]
-    return Compressed(made[best], tolerance, tuple(trials))
+    return Compressed(made[best_of_all], tolerance, tuple(trials))
+
+
+def _candidates(
+    array: Any, unfused: Array, split: Split, tolerance: float, like: Any, say: Callable[[str], object]
+) -> list[Candidate]:
+    """Return the layouts to look at; none for an array of one element or without any."""
+    if unfused.size < 2:
+        return []
+    say(f"unfolding {'x'.join(map(str, unfused.shape))} along {2 ** (unfused.ndim - 1) - 1} cuts")
+    return layouts(unfoldings(unfused, tolerance), array, split, like, say)
 
 
 def default_split(shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -182,16 +198,29 @@ def _factors(n: int, most: int) -> tuple[int, ...]:
 
 
 def _miss(trial: Trial, tolerance: float) -> str:
-    return "misses the tolerance" if trial.error > tolerance else ""
+    return "misses the tolerance" if trial.error is not None and trial.error > tolerance else ""
 
 
-def _rounded(seconds: float | None) -> float:
-    """Return predicted seconds to two digits: differences below that are none."""
-    return 0.0 if seconds is None else float(f"{seconds:.2g}")
+def _fits(trial: Trial, tolerance: float) -> bool:
+    """Return whether a layout was decomposed, keeps the tolerance and fits into memory."""
+    return trial.error is not None and trial.error <= tolerance and not trial.verdict
+
+
+def _key(trial: Trial) -> tuple[float, int]:
+    """Return what is to be small: predicted seconds to two digits, as differences below that are none, then bytes."""
+    return 0.0 if trial.seconds is None else float(f"{trial.seconds:.2g}"), trial.bytes
+
+
+def _named(name: str, choice: str) -> str:
+    return f"{name}, never dense" if choice else name
 
 
 def _tried(
-    name: str, operand: Any, error: float, predicted: Callable[[Any], float | None], memory: int | None
+    name: str,
+    operand: Any,
+    error: float | None,
+    predicted: Callable[[Any], float | None],
+    memory: int | None,
 ) -> Trial:
     """Return what came of one operand, with a verdict if it does not fit into memory."""
     parameters = operand.parameters if isinstance(operand, Factorized) else prod(operand.shape)
