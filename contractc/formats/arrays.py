@@ -195,11 +195,11 @@ def truncated(matrix: Array, rank: int | None, limit: float | None) -> tuple[Arr
     return u[:, :r], s[:r], v[:r]
 
 
-def sampled_range(matrix: Array, size: int) -> Array:
+def sampled_range(matrix: Array, size: int, powers: int = _POWERS) -> Array:
     """Return an orthonormal basis [m, size] of nearly the range of `matrix`, the same at every call."""
     rng = np.random.default_rng(0)
     sample = matrix @ rng.standard_normal((matrix.shape[1], size)).astype(matrix.real.dtype)
-    for _ in range(_POWERS):
+    for _ in range(powers):
         basis, _ = np.linalg.qr(sample)
         basis, _ = np.linalg.qr(matrix.conj().T @ basis)
         sample = matrix @ basis

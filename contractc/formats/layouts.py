@@ -66,6 +66,7 @@ def layouts(
     """
     found: list[Candidate] = []
     families: list[tuple[str, Callable[[float], Iterator[Candidate]]]] = [
+        ("low rank", partial(matrices, u, split, like)),
         ("blocks of low rank", partial(blocks, u, split, like)),
         ("trains of groups of modes", partial(trains, u, split, like)),
         ("Tucker over groups of modes", partial(tuckers, u, split, like)),
@@ -81,26 +82,24 @@ def layouts(
 # Trains: groups of modes in any order.
 
 
+def matrices(u: Unfoldings, split: Split, like: Any, most: float) -> Iterator[Candidate]:
+    """Yield the low-rank matrix of a matrix, if it saves anything at all."""
+    rows = (1 << len(split[0])) - 1 if split else 0
+    if len(split) == 2 and rank(u, rows, 1) * sum(matrix_of(u.array, rows).shape) < u.array.size:
+        yield _candidate(u, split, (rows, (1 << u.array.ndim) - 1 ^ rows), like)
+
+
 def trains(u: Unfoldings, split: Split, like: Any, most: float) -> Iterator[Candidate]:
-    """Yield the best train of each number of groups, and the low-rank matrix of a matrix."""
+    """Yield the best train of each number of groups, if it is smaller than those of fewer; but not `matrices`."""
     d = u.array.ndim
-    if d < 2:
-        return
-    rows = (1 << len(split[0])) - 1
-    seen: set[tuple[int, ...]] = set()
-    if len(split) == 2:
-        whole = (rows, (1 << d) - 1 ^ rows)
-        seen.add(whole)
-        if rank(u, rows, 1) * sum(matrix_of(u.array, rows).shape) < u.array.size:
-            yield _candidate(u, split, whole, like)
     pairs = _transitions(d)
     for cuts in range(1, d):
         groups = _best_train(u, cuts, most, *pairs)
         if groups is not None:
-            groups = groups[::-1] if groups[-1] & 1 else groups
-            if groups not in seen:
-                seen.add(groups)
-                yield _candidate(u, split, groups, like)
+            found = _candidate(u, split, groups[::-1] if groups[-1] & 1 else groups, like)
+            most = min(most, found.expected.parameters - 1)
+            if found.expected.layout.format != "low rank":
+                yield found
 
 
 def _members(groups: Sequence[int], modes: int) -> list[tuple[int, ...]]:

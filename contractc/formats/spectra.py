@@ -18,8 +18,10 @@ _GRAM = 1e-6
 """Down to this tolerance spectra come from Gram matrices, which lose half of the digits; below it only the spectra
 that cannot save anything do."""
 
-_SAMPLED = 256
-"""Rows from which on spectra that look short are sampled."""
+_SAMPLED = 512
+"""Rows from which on a sample of the range is looked at first: `_SHORT` columns of it, which cost a tenth."""
+
+_SHORT = 32
 
 _SLACK = 1e-4
 """What is taken off the energy that bounds ask for: purities are computed in single precision."""
@@ -70,7 +72,8 @@ def least_ranks(u: Unfoldings, cuts: int) -> Array:
     """Return for each unfolding its rank if its spectrum is known, and a lower bound of it otherwise.
 
     Of N squared singular values with sum 1 and sum of squares q, the first r add up to at most
-    r/N + sqrt(r (N - r) / N (q - 1/N)): when these are equal, and the others too.
+    r/N + sqrt(r (N - r) / N (q - 1/N)): when these are equal, and the others too. And modes that go from the rows
+    to the columns, or back, make a rank at most their extent times smaller.
     """
     shorter = _shorter(u.array.shape)
     needed = (1 - u.tolerance**2 / cuts) * (1 - _SLACK)
@@ -81,9 +84,14 @@ def least_ranks(u: Unfoldings, cuts: int) -> Array:
         root = np.sqrt(excess**2 + 4 * needed * (1 - needed) * excess / shorter)
         bounds = (2 * needed / shorter + excess - root) * shorter / (2 * np.maximum(u.purity, 1 / shorter))
         bounds = np.clip(np.ceil(bounds - 1e-3), 1, shorter)
-    full = len(shorter) - 1
-    for key in u.spectra:
-        bounds[key] = bounds[full ^ key] = rank(u, key, cuts)
+    full, sizes = len(shorter) - 1, sizes_of(u.array.shape)
+    masks = np.arange(full + 1)
+    known = {key: rank(u, key, cuts) for key in u.spectra}
+    for key, r in known.items():
+        for mask in (key, full ^ key):
+            np.maximum(bounds, np.ceil(r / sizes[masks ^ mask] - 1e-9), out=bounds)
+    for key, r in known.items():
+        bounds[key] = bounds[full ^ key] = r
     bounds[0] = bounds[full] = 1
     return np.asarray(bounds)
 
@@ -141,26 +149,24 @@ def _spectrum(u: Unfoldings, mask: int) -> Array:
     matrix = matrix_of(u.array, mask)
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    rows = len(matrix)
-    if rows * u.purity[mask] > 32:
-        sampled = _sampled(u, matrix, rows // 8)
-        if sampled is not None:
-            return sampled
+    sampled = _sampled(u, matrix, _SHORT, powers=0)
+    if sampled is not None:
+        return sampled
     wide = matrix.astype(np.result_type(matrix.dtype, np.float64), copy=False)
     gram = wide @ (wide.conj().T if np.iscomplexobj(wide) else wide.T)
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
     least = kept(values, None, max(u.tolerance, _GRAM) * u.norm)
     if u.tolerance > _GRAM or least * sum(matrix.shape) >= u.array.size:
         return values
-    sampled = _sampled(u, matrix, least + 16) if 4 * least <= rows else None
+    sampled = _sampled(u, matrix, least + 16) if 4 * least <= len(matrix) else None
     return np.linalg.svd(matrix, compute_uv=False) if sampled is None else sampled
 
 
-def _sampled(u: Unfoldings, matrix: Array, columns: int) -> Array | None:
+def _sampled(u: Unfoldings, matrix: Array, columns: int, powers: int = 2) -> Array | None:
     """Return the singular values of `matrix` on a sample of its range; None if it is small, or the sample misses."""
     if len(matrix) < _SAMPLED:
         return None
-    basis = sampled_range(matrix, columns)
+    basis = sampled_range(matrix, columns, powers)
     rest = basis.conj().T @ matrix
     missed = frobenius(matrix - basis @ rest)
     if missed > 0.1 * u.tolerance * u.norm / sqrt(u.array.ndim):
