@@ -302,11 +302,54 @@ def test_mlp_works_under_autocast_and_checkpoint() -> None:
     expected = model(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = model(x)
+        assert narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.float(), expected, rtol=0.1, atol=0.1)
     saved = checkpoint(model, x, use_reentrant=False)
     parameters = [x, *model.parameters()]
     for one, two in zip(gradients(saved, parameters), gradients(expected, parameters), strict=True):
         torch.testing.assert_close(one, two)
+
+
+DENSE: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(24, 12),
+    "embedding": lambda: nn.Embedding(24, 12),
+    "conv": lambda: nn.Conv2d(3, 4, 3),
+    "adapter": lambda: nn.Linear(24, 12),
+}
+"""What torch.nn has in place of a factorized layer; a TCL and a TRL are einsums, which autocast narrows too."""
+
+
+@pytest.mark.parametrize(
+    ("given", "traced"),
+    [(torch.float32, False), (torch.float16, False), (torch.bfloat16, False), (torch.float32, True)],
+)
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_layers_have_the_dtypes_of_torch_under_autocast(name: str, given: torch.dtype, traced: bool) -> None:
+    layer, x = LAYERS[name]().float(), sample(name)
+    x = x if name == "embedding" else x.to(given).requires_grad_()
+    run = layer
+    if traced:
+        torch._dynamo.reset()
+        run = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run(x)
+        dense = DENSE[name]()(x).dtype if name in DENSE else torch.bfloat16
+    assert found.dtype == dense
+    found.float().square().sum().backward()
+    for leaf in (p for p in (x, *layer.parameters()) if p.requires_grad):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+    wide = layer(x if name == "embedding" else x.detach().float())
+    torch.testing.assert_close(found.float(), wide, rtol=0.1, atol=0.1)
+
+
+def test_autocast_leaves_double_precision_alone() -> None:
+    layer = FactorizedLinear(24, 12, rank=3, dtype=DOUBLE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close(layer(sample("linear")), layer(sample("linear")))
+        assert layer(sample("linear")).dtype == DOUBLE
+        with pytest.raises(contractc.OperandError, match="operand 0 is float32, but was compiled as f64"):
+            layer(sample("linear").float())
 
 
 @pytest.mark.parametrize("format", FORMATS)

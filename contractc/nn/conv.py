@@ -11,7 +11,7 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import accepted
+from contractc.nn.planned import accepted, biased
 from contractc.nn.weights import Weight, built, copied, decomposed, fresh
 
 CONVOLUTIONS: tuple[Callable[..., torch.Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
@@ -111,7 +111,8 @@ class FactorizedConv(nn.Module):
         x = accepted(x, factors[0].dtype)
         ways = {"cp": self._cp, "tucker": self._tucker, "tt": self._tt}
         y = ways[self.format](x, factors)
-        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * len(self.stride))
+        bias = None if self.bias is None else self.bias.reshape(-1, *[1] * len(self.stride))
+        return biased(y, bias)
 
     def _cp(self, x: torch.Tensor, factors: Sequence[torch.Tensor]) -> torch.Tensor:
         weights, first, *axes, last = factors

@@ -10,7 +10,7 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import Planned, accepted
+from contractc.nn.planned import Planned, accepted, biased
 from contractc.nn.weights import Split, Weight, built, copied, decomposed, default_split, fresh
 from contractc.operands import Layout
 
@@ -100,8 +100,7 @@ class FactorizedLinear(nn.Module):
         factors = self.weight()
         rows = accepted(x, factors[0].dtype).reshape(-1, self.in_features)
         y: torch.Tensor = self.planned.forward(rows, *factors)
-        y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return biased(y.reshape(*x.shape[:-1], self.out_features), self.bias)
 
     def extra_repr(self) -> str:
         return (
@@ -197,7 +196,8 @@ class FactorizedEmbedding(nn.Module):
             if own:
                 factor = factor.permute(order)[tuple(parts[m] for m in own)]
             factors.append(factor)
-        rows: torch.Tensor = self.planned.forward(*factors)
+        with torch.autocast(index.device.type, enabled=False):  # which leaves tables of rows as they are
+            rows: torch.Tensor = self.planned.forward(*factors)
         return rows.reshape(*index.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:

@@ -76,8 +76,23 @@ def _stand_in(operand: tuple[int, ...] | Layout, dtype: torch.dtype, recorded: b
     return Factorized(operand, tuple(_stand_in(s, dtype, recorded) for s in shapes))
 
 
+CASTS = (torch.float16, torch.bfloat16, torch.float32)
+"""The dtypes that autocast converts into each other."""
+
+
 def accepted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return `x` in `dtype` where autocast converts between layers, and as it is elsewhere."""
-    if x.dtype is not dtype and torch.is_autocast_enabled(x.device.type):
+    if x.dtype is not dtype and x.dtype in CASTS and dtype in CASTS and _autocast(x):
         return x.to(dtype)
     return x
+
+
+def biased(y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return `y` with `bias` added, in the dtype of autocast where that is on, as torch.nn's layers are."""
+    if y.dtype in CASTS and _autocast(y):
+        y = y.to(torch.get_autocast_dtype(y.device.type))
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def _autocast(x: torch.Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)

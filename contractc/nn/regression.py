@@ -11,7 +11,7 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import Planned, accepted
+from contractc.nn.planned import Planned, accepted, biased
 from contractc.nn.weights import Weight, built, copied, fresh
 
 _LETTERS = "cdefghijklmn"
@@ -56,7 +56,7 @@ class TCL(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, m1, m2, ...] for x [b, n1, n2, ...]."""
         y: torch.Tensor = self.planned.forward(accepted(x, self.factors[0].dtype), *self.factors)
-        return y if self.bias is None else y + self.bias
+        return biased(y, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_shape={self.in_shape}, out_shape={self.out_shape}, bias={self.bias is not None}"
@@ -118,4 +118,4 @@ class TRL(nn.Module):
         """Return [b, outputs] for x [b, n1, n2, ...]."""
         factors = self.weight()
         y: torch.Tensor = self.planned.forward(accepted(x, factors[0].dtype), *factors)
-        return y if self.bias is None else y + self.bias
+        return biased(y, self.bias)
