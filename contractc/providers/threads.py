@@ -46,10 +46,11 @@ def blas_setting() -> Setting | None:
 def allowed() -> int:
     """Return how many threads may run: those of NumPy's BLAS, on the cores of this process; 1 if it does not tell."""
     setting = blas_setting()
-    return 1 if setting is None else max(1, min(setting.read(), _cores()))
+    return 1 if setting is None else max(1, min(setting.read(), cores()))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
