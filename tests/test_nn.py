@@ -327,7 +327,7 @@ DENSE: dict[str, Callable[[], nn.Module]] = {
 def test_layers_have_the_dtypes_of_torch_under_autocast(name: str, given: torch.dtype, traced: bool) -> None:
     layer, x = LAYERS[name]().float(), sample(name)
     x = x if name == "embedding" else x.to(given).requires_grad_()
-    run = layer
+    run: Callable[..., Any] = layer
     if traced:
         torch._dynamo.reset()
         run = torch.compile(layer, fullgraph=True, backend="aot_eager")
