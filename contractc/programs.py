@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,6 +157,9 @@ class Program:
     constants: tuple[Constant, ...] = ()
     labels: tuple[str, ...] = field(default=(), compare=False)
     precision: str = "default"
+    _known: Mapping[int, Value] | None = field(
+        default=None, init=False, repr=False, compare=False, metadata={"stored": False}
+    )
 
     def __str__(self) -> str:
         return _printed(self)
@@ -177,12 +180,15 @@ class Program:
         """Return the value with this number; raises KeyError if there is none."""
         return self.values()[number]
 
-    def values(self) -> dict[int, Value]:
-        """Return all values by number."""
-        found = {v.number: v for v in self.inputs}
-        found |= {c.value.number: c.value for c in self.constants}
-        found |= {v.number: v for step in self.steps for v in step.outs}
-        return found
+    def values(self) -> Mapping[int, Value]:
+        """Return all values by number, collected when first asked for: passes over thousands of steps ask for each."""
+        if self._known is None:
+            found = {v.number: v for v in self.inputs}
+            found |= {c.value.number: c.value for c in self.constants}
+            found |= {v.number: v for step in self.steps for v in step.outs}
+            object.__setattr__(self, "_known", found)
+            return found
+        return self._known
 
     def to_json(self) -> str:
         """Return this program as canonical JSON."""

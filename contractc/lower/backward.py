@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from contractc.dtypes import is_complex
@@ -84,7 +84,7 @@ class _Sweep:
     The gradient of an intermediate lacks modes along which it is constant.
     """
 
-    def __init__(self, known: dict[int, Value], fresh: int, gradients: dict[int, Value]) -> None:
+    def __init__(self, known: Mapping[int, Value], fresh: int, gradients: dict[int, Value]) -> None:
         self.known, self.fresh, self.gradients = known, fresh, gradients
         self.steps: list[Step] = []
 

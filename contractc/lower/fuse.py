@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -170,14 +171,15 @@ class _Maker:
 def _makers(program: Program) -> dict[int, _Maker]:
     """Return the steps that may be in a run, by the number of what they make."""
     constant = {c.value.number for c in program.constants}
-    readers = [i for step in program.steps for i in step.inputs]
+    readers = Counter(i for step in program.steps for i in step.inputs)
+    results = set(program.results)
     found = {}
     for position, step in enumerate(program.steps):
         if constant.issuperset(step.inputs):
             constant |= {v.number for v in step.outs}
         elif isinstance(step, Contract) and not (step.how or step.path) and len(step.inputs) <= 2:
             number = step.out.number
-            shared = readers.count(number) != 1 or number in program.results
+            shared = readers[number] != 1 or number in results
             found[number] = _Maker(step, position, shared)
     return found
 

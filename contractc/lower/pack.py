@@ -19,7 +19,7 @@ def pack(program: Program) -> Program:
     Before:  %4: [b, k] = contract %0: [b, j, i, k] ...  two products that read %0 as a matrix of [b i] by [j k]
     After:   %5: [b, i, j, k] = contract %0  # permute, copy, and both products read %5
     """
-    known = program.values()
+    known = dict(program.values())
     number = 1 + max(known)
     made: dict[tuple[int, Term], int] = {}
     steps: list[Step] = []

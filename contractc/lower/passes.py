@@ -17,7 +17,7 @@ def pairwise(program: Program) -> Program:
     Before:  %3 = contract %0 %1 %2
     After:   %4 = contract %0 %1,  %3 = contract %4 %2
     """
-    known = program.values()
+    known = dict(program.values())
     number = 1 + max(known)
     steps: list[Step] = []
     for step in program.steps:
@@ -109,7 +109,7 @@ def slowest_first(program: Program) -> Program:
     """
     if program.semiring != "sum_product":
         return program
-    known = program.values()
+    known = dict(program.values())
     leaves = {v.number for v in (*program.inputs, *(c.value for c in program.constants))}
     readers = [*program.results, *(i for step in program.steps for i in step.inputs)]
     makers = {s.out.number: k for k, s in enumerate(program.steps) if isinstance(s, Contract)}
@@ -179,7 +179,7 @@ def natural_layout(program: Program) -> Program:
     Before:  %2: [i, b, j] = contract %0: [i, b, k] %1: [k, b, j]
     After:   %2: [b, i, j] = contract %0: [i, b, k] %1: [k, b, j]
     """
-    known = program.values()
+    known = dict(program.values())
     fixed = {
         *program.results,
         *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs),

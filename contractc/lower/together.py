@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil, prod, sqrt
 
 from contractc.dtypes import itemsize
 from contractc.lower.fuse import Fuser
@@ -19,7 +19,7 @@ GAIN = 1.1
 mostly; libraries take longer than predicted for steps as small as these."""
 
 MOST_CANDIDATES = 3000
-"""The most runs of steps whose seconds are predicted in one program."""
+"""About the most runs of steps that are looked at in one program: of many steps not all begin or end one."""
 
 STEP, VIEW = 5.0e-7, 2.0e-7
 """Seconds that a step takes beside its product, and those that a transpose or a reshape of NumPy takes."""
@@ -79,17 +79,9 @@ def _stretches(program: Program, fuser: Fuser) -> Iterator[tuple[int, int]]:
         yield start, len(program.steps)
 
 
-def _may_be_inside(program: Program, step: Contract, known: dict[int, Value], fuser: Fuser) -> bool:
+def _may_be_inside(program: Program, step: Contract, known: Mapping[int, Value], fuser: Fuser) -> bool:
     modes = {m for i in step.inputs for m in known[i].modes}
     return step.how in ("", fuser.how) and not modes.intersection(program.dynamic)
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A stretch of steps as one, and its predicted seconds."""
-
-    step: Fused
-    seconds: float
 
 
 class _Pass:
@@ -99,7 +91,9 @@ class _Pass:
         assert fuser.several is not None
         self.program, self.fuser, self.several = program, fuser, fuser.several
         self.known = program.values()
-        self.left = MOST_CANDIDATES
+        self.priced: dict[Hashable, tuple[float, int]] = {}
+        candidates = len(program.steps) * min(MOST_STEPS, len(program.steps))
+        self.apart = ceil(sqrt(candidates / MOST_CANDIDATES))
         last = {i: k for k, s in enumerate(program.steps) for i in s.inputs}
         self.last = last | dict.fromkeys(program.results, len(program.steps))
 
@@ -110,26 +104,23 @@ class _Pass:
             return list(steps)
         alone = [self._alone(step) for step in steps]
         spent = [0.0]
-        chosen: list[tuple[int, Fused | None]] = [(0, None)]
+        chosen: list[tuple[int, int]] = [(0, -1)]
         for end in range(1, len(steps) + 1):
-            best = spent[end - 1] + alone[end - 1]
-            how: tuple[int, Fused | None] = (end - 1, None)
-            for begin in range(end - 2, max(-1, end - MOST_STEPS - 1), -1):
-                if self.left <= 0:
-                    break
-                self.left -= 1
-                least = best - spent[begin]
-                least = min(least / GAIN, sum(alone[begin:end]) - LEAST_SAVED)
-                found = self._together(first + begin, first + end, least)
-                if found is not None:
-                    best, how = spent[begin] + GAIN * found.seconds, (begin, found.step)
+            best, how = spent[end - 1] + alone[end - 1], (end - 1, -1)
+            if end % self.apart == 0 or end == len(steps):
+                latest = (end - 2) // self.apart * self.apart
+                for begin in range(latest, max(-1, end - MOST_STEPS - 1), -self.apart):
+                    least = min((best - spent[begin]) / GAIN, sum(alone[begin:end]) - LEAST_SAVED)
+                    seconds, form = self._together(first + begin, first + end)
+                    if seconds < least:
+                        best, how = spent[begin] + GAIN * seconds, (begin, form)
             spent.append(best)
             chosen.append(how)
         made: list[Step] = []
         end = len(steps)
         while end:
-            begin, step = chosen[end]
-            made.insert(0, steps[begin] if step is None else step)
+            begin, form = chosen[end]
+            made.insert(0, steps[begin] if form < 0 else self._forms(first + begin, first + end)[form])
             end = begin
         return made
 
@@ -142,30 +133,43 @@ class _Pass:
         views = 2 * sum(len(t) > 2 for t in terms) if len(terms) > 2 else 0
         return self.fuser.alone(self.program, step) + STEP + views * VIEW
 
-    def _together(self, first: int, last: int, least: float) -> _Candidate | None:
-        """Return the steps from `first` until before `last` as one in the best way, or None if there is none."""
+    def _together(self, first: int, last: int) -> tuple[float, int]:
+        """Return the least predicted seconds of the steps from `first` until before `last` as one, and in which form.
+
+        What differs by the numbers of its modes and values alone, as in a long chain, is priced once.
+        """
+        body, _ = self._body(first, last)
+        pattern = _pattern(body)
+        if pattern not in self.priced:
+            forms = self._forms(first, last)
+            self.priced[pattern] = min((self.several(step), k) for k, step in enumerate(forms))
+        return self.priced[pattern]
+
+    def _body(self, first: int, last: int) -> tuple[Program, tuple[Value, ...]]:
+        """Return the steps from `first` until before `last` as a program, and its results."""
         steps = self.program.steps[first:last]
         made = {v.number: v for step in steps for v in step.outs}
         outs = tuple(v for n, v in made.items() if self.last.get(n, -1) >= last)
-        inputs = tuple(dict.fromkeys(i for step in steps for i in step.inputs if i not in made))
-        contracts = tuple(replace(s, how="") for s in steps if isinstance(s, Contract))
+        inputs = dict.fromkeys(i for step in steps for i in step.inputs if i not in made)
         body = replace(
             self.program,
             inputs=tuple(self.known[i] for i in inputs),
             constants=(),
-            steps=contracts,
+            steps=tuple(replace(s, how="") for s in steps if isinstance(s, Contract)),
             results=tuple(v.number for v in outs),
         )
-        best = None
-        for form, modes, piece in self._forms(body):
-            step = Fused(outs, inputs, form, modes, piece, self.fuser.how)
-            seconds = self.several(step)
-            if seconds < (least if best is None else best.seconds):
-                best = _Candidate(step, seconds)
-        return best
+        return body, outs
 
-    def _forms(self, body: Program) -> Iterator[tuple[Program, Term, int]]:
-        """Yield ways to do `body`: the orders of what lies between its steps, a mode in pieces, and their length."""
+    def _forms(self, first: int, last: int) -> list[Fused]:
+        """Return the ways to do steps as one: the orders of what lies between, a mode in pieces, and their length."""
+        body, outs = self._body(first, last)
+        inputs = tuple(v.number for v in body.inputs)
+        return [
+            Fused(outs, inputs, form, modes, piece, self.fuser.how) for form, modes, piece in self._cut(body)
+        ]
+
+    def _cut(self, body: Program) -> Iterator[tuple[Program, Term, int]]:
+        """Yield forms of `body`, each with the mode that is taken in pieces, if any, and the length of a piece."""
         yield body, (), 0
         known = body.values()
         sizes = {n: self._size(v) for n, v in known.items()}
@@ -184,6 +188,24 @@ class _Pass:
 
     def _size(self, value: Value) -> int:
         return prod([self.program.extents[m] for m in value.modes]) * itemsize(value.dtype)
+
+
+def _pattern(body: Program) -> Hashable:
+    """Return what `body` is but for the numbers of its modes and values."""
+    modes: dict[int, int] = {}
+    values: dict[int, int] = {}
+    found: list[Hashable] = []
+
+    def add(value: Value) -> None:
+        values[value.number] = len(values)
+        found.append((value.dtype, tuple([modes.setdefault(m, len(modes)) for m in value.modes])))
+
+    for value in body.inputs:
+        add(value)
+    for step in _contracts(body):
+        add(step.out)
+        found.append((tuple([values[i] for i in step.inputs]), step.conj, step.path))
+    return (*found, *(body.extents[m] for m in modes), *(values[i] for i in body.results))
 
 
 def _piece(extent: int, whole: int, most: int) -> int:

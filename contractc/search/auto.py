@@ -18,7 +18,7 @@ from contractc.search.ask import Ask, Found
 from contractc.search.clock import MOVES_PER_SECOND, Clock
 from contractc.search.engines import engine
 from contractc.search.exact import FULL, MOST_EXACT, full, optimal, optimal_pairs
-from contractc.search.front import FIRSTS, best_sweep
+from contractc.search.front import FIRSTS, best_sweep, sweep
 from contractc.search.graph import FLOPS, Graph, Objective, Pairs, charge, graph_of
 from contractc.search.greedy import greedy, greedy_pairs
 from contractc.search.reconfigure import reconfigured
@@ -51,6 +51,9 @@ SWEEPING = 0.05
 A sweep of n tensors takes about as long as n**1.5 moves in Python.
 """
 
+LONGEST_SWEEP = 2_000
+"""Tensors of which a sweep is looked for beside the greedy order; it takes a tenth of a second for the last of them."""
+
 COLD = 16
 """A last run over the whole tree gets the moves of all parts divided by this."""
 
@@ -82,6 +85,7 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
         best = optimal_pairs(graph_of(network), _pairs(found[0]), PATIENCE)
         if best is not None:
             return Found(best, "optimal", others=(found[0],))
+    found = _or_swept(network, found, options.minimize, clock)
     moves = options.moves
     if options.time_limit is None and moves is None:
         path = found[0]
@@ -92,6 +96,23 @@ def auto(network: TensorNetwork, ask: Ask) -> Found:
         clock = Clock(min(clock.deadline, monotonic() + LONGEST), clock.report, clock.started)
         moves = int(running * MOVES_PER_SECOND) if running < LONGEST else None
     return _annealed(network, found, moves, clock, ask)
+
+
+def _or_swept(
+    network: TensorNetwork, found: tuple[Path, str], minimize: str, clock: Clock
+) -> tuple[Path, str]:
+    """Return `found`, or a sweep from the first tensor on if that is cheaper: for trains, many in a batch above all.
+
+    Greedy orders merge neighbours there, which then cost several times as much. Annealing would find out, but is given
+    no more time than the greedy order would take.
+    """
+    if len(network.tensors) > LONGEST_SWEEP or found[1].endswith("cut short"):
+        return found
+    graph, goal = graph_of(network), OBJECTIVES[minimize]
+    swept = sweep(graph, 0, clock)
+    if swept is None or charge(graph, swept, goal) >= charge(graph, _pairs(found[0]), goal):
+        return found
+    return swept, "a sweep"
 
 
 def _in_time(network: TensorNetwork, clock: Clock) -> Clock:

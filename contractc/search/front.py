@@ -12,6 +12,9 @@ from contractc.search.graph import Graph, Pairs, bits, charge, weigher
 FIRSTS = 8
 """How many first tensors are tried, evenly spaced over the numbers of the tensors."""
 
+MANY = 8
+"""More tensors than this that share a mode are no neighbours by it while there are others, nor by one of the output."""
+
 
 def best_sweep(graph: Graph, clock: Clock, most: int = FIRSTS) -> tuple[Pairs | None, float, int]:
     """Return the cheapest of `most` sweeps, log2 of its multiplications, and how many there was time for."""
@@ -29,8 +32,9 @@ def best_sweep(graph: Graph, clock: Clock, most: int = FIRSTS) -> tuple[Pairs | 
 def sweep(graph: Graph, first: int, clock: Clock) -> Pairs | None:
     """Return the path that starts with tensor `first` and takes in the neighbour that leaves the smallest front.
 
-    Ties go to the neighbour that has waited longest, so a lattice is swept layer by layer. None if the clock
-    ran out. A tree of this kind is a path decomposition; its width is the largest front.
+    Ties go to the neighbour that has waited longest, so a lattice is swept layer by layer; a batch of trains is swept
+    core by core, as a mode of the batch makes no neighbours (see `MANY`). None if the clock ran out. A tree of this
+    kind is a path decomposition; its width is the largest front.
     """
     count, weight = len(graph.leaves), weigher(graph.extents)
     modes = [tuple(bits(leaf)) for leaf in graph.leaves]
@@ -42,7 +46,7 @@ def sweep(graph: Graph, first: int, clock: Clock) -> Pairs | None:
     todo = dict.fromkeys(range(count))
     waiting: dict[int, int] = {}  # since when
     grown: dict[int, float] = {}  # log2 of what the front grows by
-    heap: list[tuple[float, int, int]] = []
+    heap: list[tuple[bool, float, int, int]] = []
     front, k, steps, made = 0, first, [], first
     for time in range(count):
         if time:
@@ -67,19 +71,20 @@ def sweep(graph: Graph, first: int, clock: Clock) -> Pairs | None:
             mine = graph.leaves[j]
             last = sum([1 << b for b in modes[j] if open_[b] == 1])
             grown[j] = weight(mine & ~front & ~last) - weight(mine & front & last)
-            heapq.heappush(heap, (grown[j], waiting[j], j))
+            apart = all(open_[b] > MANY or graph.wanted >> b & 1 for b in modes[j] if front >> b & 1)
+            heapq.heappush(heap, (apart, grown[j], waiting[j], j))
     return tuple(steps)
 
 
 def _next(
-    heap: list[tuple[float, int, int]],
+    heap: list[tuple[bool, float, int, int]],
     waiting: dict[int, int],
     grown: dict[int, float],
     todo: dict[int, None],
 ) -> int:
     """Return the waiting tensor that lets the front grow least; if none waits, the first one left."""
     while heap:
-        growth, _, j = heapq.heappop(heap)
+        _, growth, _, j = heapq.heappop(heap)
         if j in waiting and grown[j] == growth:
             return j
     return next(iter(todo))

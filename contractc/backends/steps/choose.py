@@ -73,7 +73,7 @@ def layout(
     Before:  %3: [k, i] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     After:   %3: [i, k] = contract %0: [i, j] %1: [j, k],  %2: [k, i] = contract %3
     """
-    known = program.values()
+    known = dict(program.values())
     fixed = {*program.results, *(i for step in program.steps if _is_decided(step) for i in step.inputs)}
     readers: dict[int, list[Contract]] = {}
     for step in program.steps:

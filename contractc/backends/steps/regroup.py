@@ -30,7 +30,7 @@ def regrouped(program: Program, prices: Prices) -> Program:
     Before:  %3: [i, j, r] = contract %0: [i, j, k] %2: [k, r],  %4: [i, r] = contract %3 %1: [j, r]
     After:   %3: [j, k, r] = contract %2 %1,  %4: [i, r] = contract %0 %3
     """
-    known = program.values()
+    known = dict(program.values())
     readers = [i for step in program.steps for i in step.inputs] + list(program.results)
     constant = {c.value.number for c in program.constants}
     steps: list[Step] = []

@@ -82,11 +82,12 @@ def native(text: str, function: str) -> Native:
     Its arguments are addresses and 64-bit integers, all given as ints. The interpreter lock is released while
     it runs.
     """
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith(";"))
+    digest = hashlib.sha256(code.encode()).hexdigest()  # steps that differ by their modes' numbers share one
     with _lock:
         found = _compiled.get(digest)
         if found is None:
-            found = _compiled[digest] = _built(text, function)
+            found = _compiled[digest] = _built(code, function)
         return found
 
 

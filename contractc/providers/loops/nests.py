@@ -79,7 +79,7 @@ def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
     return Nests(whole, rest, offsets, inner, _seconds(step, whole, rest))
 
 
-def values_of(step: Fused) -> dict[int, Value]:
+def values_of(step: Fused) -> Mapping[int, Value]:
     """Return all values of the body by number."""
     return step.body.values()
 
@@ -169,13 +169,14 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
     """Return the predicted seconds of one call."""
     outside = [*step.body.inputs, *step.outs]
     call = CALL_TOGETHER + CALL_OPERAND * len(outside)
-    each = [_nest_seconds(step, nest) for nest in whole]
+    known, everything = step.body.values(), _all_bytes(step)
+    each = [_nest_seconds(step, nest, known, everything) for nest in whole]
     if not step.modes:
         return call + sum(each)  # what is between the steps may have gone to memory
     extent = step.body.extents[step.modes[0]]
     inside = sum(s for s, nest in zip(each, whole, strict=True) if nest.stage == INSIDE)
     around = sum(each) - inside
-    last = sum(_nest_seconds(step, nest) for nest in rest if nest.stage == INSIDE)
+    last = sum(_nest_seconds(step, nest, known, everything) for nest in rest if nest.stage == INSIDE)
     busy = extent // step.piece * inside + last
     sizes = [count(step, v, 0) * itemsize(v.dtype) for v in outside]
     moved = sum(sizes)
@@ -184,17 +185,19 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
     return call + around + max(busy, memory) + NOT_HIDDEN * min(busy, memory) + fresh
 
 
-def _nest_seconds(step: Fused, nest: Nest) -> float:
-    """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache."""
-    known = step.body.values()
-    if nest.stage != INSIDE and _all_bytes(step) > SECOND_LEVEL:
+def _nest_seconds(step: Fused, nest: Nest, known: Mapping[int, Value], everything: int) -> float:
+    """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache.
+
+    `everything` are the bytes of all values of the body, which are `known`.
+    """
+    if nest.stage != INSIDE and everything > SECOND_LEVEL:
         return nest.schedule.seconds - CALL
     value = known[nest.makes]
     adding = 3 * count(step, value, 0) * itemsize(value.dtype) if nest.adds else 0
     moved = sum(
         count(step, known[i], step.piece) * itemsize(known[i].dtype) for i in (*nest.reads, nest.makes)
     )
-    waiting = NOT_HIDDEN * moved / CACHED if _all_bytes(step) > FIRST_LEVEL else 0.0
+    waiting = NOT_HIDDEN * moved / CACHED if everything > FIRST_LEVEL else 0.0
     return nest.schedule.busy + (waiting + adding / ADDING) / CLOCK + EMPTY
 
 
