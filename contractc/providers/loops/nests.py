@@ -32,7 +32,7 @@ FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 """Bytes of two caches, and the bytes a cycle that come from the second."""
 
 ADDING = 16.0
-"""Bytes a cycle at which what a piece gives is added to what the pieces before it gave."""
+"""Bytes a cycle at which what the pieces before one gave is read again, to be added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,7 @@ class Nest:
 class Nests:
     """The nests for a whole piece, for a last one that is shorter, and where what they make in between lies.
 
-    `offsets` are in bytes of a workspace of `room`, by the number of a value, negative (-1 - number) for what one
-    piece of a sum gives; what a nest needs for itself comes behind `inner`.
+    `offsets` are in bytes of a workspace, by the number of a value; what a nest needs for itself comes behind `inner`.
     """
 
     whole: tuple[Nest, ...]
@@ -155,7 +154,6 @@ def _places(step: Fused, nests: Sequence[Nest]) -> tuple[dict[int, int], int]:
         readers = [when[j] for j, other in enumerate(nests) if nest.makes in other.reads]
         first, last = when[k], max([when[k], *readers])
         if nest.adds:
-            blocks[-1 - nest.makes] = Block(size, first, first)
             first = min(inside)
         elif nest.stage == BEFORE and any(at >= min(inside) for at in readers):
             last = max(last, max(inside))
@@ -190,12 +188,12 @@ def _nest_seconds(step: Fused, nest: Nest) -> float:
     if nest.stage != INSIDE and _all_bytes(step) > SECOND_LEVEL:
         return nest.schedule.seconds - CALL
     value = known[nest.makes]
-    adding = 3 * count(step, value, 0) * itemsize(value.dtype) if nest.adds else 0
     moved = sum(
         count(step, known[i], step.piece) * itemsize(known[i].dtype) for i in (*nest.reads, nest.makes)
     )
+    adding = count(step, value, 0) * itemsize(value.dtype) / ADDING if nest.adds else 0.0
     waiting = NOT_HIDDEN * moved / CACHED if _all_bytes(step) > FIRST_LEVEL else 0.0
-    return nest.schedule.busy + (waiting + adding / ADDING) / CLOCK + EMPTY
+    return nest.schedule.busy + (waiting + adding) / CLOCK + EMPTY
 
 
 def _all_bytes(step: Fused) -> int:
