@@ -6,17 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contractc.notation import Term
+from contractc.providers.loops.blocks import COLUMN, blocking, step_shape
 from contractc.providers.loops.forms import ORDERED, UNIT
 from contractc.providers.loops.nest import Place, Ref, Tile, write_step
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.reorder import Layout, can_transpose, pack, unpack
-from contractc.providers.loops.schedule import (
-    COLUMN,
-    Schedule,
-    blocking,
-    levels,
-    step_shape,
-)
+from contractc.providers.loops.schedule import Schedule, levels
 from contractc.providers.loops.text import Arithmetic, Function, Index, Kind, Writer, kind_of, module
 
 ON_STACK = 2**13

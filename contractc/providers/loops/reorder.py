@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
+from contractc.providers.loops.blocks import COLUMN
 from contractc.providers.loops.nest import Place, Ref, Tile, joined, separated
-from contractc.providers.loops.schedule import COLUMN
 from contractc.providers.loops.text import Index, Kind, Parts, Writer, converted, vector
 
 
