@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from contractc.dtypes import itemsize
+from contractc.lower.between import improved
 from contractc.lower.fuse import Fuser
 from contractc.notation import Term
 from contractc.programs import Contract, Fused, Loop, Program, Step, Value
@@ -99,6 +100,7 @@ class _Pass:
         assert fuser.several is not None
         self.program, self.fuser, self.several = program, fuser, fuser.several
         self.known = program.values()
+        self.fresh = 1 + max(self.known)
         self.left = MOST_CANDIDATES
         last = {i: k for k, s in enumerate(program.steps) for i in s.inputs}
         self.last = last | dict.fromkeys(program.results, len(program.steps))
@@ -129,9 +131,25 @@ class _Pass:
         end = len(steps)
         while end:
             begin, step = chosen[end]
-            made.insert(0, steps[begin] if step is None else step)
+            made.insert(0, steps[begin] if step is None else self._own(improved(step, self.several)))
             end = begin
         return made
+
+    def _own(self, step: Fused) -> Fused:
+        """Return `step` with numbers of its own for the copies in it."""
+        names = {}
+        for number in step.body.values():
+            if number not in self.known:
+                names[number], self.fresh = self.fresh, self.fresh + 1
+        steps = tuple(
+            replace(
+                s,
+                out=replace(s.out, number=names.get(s.out.number, s.out.number)),
+                inputs=tuple(names.get(i, i) for i in s.inputs),
+            )
+            for s in _contracts(step.body)
+        )
+        return replace(step, body=replace(step.body, steps=steps))
 
     def _alone(self, step: Step) -> float:
         """Return the predicted seconds of a step by itself, the views that it takes included."""

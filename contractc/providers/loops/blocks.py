@@ -14,6 +14,12 @@ from contractc.providers.loops.text import kind_of
 COLUMN = -1
 """Stands for a mode: the vectors of a tile side by side."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
+SPLIT = 0.35
+"""Cycles that a vector takes longer which lies across two cache lines."""
+
 MOST_UNROLLED = 96
 """Products in a row that are written out without a loop."""
 
@@ -23,13 +29,17 @@ MOST_BLOCK = MOST_UNROLLED // 3
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The loops of one step on one tile: extents (None: known at run time, planned as `planned`) by mode."""
+    """The loops of one step on one tile: extents (None: known at run time, planned as `planned`) by mode.
+
+    `split` has for each input the part of its vectors that lie across two cache lines.
+    """
 
     out: tuple[tuple[int, int | None], ...]
     summed: tuple[tuple[int, int | None], ...]
     reads: tuple[frozenset[int], ...]
     planned: tuple[tuple[int, int], ...]
     parts: int
+    split: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,20 @@ class Blocking:
     cycles: float
 
 
-def step_shape(problem: Problem, step: int, lane: int, columns: int, outer: Term) -> Shape:
+def split_part(problem: Problem, k: int, lane: int, width: int) -> float:
+    """Return the part of the vectors of input k, read along mode `lane` where they are, that lie across two lines."""
+    term = problem.terms[k]
+    kind = kind_of(problem.dtypes[k])
+    size = kind.bytes * kind.parts
+    if lane not in term or width * size <= LINE // 4:  # allocators give multiples of 16 bytes
+        return 0.0
+    in_line = len(term) == 1 or problem.extents[term[-1]] * size % LINE == 0
+    return 0.0 if problem.aligned[k] and in_line else min(1.0, width * size / LINE)
+
+
+def step_shape(
+    problem: Problem, step: int, lane: int, width: int, columns: int, outer: Term, packed: Sequence[bool]
+) -> Shape:
     """Return the loops of `step` on one tile; `COLUMN` stands for the lane mode where a tile has several vectors."""
     ids = problem.reads[step]
     out = problem.terms[problem.inputs + step]
@@ -59,7 +82,10 @@ def step_shape(problem: Problem, step: int, lane: int, columns: int, outer: Term
         for i in ids
     )
     parts = kind_of(problem.work).parts
-    return Shape(modes(out), modes(problem.summed(step)), reads, tuple(sorted(planned.items())), parts)
+    split = tuple(
+        0.0 if i >= problem.inputs or packed[i] else split_part(problem, i, lane, width) for i in ids
+    )
+    return Shape(modes(out), modes(problem.summed(step)), reads, tuple(sorted(planned.items())), parts, split)
 
 
 def blocking(shape: Shape, vector_bytes: int) -> Blocking:
@@ -75,6 +101,7 @@ def blocking(shape: Shape, vector_bytes: int) -> Blocking:
         prod([planned[m] for m, _ in shape.out]),
         prod([planned[m] for m, _ in shape.summed]),
         shape.parts,
+        shape.split,
         vector_bytes,
     )
     chosen = {m: f for (_, _, m), f in zip(small, factors, strict=True) if f > 1}
@@ -91,14 +118,15 @@ def _blocks(
     whole: int,
     depth: int,
     parts: int,
+    split: tuple[float, ...],
     vector_bytes: int,
 ) -> tuple[Term, float]:
     """Return how many positions of each mode in `small` are in registers at once, and the cycles that takes.
 
     Modes are (operands that have them, extent), so that equal steps of all problems are priced once; `whole` and
     `depth` are the positions of the result and of what is summed for one of them. Two products and two loads are
-    done a cycle, and a sum is ready after four; a block of `n` results with all its partial sums has to fit in the
-    registers.
+    done a cycle, and a sum is ready after four; the part `split` of an input's loads takes longer. A block of `n`
+    results with all its partial sums has to fit in the registers.
     """
     room = max((24 if vector_bytes == 64 else 11) // parts, column[1])
     room = room if depth > 1 else max(room, MOST_BLOCK)
@@ -125,8 +153,11 @@ def _blocks(
     found: Term = ()
     for block, waste, loads, chosen in blocks:
         load = sum(loads) * parts
-        each = max(0.5 * block * parts**2, 0.5 * load, 4.0 if depth > 1 else 0.0)
-        each += 0.3 + 0.2 * load  # loads are not quite free: what is read again comes from afar
+        twice = sum(n * s for n, s in zip(loads, split, strict=True)) * parts
+        each = max(0.5 * block * parts**2, 0.5 * (load + twice), 4.0 if depth > 1 else 0.0)
+        each += (
+            0.3 + 0.2 * load + SPLIT * twice
+        )  # loads are not quite free: what is read again comes from afar
         around = 3.0 + 1.0 * block * parts + (3.0 if depth > 4 else 0.0)
         cycles = whole / block * waste * (depth * each + around)
         if cycles < best:

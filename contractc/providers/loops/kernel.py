@@ -168,7 +168,8 @@ class _Kernel:
 
     def _step(self, tile: Tile, step: int, place: Place) -> None:
         p = self.p
-        shape = step_shape(p, step, self.s.lane, self.s.columns, self.s.outer)
+        s = self.s
+        shape = step_shape(p, step, s.lane, s.width, s.columns, s.outer, s.packed)
         target = self.values[p.inputs + step]
         sources = [self.values[i] for i in p.reads[step]]
         out = [(m, self._extent(m)) for m, _ in shape.out]

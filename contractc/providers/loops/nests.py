@@ -17,7 +17,15 @@ from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers.loops.forms import ORDERED
 from contractc.providers.loops.problem import Problem, problem_of, refused
-from contractc.providers.loops.schedule import CALL, CLOCK, NOT_HIDDEN, Schedule, best_schedule
+from contractc.providers.loops.schedule import (
+    CACHES,
+    CALL,
+    CLOCK,
+    NOT_HIDDEN,
+    Schedule,
+    best_schedule,
+    rate_behind,
+)
 from contractc.workspace import Block, planned
 
 BEFORE, INSIDE, AFTER = range(3)
@@ -30,9 +38,6 @@ EMPTY = 1.0e-8
 
 FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 """Bytes of two caches, and the bytes a cycle that come from the second."""
-
-ADDING = 16.0
-"""Bytes a cycle at which what the pieces before one gave is read again, to be added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,13 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
     body, known = step.body, step.body.values()
     extents = tuple(piece if piece and m in step.modes else n for m, n in enumerate(body.extents))
     found = []
+    made: set[int] = set()
     for inner in body.steps:
         assert isinstance(inner, Contract)
         values = tuple(known[i] for i in inner.inputs)
-        problem = _problem(values, inner, extents, body.semiring)
+        aligned = tuple(i in made for i in inner.inputs)
+        made.add(inner.out.number)
+        problem = _problem(values, inner, extents, body.semiring, aligned)
         schedule = None if problem is None else best_schedule(problem, vector_bytes)
         if problem is None or schedule is None:
             return None
@@ -134,11 +142,15 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
 
 @lru_cache(maxsize=4096)
 def _problem(
-    values: tuple[Value, ...], step: Contract, extents: tuple[int, ...], semiring: str
+    values: tuple[Value, ...],
+    step: Contract,
+    extents: tuple[int, ...],
+    semiring: str,
+    aligned: tuple[bool, ...],
 ) -> Problem | None:
     distinct = tuple({v.number: v for v in values}.values())
     alone = Program(distinct, (step,), (step.out.number,), extents, semiring)
-    return None if refused(alone, step) else problem_of(alone, step, [ORDERED] * len(values))
+    return None if refused(alone, step) else problem_of(alone, step, [ORDERED] * len(values), aligned)
 
 
 def _places(step: Fused, nests: Sequence[Nest]) -> tuple[dict[int, int], int]:
@@ -183,17 +195,21 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
 
 
 def _nest_seconds(step: Fused, nest: Nest) -> float:
-    """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache."""
+    """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache.
+
+    What all pieces read or add up has gone from there, where the nests of a piece touch more than it holds.
+    """
     known = step.body.values()
-    if nest.stage != INSIDE and _all_bytes(step) > SECOND_LEVEL:
+    everything = _all_bytes(step)
+    if nest.stage != INSIDE and everything > SECOND_LEVEL:
         return nest.schedule.seconds - CALL
-    value = known[nest.makes]
-    moved = sum(
-        count(step, known[i], step.piece) * itemsize(known[i].dtype) for i in (*nest.reads, nest.makes)
-    )
-    adding = count(step, value, 0) * itemsize(value.dtype) / ADDING if nest.adds else 0.0
-    waiting = NOT_HIDDEN * moved / CACHED if _all_bytes(step) > FIRST_LEVEL else 0.0
-    return nest.schedule.busy + (waiting + adding) / CLOCK + EMPTY
+    waiting = 0.0
+    for i in (*nest.reads, nest.makes, *([nest.makes] if nest.adds else [])):
+        size = count(step, known[i], step.piece) * itemsize(known[i].dtype)
+        kept = set(step.modes) & set(known[i].modes) or everything <= CACHES[1][0]
+        waiting += size / (CACHED if kept else rate_behind(everything))
+    waiting = NOT_HIDDEN * waiting if everything > FIRST_LEVEL else 0.0
+    return nest.schedule.busy + waiting / CLOCK + EMPTY
 
 
 def _all_bytes(step: Fused) -> int:

@@ -69,10 +69,10 @@ def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place, a
                         one: Parts = tuple(_lane(w, part, kind, width, k) for part in x)
                         places = [tile.address(target, at, kind.parts, p) for p in range(kind.parts)]
                         if adds:
-                            held: Parts = tuple(w.load(kind.type, 1, here) for here in places)
+                            held: Parts = tuple(w.load(kind.type, 1, address) for address in places)
                             one = tile.a.add(held, one, 1)
-                        for part, here in zip(one, places, strict=True):
-                            w.store(part, kind.type, 1, here)
+                        for part, address in zip(one, places, strict=True):
+                            w.store(part, kind.type, 1, address)
                 continue
             whole = _whole(kind)
             for index, first, count in _strips(tile, layout.rows[1]):

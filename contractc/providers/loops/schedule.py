@@ -17,7 +17,7 @@ from contractc.cost import bandwidth, written_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
-from contractc.providers.loops.blocks import MOST_BLOCK, Blocking, blocking, step_shape
+from contractc.providers.loops.blocks import LINE, MOST_BLOCK, Blocking, blocking, split_part, step_shape
 from contractc.providers.loops.forms import ORDERED, STRIDED
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.text import kind_of
@@ -31,8 +31,8 @@ CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 RUN = 150
 """Bytes in a row with which memory is read at half its rate: 64 of 800 took 3.8 times as long as all 800, 256 2.1."""
 
-LINE, PAGE = 64, 4096
-"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
+PAGE = 4096
+"""Bytes of a page: one element far from all others takes a cache line of the caches, or a page of its pages."""
 
 LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
 """Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
@@ -77,12 +77,13 @@ def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     for floor, cut in _floors(problem, vector_bytes):
         if best is not None and floor > best.seconds:
             break
-        found = _priced(problem, *cut, vector_bytes, inf if best is None else best.seconds)
-        if found is not None and (
-            best is None
-            or (found.seconds, found.lane, found.columns) < (best.seconds, best.lane, best.columns)
-        ):
-            best = found
+        for summed_inside in (False, True):
+            found = _priced(problem, *cut, vector_bytes, inf if best is None else best.seconds, summed_inside)
+            if found is not None and (
+                best is None
+                or (found.seconds, found.lane, found.columns) < (best.seconds, best.lane, best.columns)
+            ):
+                best = found
     return best
 
 
@@ -93,8 +94,11 @@ def least_seconds(problem: Problem, vector_bytes: int) -> float:
 
 def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
     """Yield the schedules of `problem` whose tiles fit in cache, for vectors of `vector_bytes`."""
-    found = [_priced(problem, *cut, vector_bytes) for cut in _cuts(problem, vector_bytes)]
-    return (schedule for schedule in found if schedule is not None)
+    for cut in _cuts(problem, vector_bytes):
+        for summed_inside in (False, True):
+            schedule = _priced(problem, *cut, vector_bytes, inf, summed_inside)
+            if schedule is not None:
+                yield schedule
 
 
 def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -110,7 +114,9 @@ def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]
         width = most
         while lane not in problem.dynamic and width // 2 >= extent:
             width //= 2
-        for columns in (1, 2, 4):
+        for columns in (1, 2, 3, 4):
+            if columns == 3 and extent != 3 * width:
+                continue
             if columns == 1 or lane in problem.dynamic or extent >= width * columns:
                 yield lane, width, columns
 
@@ -152,10 +158,22 @@ def _least_cycles(reads: int, parts: int, depth: int) -> float:
 
 
 def _priced(
-    problem: Problem, lane: int, width: int, columns: int, vector_bytes: int, most: float = inf
+    problem: Problem,
+    lane: int,
+    width: int,
+    columns: int,
+    vector_bytes: int,
+    most: float,
+    summed_inside: bool,
 ) -> Schedule | None:
-    """Return the schedule with that lane mode and tile, or None if it does not fit or takes over `most` seconds."""
+    """Return the schedule with that lane mode and tile, or None if it does not fit or takes over `most` seconds.
+
+    Where the lane mode is summed, the results are looped over outside of all tiles, one result after the other, or
+    `summed_inside` of each tile, which has the sums of all of them in memory: a block of results reads less.
+    """
     count = problem.inputs
+    if summed_inside and lane in problem.out:
+        return None
     packed = tuple(
         lane in term and not (term[-1] == lane and form != STRIDED)
         for term, form in zip(problem.terms[:count], problem.forms, strict=True)
@@ -183,8 +201,10 @@ def _priced(
 
     outer: Term = ()
     dynamic_inner = any(m in problem.dynamic and m != lane for t in inner for m in t)
-    if inner and (footprint(()) > 2**15 or dynamic_inner or not kept):
+    if inner and (footprint(()) > 2**15 or dynamic_inner or not (kept or summed_inside)):
         outer = everywhere
+        if summed_inside:
+            return None
     scratch = footprint(outer)
     if scratch > MOST_SCRATCH or any(
         m in problem.dynamic and m != lane and m not in outer for t in (*inner, *made[:-1]) for m in t
@@ -192,13 +212,13 @@ def _priced(
         return None
     at = levels(problem, lane, outer)
     blocks = [
-        blocking(step_shape(problem, s, lane, columns, outer), vector_bytes)
+        blocking(step_shape(problem, s, lane, width, columns, outer, packed), vector_bytes)
         for s in range(len(problem.reads))
     ]
     cycles = _step_cycles(problem, lane, width * columns, outer, at, blocks)
     if 0.999 * cycles / CLOCK + CALL > most:
         return None
-    cycles += _sweep_cycles(problem, lane, width * columns, outer, packed, at, blocks)
+    cycles += _sweep_cycles(problem, lane, width, columns, outer, packed, at, blocks)
     lanes = -(-problem.extents[lane] // width) * width
     for k, flag in enumerate(packed):
         if flag:
@@ -217,17 +237,17 @@ def _priced(
 def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    What is larger than the caches and is read in short runs comes slower: one of each row for every tile, where a tile
-    has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
+    An input that is larger than the caches and is read in short runs comes slower: one of each row for every tile,
+    where a tile has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
     terms = (*problem.terms[: problem.inputs], problem.out)
     sizes = [
         problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
     ]
     rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
-    total = 0.0
-    for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
-        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
+    total = sizes[-1] / rate
+    for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
+        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[2][0]
         short = short and any(m != lane and m not in outer for m in term)
         total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
     return total
@@ -261,7 +281,8 @@ def _line_seconds(problem: Problem, outer: Term) -> float:
 def _sweep_cycles(
     problem: Problem,
     lane: int,
-    tile: int,
+    width: int,
+    columns: int,
     outer: Term,
     packed: Sequence[bool],
     at: Sequence[int],
@@ -269,6 +290,7 @@ def _sweep_cycles(
 ) -> float:
     """Return the cycles that steps wait for what they read again and again, by the cache it comes from."""
     total = 0.0
+    tile = width * columns
     tiles = -(-problem.extents[lane] // tile)
     part = kind_of(problem.work).bytes * kind_of(problem.work).parts
     for s, ids in enumerate(problem.reads):
@@ -295,12 +317,16 @@ def _sweep_cycles(
                 reach = problem.size([m for m in term if m not in outer]) * part
             elif memory and lane in term and again == 1:  # read once, as it comes from memory
                 continue
-            rate = _rate(reach)
+            rate = rate_behind(reach)
+            if (
+                memory and lane in term and tile < problem.extents[lane]
+            ):  # the lines at the ends of a row of the tile
+                wasted += split_part(problem, i, lane, width) / columns
             total += swept * again * repeats * wasted / rate if rate else 0.0
     return total
 
 
-def _rate(size: float) -> float:
+def rate_behind(size: float) -> float:
     """Return the bytes a cycle at which what is used again after `size` bytes comes."""
     return next(rate for most, rate in CACHES if size <= most)
 
@@ -316,7 +342,7 @@ def _apart_cycles(problem: Problem, term: Term, outer: Term, part: int) -> float
             break
         stride *= problem.extents[m]
     reach = problem.size([m for m in term if m not in outer]) * min(PAGE, max(LINE, stride))
-    rate = _rate(reach)
+    rate = rate_behind(reach)
     return 1.0 + (LINE / rate if rate else 0.0)
 
 
