@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from contractc.grouping import groups
 from contractc.notation import Term
@@ -95,3 +96,55 @@ def all_unfused(program: Program) -> Program:
             number += not last
             steps.append(replace(part, out=out, inputs=tuple(names[i] for i in part.inputs)))
     return replace(program, steps=tuple(steps))
+
+
+class Names(NamedTuple):
+    """The number of each mode and of each value in another program, by the number it has in this one."""
+
+    modes: Mapping[int, int]
+    values: Mapping[int, int]
+
+
+def numbered_anew(step: Fused) -> tuple[Fused, Names]:
+    """Return `step` with modes and values numbered as they occur and no extents but theirs, and their old numbers.
+
+    Steps that differ by numbers alone, as they do all along a chain, are equal then, so what is found out about one of
+    them holds for all.
+    """
+    known = step.body.values()
+    modes = dict.fromkeys(m for v in known.values() for m in v.modes)
+    body = step.body
+    within = Program(
+        (),
+        (),
+        (),
+        tuple(body.extents[m] for m in modes),
+        body.semiring,
+        tuple(k for k, m in enumerate(modes) if m in body.dynamic),
+    )
+    there = Names({m: k for k, m in enumerate(modes)}, {n: k for k, n in enumerate(known)})
+    return renamed(step, there, within), Names(dict(enumerate(modes)), dict(enumerate(known)))
+
+
+def renamed(step: Fused, names: Names, within: Program) -> Fused:
+    """Return `step` with the numbers that `names` gives, its body having the extents and labels of `within`."""
+    modes, values = names
+
+    def value(old: Value) -> Value:
+        return Value(values[old.number], tuple([modes[m] for m in old.modes]), old.dtype)
+
+    steps = tuple(
+        replace(inner, out=value(inner.out), inputs=tuple([values[i] for i in inner.inputs]))
+        for inner in step.body.steps
+        if isinstance(inner, Contract)
+    )
+    inputs = tuple(map(value, step.body.inputs))
+    results = tuple([values[i] for i in step.body.results])
+    body = replace(within, inputs=inputs, constants=(), steps=steps, results=results)
+    return replace(
+        step,
+        outs=tuple(map(value, step.outs)),
+        inputs=tuple([values[i] for i in step.inputs]),
+        body=body,
+        modes=tuple([modes[m] for m in step.modes]),
+    )

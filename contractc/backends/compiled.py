@@ -21,6 +21,9 @@ from contractc.providers.loops.arrays import layout
 from contractc.providers.memory import LEAST, fresh
 from contractc.providers.threads import lent, side_by_side
 
+MAPPED = 2**17
+"""Bytes from which the allocator of C takes memory from the system and gives it back, unless told otherwise."""
+
 NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
 
@@ -110,18 +113,19 @@ def numpy_together(
     variant = built[step.how] if step.how in built else loops.together(step)
     native, in_order = variant.native, np.ascontiguousarray
     empty: Callable[..., Any] = np.empty
+    shapes: list[tuple[Any, ...]]
     shapes = [(tuple(program.extents[m] for m in v.modes), to_numpy(v.dtype)) for v in step.outs]
     shapes.append(((variant.workspace,), np.dtype(np.uint8)))
     given = {v.number for v in (*program.inputs, *(c.value for c in program.constants))}
     made_here = [(k, to_numpy(v.dtype)) for k, v in enumerate(step.body.inputs) if v.number not in given]
     single = len(step.outs) == 1
-    if any(prod(shape) * dtype.itemsize >= LEAST for shape, dtype in shapes):
-        empty = fresh
+    if sum(prod(shape) * dtype.itemsize for shape, dtype in shapes) >= LEAST:
+        empty, shapes = fresh, [(shape, dtype, MAPPED) for shape, dtype in shapes]
 
     def run_all(*arrays: Any) -> Any:
         if made_here:
             arrays = _arrays(arrays, made_here)
-        made = tuple([empty(shape, dtype) for shape, dtype in shapes])
+        made = tuple([empty(*how) for how in shapes])
         if native.run(id(arrays), id(made), *offsets):
             arrays = tuple(map(in_order, arrays))
             native.run(id(arrays), id(made), *offsets)

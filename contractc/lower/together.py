@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, prod, sqrt
 
 from contractc.dtypes import itemsize
+from contractc.fused import Names, numbered_anew, renamed
+from contractc.lower.between import improved
 from contractc.lower.fuse import Fuser
 from contractc.notation import Term
 from contractc.programs import Contract, Fused, Loop, Program, Step, Value
@@ -91,7 +93,9 @@ class _Pass:
         assert fuser.several is not None
         self.program, self.fuser, self.several = program, fuser, fuser.several
         self.known = program.values()
-        self.priced: dict[Hashable, tuple[float, int]] = {}
+        self.fresh = 1 + max(self.known)
+        self.priced: dict[Fused, tuple[float, int]] = {}
+        self.better: dict[Fused, Fused] = {}
         candidates = len(program.steps) * min(MOST_STEPS, len(program.steps))
         self.apart = ceil(sqrt(candidates / MOST_CANDIDATES))
         last = {i: k for k, s in enumerate(program.steps) for i in s.inputs}
@@ -120,9 +124,21 @@ class _Pass:
         end = len(steps)
         while end:
             begin, form = chosen[end]
-            made.insert(0, steps[begin] if form < 0 else self._forms(first + begin, first + end)[form])
+            made.insert(0, steps[begin] if form < 0 else self._made(first + begin, first + end, form))
             end = begin
         return made
+
+    def _made(self, first: int, last: int, form: int) -> Fused:
+        """Return the steps from `first` until before `last` as one in that form, improved; copies get new numbers."""
+        step, names = numbered_anew(self._whole(first, last))
+        cut = self._forms(step)[form]
+        if cut not in self.better:
+            self.better[cut] = improved(cut, self.several)
+        step = self.better[cut]
+        copies = [n for n in step.body.values() if n not in names.values]
+        values = {**names.values, **{n: self.fresh + k for k, n in enumerate(copies)}}
+        self.fresh += len(copies)
+        return renamed(step, Names(names.modes, values), self.program)
 
     def _alone(self, step: Step) -> float:
         """Return the predicted seconds of a step by itself, the views that it takes included."""
@@ -134,78 +150,54 @@ class _Pass:
         return self.fuser.alone(self.program, step) + STEP + views * VIEW
 
     def _together(self, first: int, last: int) -> tuple[float, int]:
-        """Return the least predicted seconds of the steps from `first` until before `last` as one, and in which form.
+        """Return the least predicted seconds of the steps from `first` until before `last` as one, and the form."""
+        step, _ = numbered_anew(self._whole(first, last))
+        if step not in self.priced:
+            self.priced[step] = min((self.several(cut), form) for form, cut in enumerate(self._forms(step)))
+        return self.priced[step]
 
-        What differs by the numbers of its modes and values alone, as in a long chain, is priced once.
-        """
-        body, _ = self._body(first, last)
-        pattern = _pattern(body)
-        if pattern not in self.priced:
-            forms = self._forms(first, last)
-            self.priced[pattern] = min((self.several(step), k) for k, step in enumerate(forms))
-        return self.priced[pattern]
-
-    def _body(self, first: int, last: int) -> tuple[Program, tuple[Value, ...]]:
-        """Return the steps from `first` until before `last` as a program, and its results."""
-        steps = self.program.steps[first:last]
-        made = {v.number: v for step in steps for v in step.outs}
+    def _whole(self, first: int, last: int) -> Fused:
+        """Return the steps from `first` until before `last` as one, as they stand."""
+        steps = [s for s in self.program.steps[first:last] if isinstance(s, Contract)]
+        made = {s.out.number: s.out for s in steps}
         outs = tuple(v for n, v in made.items() if self.last.get(n, -1) >= last)
-        inputs = dict.fromkeys(i for step in steps for i in step.inputs if i not in made)
+        inputs = tuple(dict.fromkeys(i for step in steps for i in step.inputs if i not in made))
         body = replace(
             self.program,
             inputs=tuple(self.known[i] for i in inputs),
             constants=(),
-            steps=tuple(replace(s, how="") for s in steps if isinstance(s, Contract)),
+            steps=tuple(replace(s, how="") for s in steps),
             results=tuple(v.number for v in outs),
         )
-        return body, outs
+        return Fused(outs, inputs, body, (), 0, self.fuser.how)
 
-    def _forms(self, first: int, last: int) -> list[Fused]:
-        """Return the ways to do steps as one: the orders of what lies between, a mode in pieces, and their length."""
-        body, outs = self._body(first, last)
-        inputs = tuple(v.number for v in body.inputs)
-        return [
-            Fused(outs, inputs, form, modes, piece, self.fuser.how) for form, modes, piece in self._cut(body)
-        ]
-
-    def _cut(self, body: Program) -> Iterator[tuple[Program, Term, int]]:
-        """Yield forms of `body`, each with the mode that is taken in pieces, if any, and the length of a piece."""
-        yield body, (), 0
-        known = body.values()
-        sizes = {n: self._size(v) for n, v in known.items()}
-        if sum(sizes.values()) <= TINY:
-            return
-        outside = [v for v in (*body.inputs, *(known[i] for i in body.results)) if v.modes]
-        for m in dict.fromkeys(v.modes[0] for v in outside):
-            if any(m in v.modes[1:] for v in outside) or not any(m in v.modes for v in body.inputs):
-                continue
-            extent, turned = body.extents[m], _with_last(body, m)
-            for form in (body, turned, _with_copies(turned, m)):
-                whole = sum(self._size(v) for v in form.values().values() if m in v.modes)
-                for piece in dict.fromkeys(_piece(extent, whole, most) for most in PIECES):
-                    if 1 < piece < extent:
-                        yield form, (m,), piece
-
-    def _size(self, value: Value) -> int:
-        return prod([self.program.extents[m] for m in value.modes]) * itemsize(value.dtype)
+    @staticmethod
+    def _forms(step: Fused) -> list[Fused]:
+        """Return the ways to do `step`: the orders of what lies between, a mode in pieces, and their length."""
+        return [replace(step, body=body, modes=m, piece=piece) for body, m, piece in _cuts(step.body)]
 
 
-def _pattern(body: Program) -> Hashable:
-    """Return what `body` is but for the numbers of its modes and values."""
-    modes: dict[int, int] = {}
-    values: dict[int, int] = {}
-    found: list[Hashable] = []
+def _cuts(body: Program) -> Iterator[tuple[Program, Term, int]]:
+    """Yield forms of `body`, each with the mode that is taken in pieces, if any, and the length of a piece."""
+    yield body, (), 0
+    known = body.values()
+    sizes = {n: _size(body, v) for n, v in known.items()}
+    if sum(sizes.values()) <= TINY:
+        return
+    outside = [v for v in (*body.inputs, *(known[i] for i in body.results)) if v.modes]
+    for m in dict.fromkeys(v.modes[0] for v in outside):
+        if any(m in v.modes[1:] for v in outside) or not any(m in v.modes for v in body.inputs):
+            continue
+        extent, turned = body.extents[m], _with_last(body, m)
+        for form in (body, turned, _with_copies(turned, m)):
+            whole = sum(_size(body, v) for v in form.values().values() if m in v.modes)
+            for piece in dict.fromkeys(_piece(extent, whole, most) for most in PIECES):
+                if 1 < piece < extent:
+                    yield form, (m,), piece
 
-    def add(value: Value) -> None:
-        values[value.number] = len(values)
-        found.append((value.dtype, tuple([modes.setdefault(m, len(modes)) for m in value.modes])))
 
-    for value in body.inputs:
-        add(value)
-    for step in _contracts(body):
-        add(step.out)
-        found.append((tuple([values[i] for i in step.inputs]), step.conj, step.path))
-    return (*found, *(body.extents[m] for m in modes), *(values[i] for i in body.results))
+def _size(program: Program, value: Value) -> int:
+    return prod([program.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
 
 def _piece(extent: int, whole: int, most: int) -> int:

@@ -29,10 +29,13 @@ _blocks: list[np.ndarray] = []
 _lock = threading.Lock()
 
 
-def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return a new array in C order whose values are arbitrary and whose memory nothing else refers to."""
+def fresh(shape: tuple[int, ...], dtype: np.dtype, least: int = LEAST) -> np.ndarray:
+    """Return a new array in C order whose values are arbitrary and whose memory nothing else refers to.
+
+    `least` is for arrays of which several are made at a time: the allocator of C gives them back together.
+    """
     size = prod(shape) * dtype.itemsize
-    if not LEAST <= size <= MOST // 2 or dtype.hasobject or _IDLE is None:
+    if not least <= size <= MOST // 2 or dtype.hasobject or _IDLE is None:
         return np.empty(shape, dtype)
     with _lock:
         block = _idle(size)

@@ -8,6 +8,7 @@ from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from contractc.fused import numbered_anew
 from contractc.programs import Contract, Fused, Loop, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.forms import COPIED, ORDERED, STRIDED, UNIT
@@ -62,14 +63,14 @@ def together_seconds(step: Fused) -> float:
     from contractc.providers.loops.arrays import layout
     from contractc.providers.loops.nests import seconds
 
-    return seconds(step, _vector_bytes()) if layout() is not None else float("inf")
+    return seconds(numbered_anew(step)[0], _vector_bytes()) if layout() is not None else float("inf")
 
 
 def together_workspace(step: Fused) -> int:
     """Return the bytes of what lies between the steps of a step of several results."""
     from contractc.providers.loops.nests import nests_of
 
-    nests = nests_of(step, _vector_bytes())
+    nests = nests_of(numbered_anew(step)[0], _vector_bytes())
     return 0 if nests is None else nests.inner
 
 
@@ -274,11 +275,8 @@ def variant(program: Program, step: Contract | Fused) -> Variant:
 def together(step: Fused) -> Variant:
     """Return the function that computes a step of several results; it takes tuples, see `loops.driver`."""
     from contractc.providers.loops.driver import text
-    from contractc.providers.loops.nests import nests_of
 
-    nests = nests_of(step, native.vector_bytes())
-    assert nests is not None, f"{step} has been refused"
-    written, room = text(step, nests, native.vector_bytes())
+    written, room = text(numbered_anew(step)[0], native.vector_bytes())
     return Variant(native.native(written, "loops"), room, (), ())
 
 

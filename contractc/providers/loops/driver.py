@@ -7,12 +7,13 @@ addresses lie is told by numbers (`arrays.layout`), so that the code does not de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 from contractc.programs import Fused, Value
 from contractc.providers.loops.arrays import IN_ORDER
-from contractc.providers.loops.kernel import kernel
-from contractc.providers.loops.nests import AFTER, BEFORE, INSIDE, Nest, Nests, count
+from contractc.providers.loops.kernel import ALIGNMENT, aligned, kernel
+from contractc.providers.loops.nests import AFTER, BEFORE, INSIDE, Nest, Nests, count, nests_of
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.schedule import Schedule
 from contractc.providers.loops.text import Arithmetic, Function, Index, Writer, kind_of, module
@@ -20,11 +21,14 @@ from contractc.providers.loops.text import Arithmetic, Function, Index, Writer, 
 PARAMETERS = "ptr %given, ptr %made, i64 %items, i64 %data, i64 %flags"
 
 
-def text(step: Fused, nests: Nests, vector_bytes: int) -> tuple[str, int]:
-    """Return the LLVM module that runs `nests`, its function being `loops`, and the bytes of its workspace.
+@lru_cache(maxsize=256)
+def text(step: Fused, vector_bytes: int) -> tuple[str, int]:
+    """Return the LLVM module that runs `step`, its function being `loops`, and the bytes of its workspace.
 
     The function returns 1, having done nothing, where an operand is not in C order.
     """
+    nests = nests_of(step, vector_bytes)
+    assert nests is not None, f"{step} has been refused"
     return _Driver(step, nests, vector_bytes).written()
 
 
@@ -35,7 +39,7 @@ class _Driver:
         self.step, self.nests, self.vector_bytes = step, nests, vector_bytes
         self.w = Writer()
         self.known = step.body.values()
-        self.inner: dict[tuple[Problem, Schedule], Function] = {}
+        self.inner: dict[tuple[Problem, Schedule, bool], Function] = {}
         self.workspace = 0
         self.pointers: dict[int, str] = {}
 
@@ -45,7 +49,7 @@ class _Driver:
         self._operands()
         for nest in self.nests.whole:
             if nest.adds:
-                self._each(self.known[nest.makes], self._clear)
+                self._clear(self.known[nest.makes])
         self._stage(self.nests.whole, BEFORE, 0)
         if step.modes:
             extent = step.body.extents[step.modes[0]]
@@ -57,7 +61,7 @@ class _Driver:
         over = [f"{step.piece} of m{m} at a time" for m in step.modes]
         heading = [f"{len(self.nests.whole)} nests {' '.join(over)}"]
         function = w.function("loops", PARAMETERS, heading, "i64")
-        room = self.nests.inner + self.workspace
+        room = ALIGNMENT + self.nests.inner + self.workspace
         return module(function, list(self.inner.values())), room
 
     def _operands(self) -> None:
@@ -76,7 +80,7 @@ class _Driver:
         items = w.op("getelementptr i8, ptr %made, i64 %items")
         array = w.op(f"load ptr, ptr {w.at(items, 'ptr', len(step.outs))}")
         place = w.op(f"getelementptr i8, ptr {array}, i64 %data")
-        work = w.op(f"load ptr, ptr {place}")
+        work = aligned(w, w.op(f"load ptr, ptr {place}"))
         for number, offset in self.nests.offsets.items():
             self.pointers[number] = w.at(work, "i8", offset)
         self.scratch = w.at(work, "i8", self.nests.inner)
@@ -90,13 +94,9 @@ class _Driver:
         for nest in nests:
             if nest.stage != stage:
                 continue
-            result = -1 - nest.makes if nest.adds else nest.makes
-            addresses = [self._at(i, index) for i in nest.reads]
-            addresses += [self.pointers[result] if nest.adds else self._at(result, index), self.scratch]
+            addresses = [*(self._at(i, index) for i in (*nest.reads, nest.makes)), self.scratch]
             arguments = ", ".join(f"ptr {x}" for x in addresses)
             self.w.do(f"call void @{self._function(nest).name}({arguments})")
-            if nest.adds:
-                self._each(self.known[nest.makes], self._add)
 
     def _at(self, number: int, index: Index) -> str:
         """Return the address of value `number` on the piece that begins at `index`: intermediates have one place."""
@@ -108,36 +108,22 @@ class _Driver:
         return w.at(self.pointers[number], kind.type, w.multiply(index, row * kind.parts))
 
     def _function(self, nest: Nest) -> Function:
-        key = nest.problem, nest.schedule
+        key = nest.problem, nest.schedule, nest.adds
         if key not in self.inner:
-            made = kernel(nest.problem, nest.schedule, self.vector_bytes, f"nest{len(self.inner)}")
+            made = kernel(nest.problem, nest.schedule, self.vector_bytes, f"nest{len(self.inner)}", nest.adds)
             self.inner[key] = made.function
             self.workspace = max(self.workspace, made.workspace)
         return self.inner[key]
 
-    def _each(self, value: Value, write: Callable[[Value, Index, int], None]) -> None:
-        """Write a loop over all parts of `value`, a vector at a time and then one by one."""
+    def _clear(self, value: Value) -> None:
+        """Write a loop that sets all parts of `value` to zero, a vector at a time and then one by one."""
         kind = kind_of(value.dtype)
+        zero = Arithmetic(self.w, kind, self.step.body.semiring, value.dtype == "bool").zero
         parts = count(self.step, value, 0) * kind.parts
         lanes = max(1, self.vector_bytes // kind.bytes)
         full = parts - parts % lanes
         for first, last, step in ((0, full, lanes), (full, parts, 1)):
             if last > first:
                 with self.w.loop(last, first, step) as index:
-                    write(value, index, step)
-
-    def _arithmetic(self, value: Value) -> Arithmetic:
-        kind = kind_of(value.dtype)
-        boolean = value.dtype == "bool"
-        return Arithmetic(self.w, kind, self.step.body.semiring, boolean)
-
-    def _clear(self, value: Value, index: Index, lanes: int) -> None:
-        a = self._arithmetic(value)
-        target = self.w.at(self.pointers[value.number], a.kind.type, index)
-        self.w.store(a.zero(lanes)[0], a.kind.type, lanes, target)
-
-    def _add(self, value: Value, index: Index, lanes: int) -> None:
-        a = self._arithmetic(value)
-        places = [self.w.at(self.pointers[n], a.kind.type, index) for n in (value.number, -1 - value.number)]
-        total, part = (self.w.load(a.kind.type, lanes, place) for place in places)
-        self.w.store(a.add((total,), (part,), lanes)[0], a.kind.type, lanes, places[0])
+                    place = self.w.at(self.pointers[value.number], kind.type, index)
+                    self.w.store(zero(step)[0], kind.type, step, place)

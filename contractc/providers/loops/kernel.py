@@ -6,17 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contractc.notation import Term
+from contractc.providers.loops.blocks import COLUMN, blocking, step_shape
 from contractc.providers.loops.forms import ORDERED, UNIT
 from contractc.providers.loops.nest import Place, Ref, Tile, write_step
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.reorder import Layout, can_transpose, pack, unpack
-from contractc.providers.loops.schedule import (
-    COLUMN,
-    Schedule,
-    blocking,
-    levels,
-    step_shape,
-)
+from contractc.providers.loops.schedule import Schedule, levels
 from contractc.providers.loops.text import Arithmetic, Function, Index, Kind, Writer, kind_of, module
 
 ON_STACK = 2**13
@@ -43,21 +38,33 @@ class Kernel:
         return module(self.function)
 
 
-def kernel(problem: Problem, schedule: Schedule, vector_bytes: int, name: str = "loops") -> Kernel:
-    """Return the function called `name` that computes `problem` in the way `schedule` says."""
-    return _Kernel(problem, schedule, vector_bytes).written(name)
+def kernel(
+    problem: Problem, schedule: Schedule, vector_bytes: int, name: str = "loops", adds: bool = False
+) -> Kernel:
+    """Return the function called `name` that computes `problem` in the way `schedule` says.
+
+    With `adds` it adds to what the result holds already.
+    """
+    return _Kernel(problem, schedule, vector_bytes, adds).written(name)
+
+
+def aligned(w: Writer, address: str) -> str:
+    """Return the first address from `address` on that is a multiple of `ALIGNMENT`: vectors that lie across two cache
+    lines take twice the time."""
+    number = w.op(f"ptrtoint ptr {address} to i64")
+    return w.at(address, "i8", w.op(f"and i64 {w.op(f'sub i64 0, {number}')}, {ALIGNMENT - 1}"))
 
 
 class _Kernel:
     """One function being written."""
 
-    def __init__(self, problem: Problem, schedule: Schedule, vector_bytes: int) -> None:
-        self.p, self.s, self.vector_bytes = problem, schedule, vector_bytes
+    def __init__(self, problem: Problem, schedule: Schedule, vector_bytes: int, adds: bool) -> None:
+        self.p, self.s, self.vector_bytes, self.adds = problem, schedule, vector_bytes, adds
         self.w = Writer()
         self.work = kind_of(problem.work)
         boolean = problem.work == "bool"
         self.a = Arithmetic(self.w, self.work, problem.semiring, boolean)
-        self.workspace = 0
+        self.work_at, self.workspace = "", 0
         self.extents: list[Index] = [
             f"%d{m}" if m in problem.dynamic else n for m, n in enumerate(problem.extents)
         ]
@@ -146,7 +153,9 @@ class _Kernel:
         if bytes_ <= ON_STACK:
             base = self.w.slot(f"[{count} x {kind.type}]")
         else:
-            base = self.w.op(f"getelementptr i8, ptr %work, i64 {self.workspace}")
+            if not self.work_at:
+                self.work_at, self.workspace = aligned(self.w, "%work"), ALIGNMENT
+            base = self.w.op(f"getelementptr i8, ptr {self.work_at}, i64 {self.workspace - ALIGNMENT}")
             self.workspace += -(-bytes_ // ALIGNMENT) * ALIGNMENT
         return Ref(base, kind, strides, vectors, vectors)
 
@@ -159,7 +168,8 @@ class _Kernel:
 
     def _step(self, tile: Tile, step: int, place: Place) -> None:
         p = self.p
-        shape = step_shape(p, step, self.s.lane, self.s.columns, self.s.outer)
+        s = self.s
+        shape = step_shape(p, step, s.lane, s.width, s.columns, s.outer, s.packed)
         target = self.values[p.inputs + step]
         sources = [self.values[i] for i in p.reads[step]]
         out = [(m, self._extent(m)) for m, _ in shape.out]
@@ -174,7 +184,7 @@ class _Kernel:
             summed,
             blocking(shape, self.vector_bytes),
             place,
-            last and not self.kept,
+            last and (not self.kept or (self.adds and not self.s.unpacked)),
         )
 
     def _extent(self, mode: int) -> Index:
@@ -218,7 +228,8 @@ class _Kernel:
                 pack(tile, self.memory[k], self.values[k], layout, place)
         self._steps(2, place, remaining)
         if s.unpacked:
-            unpack(tile, self.values[-1], self.result, self._layout(p.out, self.result.kind, True), place)
+            layout = self._layout(p.out, self.result.kind, True)
+            unpack(tile, self.values[-1], self.result, layout, place, self.adds)
 
     def _layout(self, term: Term, kind: Kind, unit: bool) -> Layout:
         """Return how a tensor is put in vectors; `unit` tells whether its last axis has unit stride."""
@@ -248,4 +259,6 @@ class _Kernel:
     def _reduce(self, at: Place) -> None:
         tile = Tile(self.w, self.a, self.s.width, self.s.columns, None, False)
         x = self.a.reduced(tile.load(self.values[-1], at), self.s.width)
+        if self.adds:
+            x = self.a.add(tile.load(self.result, at), x, 1)
         tile.store(self.result, at, x, 1)

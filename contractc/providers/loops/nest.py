@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from contractc.providers.loops.schedule import COLUMN, Blocking
+from contractc.providers.loops.blocks import COLUMN, Blocking
 from contractc.providers.loops.text import Arithmetic, Index, Kind, Parts, Writer, converted, vector
 
 Place = Mapping[int, tuple[Index, int]]

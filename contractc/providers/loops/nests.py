@@ -17,7 +17,15 @@ from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers.loops.forms import ORDERED
 from contractc.providers.loops.problem import Problem, problem_of, refused
-from contractc.providers.loops.schedule import CALL, CLOCK, NOT_HIDDEN, Schedule, best_schedule
+from contractc.providers.loops.schedule import (
+    CACHES,
+    CALL,
+    CLOCK,
+    NOT_HIDDEN,
+    Schedule,
+    best_schedule,
+    rate_behind,
+)
 from contractc.workspace import Block, planned
 
 BEFORE, INSIDE, AFTER = range(3)
@@ -30,9 +38,6 @@ EMPTY = 1.0e-8
 
 FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 """Bytes of two caches, and the bytes a cycle that come from the second."""
-
-ADDING = 16.0
-"""Bytes a cycle at which what a piece gives is added to what the pieces before it gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,7 @@ class Nest:
 class Nests:
     """The nests for a whole piece, for a last one that is shorter, and where what they make in between lies.
 
-    `offsets` are in bytes of a workspace of `room`, by the number of a value, negative (-1 - number) for what one
-    piece of a sum gives; what a nest needs for itself comes behind `inner`.
+    `offsets` are in bytes of a workspace, by the number of a value; what a nest needs for itself comes behind `inner`.
     """
 
     whole: tuple[Nest, ...]
@@ -62,7 +66,7 @@ class Nests:
     seconds: float
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
     """Return `step` as loop nests, or None if they cannot do it."""
     body = step.body
@@ -119,10 +123,13 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
     body, known = step.body, step.body.values()
     extents = tuple(piece if piece and m in step.modes else n for m, n in enumerate(body.extents))
     found = []
+    made: set[int] = set()
     for inner in body.steps:
         assert isinstance(inner, Contract)
         values = tuple(known[i] for i in inner.inputs)
-        problem = _problem(values, inner, extents, body.semiring)
+        aligned = tuple(i in made for i in inner.inputs)
+        made.add(inner.out.number)
+        problem = _problem(values, inner, extents, body.semiring, aligned)
         schedule = None if problem is None else best_schedule(problem, vector_bytes)
         if problem is None or schedule is None:
             return None
@@ -135,11 +142,15 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
 
 @lru_cache(maxsize=4096)
 def _problem(
-    values: tuple[Value, ...], step: Contract, extents: tuple[int, ...], semiring: str
+    values: tuple[Value, ...],
+    step: Contract,
+    extents: tuple[int, ...],
+    semiring: str,
+    aligned: tuple[bool, ...],
 ) -> Problem | None:
     distinct = tuple({v.number: v for v in values}.values())
     alone = Program(distinct, (step,), (step.out.number,), extents, semiring)
-    return None if refused(alone, step) else problem_of(alone, step, [ORDERED] * len(values))
+    return None if refused(alone, step) else problem_of(alone, step, [ORDERED] * len(values), aligned)
 
 
 def _places(step: Fused, nests: Sequence[Nest]) -> tuple[dict[int, int], int]:
@@ -155,7 +166,6 @@ def _places(step: Fused, nests: Sequence[Nest]) -> tuple[dict[int, int], int]:
         readers = [when[j] for j, other in enumerate(nests) if nest.makes in other.reads]
         first, last = when[k], max([when[k], *readers])
         if nest.adds:
-            blocks[-1 - nest.makes] = Block(size, first, first)
             first = min(inside)
         elif nest.stage == BEFORE and any(at >= min(inside) for at in readers):
             last = max(last, max(inside))
@@ -188,17 +198,18 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
 def _nest_seconds(step: Fused, nest: Nest, known: Mapping[int, Value], everything: int) -> float:
     """Return the predicted seconds of a nest: on a piece, what it reads and writes is in the second-level cache.
 
-    `everything` are the bytes of all values of the body, which are `known`.
+    What all pieces read or add up has gone from there, where the nests of a piece touch more than it holds.
+    `everything` are the bytes of all values of the body on one piece, which are `known`.
     """
     if nest.stage != INSIDE and everything > SECOND_LEVEL:
         return nest.schedule.seconds - CALL
-    value = known[nest.makes]
-    adding = 3 * count(step, value, 0) * itemsize(value.dtype) if nest.adds else 0
-    moved = sum(
-        count(step, known[i], step.piece) * itemsize(known[i].dtype) for i in (*nest.reads, nest.makes)
-    )
-    waiting = NOT_HIDDEN * moved / CACHED if everything > FIRST_LEVEL else 0.0
-    return nest.schedule.busy + (waiting + adding / ADDING) / CLOCK + EMPTY
+    waiting = 0.0
+    for i in (*nest.reads, nest.makes, *([nest.makes] if nest.adds else [])):
+        size = count(step, known[i], step.piece) * itemsize(known[i].dtype)
+        kept = set(step.modes) & set(known[i].modes) or everything <= CACHES[1][0]
+        waiting += size / (CACHED if kept else rate_behind(everything))
+    waiting = NOT_HIDDEN * waiting if everything > FIRST_LEVEL else 0.0
+    return nest.schedule.busy + waiting / CLOCK + EMPTY
 
 
 def _all_bytes(step: Fused) -> int:

@@ -24,7 +24,7 @@ class Problem:
     Modes are numbered anew; `members[m]` are the modes of the program that mode m stands for, outermost first.
     A mode whose extent is known at run time only has the extent it was planned with in `extents` and is in
     `dynamic`. `terms` are those of the inputs, then of the result of each step. `forms[k]` says how input k lies in
-    memory: see `contractc.providers.loops.forms`.
+    memory: see `contractc.providers.loops.forms`; `aligned[k]` tells whether it begins at a cache line for certain.
     """
 
     terms: tuple[Term, ...]
@@ -37,6 +37,7 @@ class Problem:
     forms: tuple[int, ...]
     result: str
     semiring: str
+    aligned: tuple[bool, ...]
 
     @property
     def inputs(self) -> int:
@@ -90,8 +91,10 @@ def refused(program: Program, step: Contract) -> str | None:
     return None
 
 
-def problem_of(program: Program, step: Contract, forms: Sequence[int]) -> Problem:
-    """Return `step` as loops see it; `forms[k]` says how input k lies in memory."""
+def problem_of(
+    program: Program, step: Contract, forms: Sequence[int], aligned: Sequence[bool] = ()
+) -> Problem:
+    """Return `step` as loops see it; `forms[k]` says how input k lies in memory, `aligned[k]` whether at a line."""
     known = program.values()
     inputs = [known[i].modes for i in step.inputs]
     terms, reads = ssa_terms(inputs, step.out.modes, step.path)
@@ -109,6 +112,7 @@ def problem_of(program: Program, step: Contract, forms: Sequence[int]) -> Proble
         tuple(forms),
         step.out.dtype,
         program.semiring,
+        tuple(aligned) or (False,) * len(inputs),
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
+from contractc.providers.loops.blocks import COLUMN
 from contractc.providers.loops.nest import Place, Ref, Tile, joined, separated
-from contractc.providers.loops.schedule import COLUMN
 from contractc.providers.loops.text import Index, Kind, Parts, Writer, converted, vector
 
 
@@ -55,8 +55,8 @@ def pack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> 
                         _store_vector(tile, target, here, column, x, source)
 
 
-def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -> None:
-    """Write the copy of a tile of results from `source` (in vectors) to `target` (in memory)."""
+def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place, adds: bool) -> None:
+    """Write the copy of a tile of results from `source` (in vectors) to `target` (in memory), or add it to that."""
     w, width, kind = tile.w, tile.width, target.kind
     with ExitStack() as loops:
         place = _inside(tile, layout, start, loops)
@@ -66,9 +66,13 @@ def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -
                 for k in range(width):
                     at = _ahead(place, layout, column * width + k)
                     with _if_there(tile, column * width + k):
-                        for p, part in enumerate(x):
-                            one = w.op(f"extractelement {vector(kind.type, width)} {part}, i32 {k}")
-                            w.store(one, kind.type, 1, tile.address(target, at, kind.parts, p))
+                        one: Parts = tuple(_lane(w, part, kind, width, k) for part in x)
+                        places = [tile.address(target, at, kind.parts, p) for p in range(kind.parts)]
+                        if adds:
+                            held: Parts = tuple(w.load(kind.type, 1, address) for address in places)
+                            one = tile.a.add(held, one, 1)
+                        for part, address in zip(one, places, strict=True):
+                            w.store(part, kind.type, 1, address)
                 continue
             whole = _whole(kind)
             for index, first, count in _strips(tile, layout.rows[1]):
@@ -82,7 +86,13 @@ def unpack(tile: Tile, source: Ref, target: Ref, layout: Layout, start: Place) -
                     for k, line in enumerate(transposed(w, lines, whole)):
                         at = {**_ahead(place, layout, column * width + k), layout.rows[0]: (position, first)}
                         with _if_there(tile, column * width + k):
-                            w.store(line, whole, width, tile.address(target, at, kind.parts), mask)
+                            address = tile.address(target, at, kind.parts)
+                            if adds:
+                                held = _as_parts(tile, w.load(whole, width, address, mask), kind)
+                                line = _from_parts(
+                                    tile, tile.a.add(held, _as_parts(tile, line, kind), width), kind
+                                )
+                            w.store(line, whole, width, address, mask)
 
 
 def transposed(w: Writer, lines: Sequence[str], kind: str) -> list[str]:
@@ -176,6 +186,11 @@ def _element(tile: Tile, source: Ref, place: Place) -> Parts:
     return tuple(
         tile.w.load(kind.type, 1, tile.address(source, place, kind.parts, p)) for p in range(kind.parts)
     )
+
+
+def _lane(w: Writer, x: str, kind: Kind, width: int, k: int) -> str:
+    """Return lane `k` of a vector."""
+    return w.op(f"extractelement {vector(kind.type, width)} {x}, i32 {k}")
 
 
 def _gathered(tile: Tile, elements: Sequence[str], kind: Kind) -> str:

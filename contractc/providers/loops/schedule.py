@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, prod
+from math import inf
 
 from contractc.cost import bandwidth, written_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
+from contractc.providers.loops.blocks import LINE, MOST_BLOCK, Blocking, blocking, split_part, step_shape
 from contractc.providers.loops.forms import ORDERED, STRIDED
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.text import kind_of
-
-COLUMN = -1
-"""Stands for a mode: the vectors of a tile side by side."""
 
 CLOCK = 3.0e9
 """Cycles a second that the predicted cycles are divided by."""
@@ -33,8 +31,8 @@ CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 RUN = 150
 """Bytes in a row with which memory is read at half its rate: 64 of 800 took 3.8 times as long as all 800, 256 2.1."""
 
-LINE, PAGE = 64, 4096
-"""Bytes of a cache line and of a page: what one element far from all others takes of a cache, or of its pages."""
+PAGE = 4096
+"""Bytes of a page: one element far from all others takes a cache line of the caches, or a page of its pages."""
 
 LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
 """Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
@@ -51,12 +49,6 @@ INTEGERS = {1: 1.0, 2: 1.0, 4: 3.0, 8: 4.5}
 
 NOT_HIDDEN = 0.7
 """The part of the shorter of arithmetic and memory that does not hide behind the longer one."""
-
-MOST_UNROLLED = 96
-"""Products in a row that are written out without a loop."""
-
-MOST_BLOCK = MOST_UNROLLED // 3
-"""Results in a register block where nothing is summed; in others there are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +77,13 @@ def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     for floor, cut in _floors(problem, vector_bytes):
         if best is not None and floor > best.seconds:
             break
-        found = _priced(problem, *cut, vector_bytes, inf if best is None else best.seconds)
-        if found is not None and (
-            best is None
-            or (found.seconds, found.lane, found.columns) < (best.seconds, best.lane, best.columns)
-        ):
-            best = found
+        for summed_inside in (False, True):
+            found = _priced(problem, *cut, vector_bytes, inf if best is None else best.seconds, summed_inside)
+            if found is not None and (
+                best is None
+                or (found.seconds, found.lane, found.columns) < (best.seconds, best.lane, best.columns)
+            ):
+                best = found
     return best
 
 
@@ -101,8 +94,11 @@ def least_seconds(problem: Problem, vector_bytes: int) -> float:
 
 def schedules(problem: Problem, vector_bytes: int) -> Iterator[Schedule]:
     """Yield the schedules of `problem` whose tiles fit in cache, for vectors of `vector_bytes`."""
-    found = [_priced(problem, *cut, vector_bytes) for cut in _cuts(problem, vector_bytes)]
-    return (schedule for schedule in found if schedule is not None)
+    for cut in _cuts(problem, vector_bytes):
+        for summed_inside in (False, True):
+            schedule = _priced(problem, *cut, vector_bytes, inf, summed_inside)
+            if schedule is not None:
+                yield schedule
 
 
 def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -118,7 +114,9 @@ def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]
         width = most
         while lane not in problem.dynamic and width // 2 >= extent:
             width //= 2
-        for columns in (1, 2, 4):
+        for columns in (1, 2, 3, 4):
+            if columns == 3 and extent != 3 * width:
+                continue
             if columns == 1 or lane in problem.dynamic or extent >= width * columns:
                 yield lane, width, columns
 
@@ -160,10 +158,22 @@ def _least_cycles(reads: int, parts: int, depth: int) -> float:
 
 
 def _priced(
-    problem: Problem, lane: int, width: int, columns: int, vector_bytes: int, most: float = inf
+    problem: Problem,
+    lane: int,
+    width: int,
+    columns: int,
+    vector_bytes: int,
+    most: float,
+    summed_inside: bool,
 ) -> Schedule | None:
-    """Return the schedule with that lane mode and tile, or None if it does not fit or takes over `most` seconds."""
+    """Return the schedule with that lane mode and tile, or None if it does not fit or takes over `most` seconds.
+
+    Where the lane mode is summed, the results are looped over outside of all tiles, one result after the other, or
+    `summed_inside` of each tile, which has the sums of all of them in memory: a block of results reads less.
+    """
     count = problem.inputs
+    if summed_inside and lane in problem.out:
+        return None
     packed = tuple(
         lane in term and not (term[-1] == lane and form != STRIDED)
         for term, form in zip(problem.terms[:count], problem.forms, strict=True)
@@ -191,8 +201,10 @@ def _priced(
 
     outer: Term = ()
     dynamic_inner = any(m in problem.dynamic and m != lane for t in inner for m in t)
-    if inner and (footprint(()) > 2**15 or dynamic_inner or not kept):
+    if inner and (footprint(()) > 2**15 or dynamic_inner or not (kept or summed_inside)):
         outer = everywhere
+        if summed_inside:
+            return None
     scratch = footprint(outer)
     if scratch > MOST_SCRATCH or any(
         m in problem.dynamic and m != lane and m not in outer for t in (*inner, *made[:-1]) for m in t
@@ -200,13 +212,13 @@ def _priced(
         return None
     at = levels(problem, lane, outer)
     blocks = [
-        blocking(step_shape(problem, s, lane, columns, outer), vector_bytes)
+        blocking(step_shape(problem, s, lane, width, columns, outer, packed), vector_bytes)
         for s in range(len(problem.reads))
     ]
     cycles = _step_cycles(problem, lane, width * columns, outer, at, blocks)
     if 0.999 * cycles / CLOCK + CALL > most:
         return None
-    cycles += _sweep_cycles(problem, lane, width * columns, outer, packed, at, blocks)
+    cycles += _sweep_cycles(problem, lane, width, columns, outer, packed, at, blocks)
     lanes = -(-problem.extents[lane] // width) * width
     for k, flag in enumerate(packed):
         if flag:
@@ -225,17 +237,17 @@ def _priced(
 def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    What is larger than the caches and is read in short runs comes slower: one of each row for every tile, where a tile
-    has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
+    An input that is larger than the caches and is read in short runs comes slower: one of each row for every tile,
+    where a tile has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
     terms = (*problem.terms[: problem.inputs], problem.out)
     sizes = [
         problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
     ]
     rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
-    total = 0.0
-    for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
-        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
+    total = sizes[-1] / rate
+    for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
+        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[2][0]
         short = short and any(m != lane and m not in outer for m in term)
         total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
     return total
@@ -269,7 +281,8 @@ def _line_seconds(problem: Problem, outer: Term) -> float:
 def _sweep_cycles(
     problem: Problem,
     lane: int,
-    tile: int,
+    width: int,
+    columns: int,
     outer: Term,
     packed: Sequence[bool],
     at: Sequence[int],
@@ -277,6 +290,7 @@ def _sweep_cycles(
 ) -> float:
     """Return the cycles that steps wait for what they read again and again, by the cache it comes from."""
     total = 0.0
+    tile = width * columns
     tiles = -(-problem.extents[lane] // tile)
     part = kind_of(problem.work).bytes * kind_of(problem.work).parts
     for s, ids in enumerate(problem.reads):
@@ -303,12 +317,16 @@ def _sweep_cycles(
                 reach = problem.size([m for m in term if m not in outer]) * part
             elif memory and lane in term and again == 1:  # read once, as it comes from memory
                 continue
-            rate = _rate(reach)
+            rate = rate_behind(reach)
+            if (
+                memory and lane in term and tile < problem.extents[lane]
+            ):  # the lines at the ends of a row of the tile
+                wasted += split_part(problem, i, lane, width) / columns
             total += swept * again * repeats * wasted / rate if rate else 0.0
     return total
 
 
-def _rate(size: float) -> float:
+def rate_behind(size: float) -> float:
     """Return the bytes a cycle at which what is used again after `size` bytes comes."""
     return next(rate for most, rate in CACHES if size <= most)
 
@@ -324,7 +342,7 @@ def _apart_cycles(problem: Problem, term: Term, outer: Term, part: int) -> float
             break
         stride *= problem.extents[m]
     reach = problem.size([m for m in term if m not in outer]) * min(PAGE, max(LINE, stride))
-    rate = _rate(reach)
+    rate = rate_behind(reach)
     return 1.0 + (LINE / rate if rate else 0.0)
 
 
@@ -368,133 +386,3 @@ def _step_cycles(
     if lane not in problem.out:
         total += outer_size * problem.size([m for m in problem.out if m not in outer]) * 12.0
     return total
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The loops of one step on one tile: extents (None: known at run time, planned as `planned`) by mode."""
-
-    out: tuple[tuple[int, int | None], ...]
-    summed: tuple[tuple[int, int | None], ...]
-    reads: tuple[frozenset[int], ...]
-    planned: tuple[tuple[int, int], ...]
-    parts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Blocking:
-    """How many positions of each mode of the result are in registers at once, which summed modes are unrolled."""
-
-    factors: tuple[tuple[int, int], ...]
-    unrolled: Term
-    cycles: float
-
-
-def step_shape(problem: Problem, step: int, lane: int, columns: int, outer: Term) -> Shape:
-    """Return the loops of `step` on one tile; `COLUMN` stands for the lane mode where a tile has several vectors."""
-    ids = problem.reads[step]
-    out = problem.terms[problem.inputs + step]
-    vectors = lane in {m for i in ids for m in problem.terms[i]}
-    planned = {m: problem.extents[m] for i in ids for m in problem.terms[i]} | {COLUMN: columns}
-
-    def modes(term: Sequence[int]) -> tuple[tuple[int, int | None], ...]:
-        own = [m for m in dict.fromkeys(term) if m != lane and m not in outer]
-        if lane in term and columns > 1:
-            own.append(COLUMN)
-        return tuple((m, None if m in problem.dynamic else planned[m]) for m in own)
-
-    reads = tuple(
-        frozenset(problem.terms[i]) | ({COLUMN} if vectors and lane in problem.terms[i] else set())
-        for i in ids
-    )
-    parts = kind_of(problem.work).parts
-    return Shape(modes(out), modes(problem.summed(step)), reads, tuple(sorted(planned.items())), parts)
-
-
-def blocking(shape: Shape, vector_bytes: int) -> Blocking:
-    """Return the register blocks with the least predicted cycles for one tile of a step."""
-    planned = dict(shape.planned)
-    small = [(_group(shape, m), n, m) for m, n in shape.out if n is not None and n > 1 and m != COLUMN]
-    small = sorted(small, key=lambda p: (p[0], -min(p[1], 8)))[:4]
-    column = next(((_group(shape, m), n) for m, n in shape.out if m == COLUMN and n), (0, 1))
-    factors, cycles = _blocks(
-        tuple([(group, n) for group, n, _ in small]),
-        column,
-        len(shape.reads),
-        prod([planned[m] for m, _ in shape.out]),
-        prod([planned[m] for m, _ in shape.summed]),
-        shape.parts,
-        vector_bytes,
-    )
-    chosen = {m: f for (_, _, m), f in zip(small, factors, strict=True) if f > 1}
-    if column[1] > 1:
-        chosen[COLUMN] = column[1]
-    return Blocking(tuple(sorted(chosen.items())), _unrolled(shape, prod(chosen.values())), cycles)
-
-
-@lru_cache(maxsize=4096)
-def _blocks(
-    small: tuple[tuple[int, int], ...],
-    column: tuple[int, int],
-    reads: int,
-    whole: int,
-    depth: int,
-    parts: int,
-    vector_bytes: int,
-) -> tuple[Term, float]:
-    """Return how many positions of each mode in `small` are in registers at once, and the cycles that takes.
-
-    Modes are (operands that have them, extent), so that equal steps of all problems are priced once; `whole` and
-    `depth` are the positions of the result and of what is summed for one of them. Two products and two loads are
-    done a cycle, and a sum is ready after four; a block of `n` results with all its partial sums has to fit in the
-    registers.
-    """
-    room = max((24 if vector_bytes == 64 else 11) // parts, column[1])
-    room = room if depth > 1 else max(room, MOST_BLOCK)
-    loads = tuple([column[1] if column[0] >> k & 1 else 1 for k in range(reads)])
-    blocks: list[tuple[int, float, tuple[int, ...], Term]] = [(column[1], 1.0, loads, ())]
-    for group, n in small:
-        cuts = [
-            (f, (n // f + (0.3 + 0.7 * (n % f) / f) * (n % f > 0)) * f / n)
-            for f in range(1, min(n, 16, room) + 1)
-            if n % f == 0 or f in (4, 6)
-        ]
-        blocks = [
-            (
-                block * f,
-                waste * more,
-                tuple([x * f if group >> k & 1 else x for k, x in enumerate(loads)]),
-                (*chosen, f),
-            )
-            for block, waste, loads, chosen in blocks
-            for f, more in cuts
-            if block * f <= room
-        ]
-    best = inf
-    found: Term = ()
-    for block, waste, loads, chosen in blocks:
-        load = sum(loads) * parts
-        each = max(0.5 * block * parts**2, 0.5 * load, 4.0 if depth > 1 else 0.0)
-        each += 0.3 + 0.2 * load  # loads are not quite free: what is read again comes from afar
-        around = 3.0 + 1.0 * block * parts + (3.0 if depth > 4 else 0.0)
-        cycles = whole / block * waste * (depth * each + around)
-        if cycles < best:
-            best, found = cycles, chosen
-    return found, best
-
-
-def _group(shape: Shape, mode: int) -> int:
-    """Return which operands have a mode, as a number: 3 for both."""
-    return sum(2**k for k, r in enumerate(shape.reads) if mode in r)
-
-
-def _unrolled(shape: Shape, block: int) -> Term:
-    """Return the summed modes that are written out: the vectors of a tile, then the last modes while few."""
-    chosen = [m for m, _ in shape.summed if m == COLUMN]
-    count = block * prod(n or 1 for m, n in shape.summed if m == COLUMN)
-    for m, n in reversed([p for p in shape.summed if p[0] != COLUMN]):
-        if n is None or count * n > MOST_UNROLLED:
-            break
-        chosen.append(m)
-        count *= n
-    return tuple(chosen)
