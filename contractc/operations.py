@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import frexp, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from contractc.dtypes import is_complex
 from contractc.evaluation import Array
 from contractc.notation import Term
 
@@ -27,7 +27,7 @@ def times_power(x: Array, exponent: int) -> Array:
     if not exponent:
         return x
     exponent = max(-40000, min(40000, exponent))  # beyond all floats, so 0 or infinity; a C int
-    if not is_complex(x.dtype.name):
+    if x.dtype.kind != "c":  # the name of a dtype is made anew each time, and takes longer than all else here
         return np.asarray(np.ldexp(x, exponent), x.dtype)
     value = np.empty(np.shape(x), x.dtype)  # a sum with 1j times the imaginary part makes NaN of infinities
     value.real, value.imag = np.ldexp(x.real, exponent), np.ldexp(x.imag, exponent)
@@ -47,9 +47,9 @@ def add_scaled(left: Scaled, right: Scaled) -> Scaled:
 
 def _split_exponent(arrays: Sequence[Array]) -> list[Array]:
     (x,) = arrays
-    parts = [x.real, x.imag] if is_complex(x.dtype.name) else [x]
-    largest = max(float(max(np.max(p, initial=0), -np.min(p, initial=0))) for p in parts)
-    exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
+    parts = [x.real, x.imag] if x.dtype.kind == "c" else [x]
+    largest = max([float(max(p.max(initial=0), -p.min(initial=0))) for p in parts])
+    exponent = frexp(largest)[1] if isfinite(largest) else 0
     return [np.asarray(times_power(x, -exponent)), np.array(exponent)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import log2
 
@@ -33,10 +34,10 @@ def split_exponents(program: Program) -> Program:
     scaling = _Scaling(program, None)
     scaling.inputs()
     scaling.body()
+    totals = scaling.totals(program.results)
     results: list[int] = []
     for result in program.results:
-        exponent = scaling.total(result)
-        results += [scaling.narrowed(result), exponent]
+        results += [scaling.narrowed(result), totals[result]]
     return replace(program, steps=tuple(scaling.steps), results=tuple(results))
 
 
@@ -60,13 +61,14 @@ def guard_range(program: Program) -> Program:
         return program
     scaling = _Scaling(program, largest / 3)
     scaling.body()
+    totals = scaling.totals([result for result in program.results if result in scaling.scaled])
     results = []
     for result in program.results:
         if result not in scaling.scaled:
             results.append(result)
             continue
         mantissa = replace(scaling.current[result], number=scaling.fresh())
-        call = Call((mantissa,), (scaling.renamed.get(result, result), scaling.total(result)), "times_power")
+        call = Call((mantissa,), (scaling.renamed.get(result, result), totals[result]), "times_power")
         scaling.steps.append(call)
         scaling.renamed[result], scaling.current[result] = mantissa.number, mantissa
         results.append(scaling.narrowed(result))
@@ -201,10 +203,12 @@ class _Scaling:
             return
         outs: list[Value] = []
         results: list[int] = []
-        for v, result in zip(step.outs, step.body.results, strict=True):
+        for result in step.body.results:
             if result not in inner.scaled:
                 inner.split(inner.current[result])
-            results += [inner.renamed.get(result, result), inner.total(result)]
+        totals = inner.totals(step.body.results)
+        for v, result in zip(step.outs, step.body.results, strict=True):
+            results += [inner.renamed.get(result, result), totals[result]]
             value, exponent = replace(v, dtype=wide(v.dtype)), Value(self.fresh(), (), "int64")
             outs += [value, exponent]
             self.current[v.number] = value
@@ -221,20 +225,40 @@ class _Scaling:
         if self.large(value.number):
             self.split(value)
 
-    def found(self, number: int) -> list[int]:
-        """Return the values that hold the exponents taken out of value `number`, and of what it was made of."""
-        every: list[int] = []
-        todo = [number]
-        while todo:
-            i = todo.pop()
-            every += self.exponents.get(i, ())
-            todo += self.made_of.get(i, ())
-        return sorted(every)
+    def totals(self, results: Sequence[int]) -> dict[int, int]:
+        """Return for each of `results` the value that holds the sum of all exponents taken out of it on the way.
 
-    def total(self, number: int) -> int:
-        """Return the value that holds the sum of all exponents taken out of value `number`."""
+        What several of them are made of is added up once.
+        """
+        needed = self._needed(results)
+        uses = Counter(results) + Counter(i for n in needed for i in self.made_of.get(n, ()))
+        held: dict[int, list[int]] = {}
+        for number in needed:
+            parts = [*self.exponents.get(number, ())]
+            for i in self.made_of.get(number, ()):
+                before = held[i] if uses[i] > 1 else held.pop(i)
+                parts, before = (
+                    (before, parts) if uses[i] == 1 and len(before) > len(parts) else (parts, before)
+                )
+                parts += before
+            held[number] = [self._sum(parts)] if len(parts) > 1 and uses[number] > 1 else parts
+        return {number: self._sum(held[number]) for number in dict.fromkeys(results)}
+
+    def _needed(self, results: Sequence[int]) -> list[int]:
+        """Return `results` and what they were made of, all that a value was made of before it."""
+        reached: set[int] = set()
+        todo = [*results]
+        while todo:
+            number = todo.pop()
+            if number not in reached:
+                reached.add(number)
+                todo += self.made_of.get(number, ())
+        return [n for n in self.current if n in reached]
+
+    def _sum(self, exponents: Sequence[int]) -> int:
+        """Return the value that holds the sum of some exponents."""
         total = Value(self.fresh(), (), "int64")
-        self.steps.append(Call((total,), tuple(self.found(number)), "sum_exponents"))
+        self.steps.append(Call((total,), tuple(sorted(exponents)), "sum_exponents"))
         return total.number
 
     def narrowed(self, number: int) -> int:
