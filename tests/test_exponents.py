@@ -114,6 +114,29 @@ def test_only_programs_that_may_overflow_have_exponents_and_few_of_them() -> Non
     assert splits(contractc.compile(*long, [0, 600], semiring="max_plus").program) == 0
 
 
+def test_gradients_of_a_long_chain_add_up_shared_exponents_once() -> None:
+    rng = np.random.default_rng(0)
+    sites = [rng.standard_normal((4, 4)) * 2.0 ** (7 if k < 200 else -9) for k in range(400)]
+    operands = [x for k, site in enumerate(sites) for x in (site, [k, k + 1])]
+    both = contractc.compile_gradients(*operands, [0, 400])
+    sums = [s for s in both.program.steps if isinstance(s, Call) and s.operation == "sum_exponents"]
+    assert sum(len(s.inputs) for s in sums) < 4 * len(both.program.steps)
+    cotangent = rng.standard_normal((4, 4))
+    value, *gradients = both(*sites, cotangent)
+    before, after = [np.eye(4)], [cotangent]
+    for x in sites:
+        y = before[-1] @ x
+        before.append(y / np.abs(y).max())
+    for x in reversed(sites):
+        y = after[-1] @ x.T
+        after.append(y / np.abs(y).max())
+    for k in (0, 1, 150, 399):
+        exact = before[k].T @ after[399 - k]
+        ratio = gradients[k] / exact  # the numbers taken out are the same for all of it
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-9)
+        assert np.vdot(gradients[k], sites[k]) == pytest.approx(np.vdot(cotangent, value), rel=1e-9)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @given(st.sampled_from(["ab,bc,cd,da->", "ab,bc,cd->ad", "abx,bcx->xa", "ab,bc,cd->a,d"]), st.data())
 @settings(max_examples=12, deadline=None)

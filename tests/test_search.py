@@ -212,6 +212,25 @@ def test_auto_is_optimal_for_few_tensors_and_greedy_for_many_cheap_ones() -> Non
     assert search(chain(2), False).search == "left to right"
 
 
+@pytest.mark.parametrize("sites", [20, 300])
+def test_a_batch_of_trains_is_contracted_core_by_core(sites: int) -> None:
+    """An MPS on a batch of product states: per site one matrix product and one product of vectors is the best known."""
+    batch, rank, levels = 64, 10, 2
+    operands: list[Any] = []
+    for k in range(sites):
+        bonds = [f"l{n}" for n in (k, k + 1) if 0 < n < sites]
+        core = [rank] * len(bonds)
+        operands += [
+            (batch, levels),
+            ["b", f"p{k}"],
+            (*core[:1], levels, *core[1:]),
+            [*bonds[:1], f"p{k}", *bonds[1:]],
+        ]
+    plan = contractc.plan(*operands, ["b"], dtype="float32")
+    per_site = 2 * (batch * rank * levels * rank + batch * levels * rank)
+    assert plan.flops <= sites * per_site
+
+
 def test_left_to_right_follows_the_order_of_the_operands() -> None:
     assert search(chain(4), False).path == ((0, 1), (4, 2), (5, 3))
     assert search(chain(4), False).linear_path() == [(0, 1), (0, 2), (0, 1)]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import contractc
 from contractc.backends import backend_named
-from contractc.fused import all_unfused
+from contractc.fused import Names, all_unfused, numbered_anew, renamed
 from contractc.lower.fuse import Fuser
 from contractc.lower.memory import peak_bytes
-from contractc.lower.together import together
+from contractc.lower.together import MOST_STEPS, together
 from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
@@ -230,6 +230,46 @@ def test_without_gain_nothing_becomes_one_call() -> None:
     assert together(program, (never,)) == program
     none = Fuser("loops", lambda p, s: 1e-6, lambda p, s: 1.0)
     assert together(program, (none,)) == program
+
+
+def test_of_a_long_chain_like_runs_are_priced_once_and_all_of_it_is_fused() -> None:
+    program = replace(chain(1000, 3), results=(1998,))
+    priced: list[Fused] = []
+
+    def several(step: Fused) -> float:
+        priced.append(step)
+        return 1e-6
+
+    made = together(program, (Fuser("loops", lambda p, s: 1e-6, lambda p, s: 1e-5, several=several),))
+    assert made.faults() == [] and all_unfused(made) == program
+    assert len(made.steps) <= 999 // MOST_STEPS + 8
+    assert len(priced) < 200, "chains that differ by their place alone were priced one by one"
+
+
+@with_loops
+def test_like_steps_share_one_function() -> None:
+    rng = np.random.default_rng(0)
+    sites = [rng.standard_normal((6, 2, 6)) / 3 for _ in range(300)]
+    operands = [x for k, site in enumerate(sites) for x in (site, [k, f"p{k}", k + 1], np.ones(2), [f"p{k}"])]
+    made = contractc.compile(*operands, [0, 300])
+    fused = [step for step in made.program.steps if isinstance(step, Fused)]
+    functions = [(numbered_anew(step)[0], loops.together(step).native) for step in fused]
+    distinct = {step for step, _ in functions}
+    assert len({id(native) for _, native in functions}) == len(distinct) < len(fused)
+    exact = np.linalg.multi_dot([site.sum(1) for site in sites])
+    np.testing.assert_allclose(made(*operands[::2]), exact, rtol=1e-9)
+
+
+def test_a_step_numbered_anew_is_the_same_step() -> None:
+    both = together(
+        chain(9, 3), (Fuser("loops", lambda p, s: 1e-6, lambda p, s: 1e-5, several=lambda s: 1e-6),)
+    )
+    (step,) = (s for s in both.steps if isinstance(s, Fused))
+    anew, names = numbered_anew(step)
+    assert renamed(anew, names, both) == step
+    shifted = Names({m: m + 5 for m in range(10)}, {n: n + 7 for n in range(40)})
+    other = renamed(step, shifted, replace(both, extents=(3,) * 15))
+    assert other != step and numbered_anew(other)[0] == anew
 
 
 def test_a_wrong_fused_step_is_a_fault() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from contractc.programs import Contract, Fused, Program, Value
 
-MOST_TRIED = 600
-"""The most changes of one call whose seconds are predicted."""
+MOST_TRIED, SHORT = 600, 16
+"""The most changes of one call whose seconds are predicted; fewer for more steps than `SHORT`, as each takes longer."""
 
 GAIN = 1.01
 """How many times faster a change has to make the call."""
@@ -29,6 +29,7 @@ def improved(step: Fused, seconds: Callable[[Fused], float]) -> Fused:
     """
     best = seconds(step)
     tried, since = 0, 0
+    most = MOST_TRIED * SHORT // max(SHORT, len(step.body.steps))
     while best > WORTH_A_LOOK:
         changes = list(_changes(step))
         for at in range(since, since + len(changes)):
@@ -38,7 +39,7 @@ def improved(step: Fused, seconds: Callable[[Fused], float]) -> Fused:
             if found * GAIN < best:
                 step, best, since = change, found, at % len(changes)
                 break
-            if tried == MOST_TRIED:
+            if tried == most:
                 return step
         else:
             return step
