@@ -90,29 +90,35 @@ def test_sums_and_products_are_those_of_the_dense_arrays(
     near(formats.transpose(x, order).to_dense(), dense(x).transpose(order))
 
 
-@settings(max_examples=60, deadline=None)
-@given(kinds, kinds, ranks, seeds)
-def test_products_of_matrices(one: str, two: str, r: int, seed: int) -> None:
+def swapped(x: Factorized) -> Factorized:
+    """Return each matrix of a batch transposed."""
+    return formats.transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@settings(max_examples=80, deadline=None)
+@given(kinds, kinds, ranks, batches, seeds)
+def test_products_of_matrices(one: str, two: str, r: int, b: tuple[int, ...], seed: int) -> None:
     draw = drawing(seed, seed % 2 == 0)
-    x, y = MATRICES[one](draw, r, ()), formats.transpose(MATRICES[two](draw, r, ()))
-    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, 1), (y, 0))]
+    x, y = MATRICES[one](draw, r, b), swapped(MATRICES[two](draw, r, b))
+    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, -1), (y, -2))]
     if between[0] == between[1] or "low rank" in (one, two):
-        near(dense(formats.matmul(formats.transpose(y), formats.transpose(x))), dense(y).T @ dense(x).T)
+        found = formats.matmul(swapped(y), swapped(x))
+        near(dense(found), dense(swapped(y)) @ dense(swapped(x)))
+        near(found.to_dense(), dense(found))
     else:
         with pytest.raises(contractc.UnsupportedError, match="split the mode between the matrices as"):
-            formats.matmul(formats.transpose(y), formats.transpose(x))
+            formats.matmul(swapped(y), swapped(x))
     if one == two:
         near(dense(formats.matmul(y, x)), dense(y) @ dense(x))
 
 
-@pytest.mark.parametrize(
-    ("kind", "kept"), [("TT matrix", "TT matrix"), ("Kronecker", "Kronecker"), ("low rank", "low rank")]
-)
-def test_products_keep_their_format(kind: str, kept: str) -> None:
-    x = MATRICES[kind](drawing(0), 2, ())
-    made = formats.matmul(x, formats.transpose(MATRICES[kind](drawing(1), 3, ())))
-    assert made.layout.format == kept
-    near(dense(made), dense(x) @ dense(MATRICES[kind](drawing(1), 3, ())).T)
+@pytest.mark.parametrize("b", [(), (2,), (2, 1)])
+@pytest.mark.parametrize("kind", ["TT matrix", "Kronecker", "low rank"])
+def test_products_keep_their_format(kind: str, b: tuple[int, ...]) -> None:
+    x, y = MATRICES[kind](drawing(0), 2, b), MATRICES[kind](drawing(1), 3, b)
+    made = formats.matmul(x, swapped(y))
+    assert made.layout.format == kind
+    near(dense(made), dense(x) @ dense(swapped(y)))
     near(dense(formats.rounded(made, tolerance=1e-9)), dense(made))
 
 
@@ -183,6 +189,18 @@ def test_values_that_are_not_finite_are_not_rounded() -> None:
         formats.rounded(x, tolerance=0.1)
 
 
+@pytest.mark.parametrize(("m", "r", "n"), [(0, 2, 3), (3, 0, 4), (3, 2, 0)])
+def test_operands_without_elements_go_through_the_algebra(m: int, r: int, n: int) -> None:
+    x = formats.low_rank(np.ones((m, r)), np.ones((r, n)))
+    expected = np.ones((m, r)) @ np.ones((r, n))
+    for made in (x, formats.rounded(x, tolerance=0.1), formats.take(x, slice(None))):
+        near(made.to_dense(), expected)
+    near(formats.add(x, x).to_dense(), 2 * expected)
+    near(formats.hadamard(x, x).to_dense(), expected**2)
+    near(formats.norm(x), 0 if 0 in (m, n) else np.linalg.norm(expected))
+    near(formats.matmul(x, formats.transpose(x)).to_dense(), expected @ expected.T)
+
+
 def test_rounding_of_cp_is_refused() -> None:
     with pytest.raises(contractc.UnsupportedError, match="a CP has no rounding; fit a smaller one"):
         formats.rounded(MATRICES["CP"](drawing(0), 2, ()), rank=1)
@@ -223,6 +241,13 @@ def test_operands_that_do_not_go_together_are_refused() -> None:
     assert str(caught.value).startswith("add needs two operands of one format and split, not TT matrix 12x6")
     with pytest.raises(contractc.OperandError, match=r"shapes \(12, 6\) and \(12, 6\) cannot be multiplied"):
         formats.matmul(x, x)
+    y = MATRICES["TT matrix"](drawing(0), 2, (2,))
+    with pytest.raises(
+        contractc.OperandError, match=r"shapes \(12, 6\) and \(2, 6, 12\) cannot be multiplied"
+    ):
+        formats.matmul(x, swapped(y))
+    with pytest.raises(contractc.OperandError, match="a mode that is part of an axis has extent 0"):
+        formats.kronecker(np.ones((0, 3)), np.ones((2, 2)))
     with pytest.raises(contractc.OperandError, match="an index is outside of 0 to 11"):
         formats.take(x, [12])
     with pytest.raises(
