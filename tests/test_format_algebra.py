@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,34 +26,48 @@ def train(draw: Draw, sizes: tuple[tuple[int, ...], ...], r: int, b: tuple[int, 
     return [draw(*b, ranks[k], *n, ranks[k + 1]) for k, n in enumerate(sizes)]
 
 
-MATRICES: dict[str, Callable[[Draw, int, tuple[int, ...]], Factorized]] = {
-    "TT matrix": lambda d, r, b: formats.tt_matrix(train(d, ((2, 3), (3, 2), (2, 1)), r, b), batch=len(b)),
-    "TT": lambda d, r, b: formats.tt(
-        train(d, ((2,), (6,), (3,), (2,)), r, b), split=((2, 6), (3, 2)), batch=len(b)
+Sizes = tuple[int, int, int, int]
+
+MATRICES: dict[str, Callable[..., Factorized]] = {
+    "TT matrix": lambda d, r, b, z=(4, 3, 2, 3): formats.tt_matrix(
+        train(d, ((z[0], z[2]), (z[1], 1), (1, z[3])), r, b), batch=len(b)
     ),
-    "CP": lambda d, r, b: formats.cp(
-        [d(*b, n, r) for n in (4, 3, 6)], d(*b, r), split=((4, 3), (6,)), batch=len(b)
+    "TT": lambda d, r, b, z=(2, 6, 3, 2): formats.tt(
+        train(d, ((z[0],), (z[1],), (z[2],), (z[3],)), r, b), split=(z[:2], z[2:]), batch=len(b)
     ),
-    "Tucker": lambda d, r, b: formats.tucker(
-        d(*b, r, r + 1, 2),
-        [d(*b, 4, r), d(*b, 3, r + 1), d(*b, 6, 2)],
-        split=((4, 3), (6,)),
+    "CP": lambda d, r, b, z=(4, 3, 2, 3): formats.cp(
+        [d(*b, n, r) for n in (z[0], z[1], z[2] * z[3])],
+        d(*b, r),
+        split=(z[:2], (z[2] * z[3],)),
         batch=len(b),
     ),
-    "Monarch": lambda d, r, b: formats.monarch(d(*b, r, 4, 2, 3), d(*b, r, 4, 3, 3), batch=len(b)),
-    "low rank": lambda d, r, b: formats.low_rank(
-        d(*b, 12, r), d(*b, r, 6), d(*b, r), d(*b, 12), batch=len(b)
+    "Tucker": lambda d, r, b, z=(4, 3, 2, 3): formats.tucker(
+        d(*b, r, r + 1, 2),
+        [d(*b, z[0], r), d(*b, z[1], r + 1), d(*b, z[2] * z[3], 2)],
+        split=(z[:2], (z[2] * z[3],)),
+        batch=len(b),
     ),
-    "Kronecker": lambda d, r, b: formats.kronecker(d(*b, r, 4, 2), d(*b, r, 3, 3), batch=len(b)),
-    "Kronecker product": lambda d, r, b: formats.kronecker(d(*b, 4, 2), d(*b, 3, 3), batch=len(b)),
+    "Monarch": lambda d, r, b, z=(4, 3, 2, 3): formats.monarch(
+        d(*b, r, z[0], z[2], z[3]), d(*b, r, z[0], z[1], z[3]), batch=len(b)
+    ),
+    "low rank": lambda d, r, b, z=(4, 3, 2, 3): formats.low_rank(
+        d(*b, z[0] * z[1], r), d(*b, r, z[2] * z[3]), d(*b, r), d(*b, z[0] * z[1]), batch=len(b)
+    ),
+    "Kronecker": lambda d, r, b, z=(4, 3, 2, 3): formats.kronecker(
+        d(*b, r, z[0], z[2]), d(*b, r, z[1], z[3]), batch=len(b)
+    ),
+    "Kronecker product": lambda d, r, b, z=(4, 3, 2, 3): formats.kronecker(
+        d(*b, z[0], z[2]), d(*b, z[1], z[3]), batch=len(b)
+    ),
 }
-"""Matrices [12, 6] of rank about r, with batch axes b in front."""
+"""Matrices of rank about r, with batch axes b in front, [12, 6] or of rows z[0] z[1] and columns z[2] z[3]."""
 
 ROUNDED = [name for name in MATRICES if name not in ("CP",)]
 kinds = st.sampled_from(sorted(MATRICES))
 ranks = st.integers(1, 3)
 seeds = st.integers(0, 2**32 - 1)
 batches = st.sampled_from([(), (), (2,), (2, 1)])
+sizes = st.tuples(*[st.integers(1, 4)] * 4)
 
 
 def drawing(seed: int, imaginary: bool = False) -> Draw:
@@ -72,12 +87,12 @@ def dense(x: Factorized) -> Array:
 
 
 @settings(max_examples=60, deadline=None)
-@given(kinds, ranks, ranks, batches, st.booleans(), seeds)
+@given(kinds, sizes, ranks, ranks, batches, st.booleans(), seeds)
 def test_sums_and_products_are_those_of_the_dense_arrays(
-    kind: str, r: int, s: int, b: tuple[int, ...], imaginary: bool, seed: int
+    kind: str, z: Sizes, r: int, s: int, b: tuple[int, ...], imaginary: bool, seed: int
 ) -> None:
     draw = drawing(seed, imaginary)
-    x, y = MATRICES[kind](draw, r, b), MATRICES[kind](draw, s, b)
+    x, y = MATRICES[kind](draw, r, b, z), MATRICES[kind](draw, s, b, z)
     near(x.to_dense(), dense(x))
     near(dense(formats.add(x, y)), dense(x) + dense(y))
     near(dense(formats.hadamard(x, y)), dense(x) * dense(y))
@@ -96,10 +111,10 @@ def swapped(x: Factorized) -> Factorized:
 
 
 @settings(max_examples=80, deadline=None)
-@given(kinds, kinds, ranks, batches, seeds)
-def test_products_of_matrices(one: str, two: str, r: int, b: tuple[int, ...], seed: int) -> None:
+@given(kinds, kinds, sizes, ranks, batches, seeds)
+def test_products_of_matrices(one: str, two: str, z: Sizes, r: int, b: tuple[int, ...], seed: int) -> None:
     draw = drawing(seed, seed % 2 == 0)
-    x, y = MATRICES[one](draw, r, b), swapped(MATRICES[two](draw, r, b))
+    x, y = MATRICES[one](draw, r, b, z), swapped(MATRICES[two](draw, r, b, z))
     between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, -1), (y, -2))]
     if between[0] == between[1] or "low rank" in (one, two):
         found = formats.matmul(swapped(y), swapped(x))
@@ -123,9 +138,11 @@ def test_products_keep_their_format(kind: str, b: tuple[int, ...]) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(kinds, ranks, batches, st.data())
-def test_rows_and_columns_are_taken(kind: str, r: int, b: tuple[int, ...], data: st.DataObject) -> None:
-    x = MATRICES[kind](drawing(data.draw(seeds)), r, b)
+@given(kinds, sizes, ranks, batches, st.data())
+def test_rows_and_columns_are_taken(
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], data: st.DataObject
+) -> None:
+    x = MATRICES[kind](drawing(data.draw(seeds)), r, b, z)
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     n = x.shape[axis]
     part = data.draw(st.slices(n) | st.lists(st.integers(-n, n - 1), max_size=4))
@@ -134,6 +151,34 @@ def test_rows_and_columns_are_taken(kind: str, r: int, b: tuple[int, ...], data:
     found = formats.take(x, part, axis)
     assert found.shape == expected.shape
     near(dense(found), expected)
+
+
+@pytest.mark.parametrize("kind", sorted(MATRICES))
+def test_the_algebra_forms_no_dense_array(kind: str) -> None:
+    x, y = (MATRICES[kind](drawing(k), 2, (), (40, 60, 60, 40)) for k in range(2))
+    rows = [0, 7, 2399]
+    tracemalloc.start()
+    total = formats.add(x, y)
+    made = [
+        formats.scale(x, 2.0),
+        formats.hadamard(x, y),
+        formats.transpose(x),
+        formats.matmul(x, swapped(y)),
+        formats.take(total, rows),
+        formats.take(total, slice(0, 5)),
+    ]
+    if kind in ROUNDED:
+        made.append(formats.rounded(total, tolerance=1e-6))
+    sizes = [formats.norm(total), formats.inner(x, y)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = 8 * 2400**2
+    assert peak < whole
+    assert all(8 * each.parameters < whole / 4 for each in made)
+    wide = dense(x), dense(y)
+    near(sizes[0] / np.linalg.norm(wide[0] + wide[1]), 1)
+    near(sizes[1] / np.vdot(*wide), 1)
+    near(made[4].to_dense(), (wide[0] + wide[1])[rows])
 
 
 def test_rows_of_an_embedding_are_gathered_without_the_others() -> None:
@@ -146,22 +191,22 @@ def test_rows_of_an_embedding_are_gathered_without_the_others() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(ROUNDED), ranks, batches, st.booleans(), seeds)
+@given(st.sampled_from(ROUNDED), sizes, ranks, batches, st.booleans(), seeds)
 def test_rounding_finds_the_ranks_again(
-    kind: str, r: int, b: tuple[int, ...], imaginary: bool, seed: int
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], imaginary: bool, seed: int
 ) -> None:
-    x = MATRICES[kind](drawing(seed, imaginary), r, b)
+    x = MATRICES[kind](drawing(seed, imaginary), r, b, z)
     twice = formats.add(x, formats.scale(x, 0.5))
     found = formats.rounded(twice, tolerance=1e-9)
     near(dense(found), 1.5 * dense(x))
     assert found.parameters <= x.parameters + (0 if kind != "Kronecker product" else 10**9)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(ROUNDED), st.sampled_from([0.5, 0.1, 1e-3]), seeds)
-def test_rounding_keeps_its_tolerance(kind: str, tolerance: float, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ROUNDED), sizes, st.floats(-4, 0).map(lambda x: 10.0**x), seeds)
+def test_rounding_keeps_its_tolerance(kind: str, z: Sizes, tolerance: float, seed: int) -> None:
     draw = drawing(seed)
-    x = formats.add(MATRICES[kind](draw, 3, ()), formats.scale(MATRICES[kind](draw, 3, ()), 0.05))
+    x = formats.add(MATRICES[kind](draw, 3, (), z), formats.scale(MATRICES[kind](draw, 3, (), z), 0.05))
     found = formats.rounded(x, tolerance=tolerance)
     assert (
         np.linalg.norm(dense(found) - dense(x)) <= tolerance * np.linalg.norm(dense(x)) * (1 + 1e-9) + 1e-12
@@ -323,11 +368,13 @@ def test_damaged_operand_is_refused(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(kinds, ranks, batches, st.integers(0, 4), seeds)
-def test_a_batch_of_matrices_is_contracted(kind: str, r: int, b: tuple[int, ...], n: int, seed: int) -> None:
+@given(kinds, sizes, ranks, batches, st.integers(0, 4), seeds)
+def test_a_batch_of_matrices_is_contracted(
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], n: int, seed: int
+) -> None:
     draw = drawing(seed)
-    w = MATRICES[kind](draw, r, b)
-    x = draw(*b, n, 6)
+    w = MATRICES[kind](draw, r, b, z)
+    x = draw(*b, n, w.shape[-1])
     near(contractc.contract("...ni,...oi->...no", x, w), np.einsum("...ni,...oi->...no", x, dense(w)))
 
 
