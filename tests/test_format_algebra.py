@@ -279,6 +279,15 @@ def test_long_trains_are_planned_by_few_searches(monkeypatch: pytest.MonkeyPatch
     assert len(searched) == 1  # neither merged step by step nor made dense: 3**20 elements each
 
 
+def test_inner_products_of_different_formats_and_splits() -> None:
+    draw = drawing(4, True)
+    operands = [formats.kronecker(draw(3, 2), draw(4, 3)), formats.kronecker(draw(4, 3), draw(3, 2))]
+    operands += [MATRICES[kind](draw, 2, ()) for kind in sorted(MATRICES)]
+    for x in operands:
+        for y in operands[:3]:
+            near(formats.inner(x, y), np.vdot(dense(x), dense(y)))
+
+
 def test_operands_that_do_not_go_together_are_refused() -> None:
     x = MATRICES["TT matrix"](drawing(0), 2, ())
     with pytest.raises(contractc.UnsupportedError) as caught:
@@ -403,73 +412,10 @@ def test_a_batch_of_torch_matrices_is_contracted_and_differentiated(
         near(one, two)
 
 
-def random_network(kind: str, draw: Draw) -> tuple[Factorized, Array]:
-    """Return an operand of the second tier and its dense array by an einsum written down here."""
-    if kind == "tensor ring":
-        a, b, c = draw(2, 4, 3), draw(3, 3, 1), draw(1, 6, 2)
-        return formats.tensor_ring([a, b, c]), np.einsum("aib,bjc,cka->ijk", a, b, c)
-    if kind == "hierarchical Tucker":
-        leaves, one, top = [draw(4, 2), draw(3, 3), draw(6, 2)], draw(2, 3, 4), draw(4, 2)
-        made = formats.hierarchical_tucker(leaves, [one, top])
-        return made, np.einsum("ia,jb,kc,abe,ec->ijk", *leaves, one, top.reshape(4, 2))
-    if kind == "block term":
-        core, factors = draw(2, 2, 1, 3), [draw(2, 4, 2), draw(2, 3, 1), draw(2, 6, 3)]
-        return formats.block_term(core, factors), np.einsum("sabc,sia,sjb,skc->ijk", core, *factors)
-    if kind == "tubal":
-        left, right = draw(4, 2, 6), draw(2, 3, 6)
-        product = np.einsum("ikw,kjw->ijw", np.fft.fft(left), np.fft.fft(right))
-        return formats.tubal(left, right), np.fft.ifft(product).real
-    a, b = draw(4, 3, 2), draw(2, 6)
-    return formats.network([a, b], ["ijr", "rk"], ["i", "j", "k"]), np.einsum("ijr,rk->ijk", a, b)
-
-
-@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal", "network"])
-def test_second_tier_is_contracted(kind: str) -> None:
-    draw = drawing(5)
-    w, expected = random_network(kind, draw)
-    assert w.shape == (4, 3, 6)
-    near(w.to_dense(), expected)
-    x = draw(5, 4, 3)
-    near(contractc.contract("bij,ijk->bk", x, w), np.einsum("bij,ijk->bk", x, expected))
-    near(formats.norm(w), np.linalg.norm(expected))
-    near(formats.take(w, [1, 0], 2).to_dense(), expected[:, :, [1, 0]])
-    near(formats.transpose(w).to_dense(), expected.T)
-    near(formats.add(w, w).to_dense(), 2 * expected)
-    near(formats.hadamard(w, w).to_dense(), expected**2)
-
-
-@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal"])
-def test_second_tier_with_batch_modes(kind: str) -> None:
-    draw = drawing(8)
-    singles = [random_network(kind, draw) for _ in range(6)]
-    stacked = [
-        np.stack(x).reshape(2, 3, *x[0].shape) for x in zip(*(w.factors for w, _ in singles), strict=True)
-    ]
-    expected = np.stack([dense for _, dense in singles]).reshape(2, 3, 4, 3, 6)
-    made = {
-        "tensor ring": lambda f: formats.tensor_ring(f, batch=2),
-        "hierarchical Tucker": lambda f: formats.hierarchical_tucker(f[:3], f[3:], batch=2),
-        "block term": lambda f: formats.block_term(f[0], f[1:], batch=2),
-        "tubal": lambda f: formats.tubal(f[0], f[1], batch=2),
-    }[kind](stacked)
-    near(made.to_dense(), expected)
-    x = draw(2, 3, 5, 4)
-    near(contractc.contract("xybi,xyijk->xybjk", x, made), np.einsum("xybi,xyijk->xybjk", x, expected))
-
-
 def test_kronecker_sums_of_a_batch() -> None:
     one, two = drawing(9)(2, 3, 3), drawing(10)(2, 2, 2)
     expected = [np.kron(a, np.eye(2)) + np.kron(np.eye(3), b) for a, b in zip(one, two, strict=True)]
     near(formats.kronecker_sum(one, two, batch=1).to_dense(), expected)
-
-
-def test_hierarchical_tucker_of_four_leaves() -> None:
-    draw = drawing(6)
-    leaves = [draw(n, 2) for n in (2, 3, 4, 5)]
-    transfers = [draw(2, 2, 3), draw(2, 2, 2), draw(3, 2)]
-    w = formats.hierarchical_tucker(leaves, transfers, split=((2, 3), (4, 5)))
-    expected = np.einsum("ia,jb,kc,ld,abe,cdf,ef->ijkl", *leaves, *transfers).reshape(6, 20)
-    near(w.to_dense(), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 3000])

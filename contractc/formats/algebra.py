@@ -80,7 +80,7 @@ def hadamard(x: Factorized, y: Factorized) -> Factorized:
 
 
 def inner(x: Factorized, y: Factorized) -> Any:
-    """Return the inner product sum conj(x) y, of any formats whose splits have common pieces."""
+    """Return the inner product sum conj(x) y, of any formats and splits."""
     if x.shape != y.shape:
         raise OperandError(f"an inner product needs equal shapes, not {x.shape} and {y.shape}")
     modes = list(range(x.ndim))
