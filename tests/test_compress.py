@@ -92,7 +92,8 @@ def test_least_ranks_are_lower_bounds(
     u = unfoldings(array.astype(dtype), tolerance)
     full = 2 ** len(shape) - 1
     for cuts in (1, 3):
-        bounds = least_ranks(unfoldings(array.astype(dtype), tolerance), cuts)
+        fresh = unfoldings(array.astype(dtype), tolerance)
+        bounds, tops = least_ranks(fresh, cuts), np.ones(full + 1)
         for mask in range(full + 1):
             rows = [m for m in range(len(shape)) if mask >> m & 1]
             columns = [m for m in range(len(shape)) if not mask >> m & 1]
@@ -101,9 +102,13 @@ def test_least_ranks_are_lower_bounds(
             tails = np.sqrt(np.cumsum(values[::-1].astype(float) ** 2)[::-1])
             limit = tolerance * np.linalg.norm(values) / np.sqrt(cuts)
             least, most = (max(1, int((tails > limit * s).sum())) for s in (1 + 1e-3, 1 - 1e-3))
+            tops[mask] = most
             assert bounds[mask] <= most
             assert least <= rank(u, mask, cuts) <= most
             assert settled(u, mask)
+        for mask in rng.permutation(full + 1):  # what is known of one bounds the others
+            rank(fresh, int(mask), cuts)
+            assert (least_ranks(fresh, cuts) <= tops).all()
 
 
 def test_ranks_of_long_unfoldings_are_sampled() -> None:
