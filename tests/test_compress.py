@@ -92,7 +92,8 @@ def test_least_ranks_are_lower_bounds(
     u = unfoldings(array.astype(dtype), tolerance)
     full = 2 ** len(shape) - 1
     for cuts in (1, 3):
-        bounds = least_ranks(unfoldings(array.astype(dtype), tolerance), cuts)
+        fresh = unfoldings(array.astype(dtype), tolerance)
+        bounds, tops = least_ranks(fresh, cuts), np.ones(full + 1)
         for mask in range(full + 1):
             rows = [m for m in range(len(shape)) if mask >> m & 1]
             columns = [m for m in range(len(shape)) if not mask >> m & 1]
@@ -101,9 +102,13 @@ def test_least_ranks_are_lower_bounds(
             tails = np.sqrt(np.cumsum(values[::-1].astype(float) ** 2)[::-1])
             limit = tolerance * np.linalg.norm(values) / np.sqrt(cuts)
             least, most = (max(1, int((tails > limit * s).sum())) for s in (1 + 1e-3, 1 - 1e-3))
+            tops[mask] = most
             assert bounds[mask] <= most
             assert least <= rank(u, mask, cuts) <= most
             assert settled(u, mask)
+        for mask in rng.permutation(full + 1):  # what is known of one bounds the others
+            rank(fresh, int(mask), cuts)
+            assert (least_ranks(fresh, cuts) <= tops).all()
 
 
 def test_ranks_of_long_unfoldings_are_sampled() -> None:
@@ -152,6 +157,42 @@ def test_newton_kernel_has_small_ranks() -> None:
     found = formats.compress(matrix, tolerance=1e-3, split=((n,) * 3, (n,) * 3))
     assert formats.relative_error(found.operand, matrix) <= 1e-3
     assert found.operand.parameters < matrix.size / 10, found
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.sampled_from(["float16", "float32", "float64", "complex64", "complex128"]),
+    st.sampled_from([0.5, 0.1, 1e-2]),
+    st.sampled_from(["noise", "product", "sum", "zero"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_what_is_found_keeps_the_tolerance(
+    split: list[list[int]], dtype: str, tolerance: float, kind: str, seed: int
+) -> None:
+    draw = np.random.default_rng(seed).standard_normal
+    modes = [n for axis in split for n in axis][:8]
+    split = split if len(modes) == sum(map(len, split)) else [modes]
+    array: Array = np.zeros(modes) if kind in ("zero", "sum") else np.ones(modes)
+    if kind == "noise":
+        array = draw(modes)
+    for _ in range({"noise": 0, "zero": 0, "product": 1, "sum": 2}[kind]):
+        term: Array = np.ones(())
+        for n in modes:
+            term = np.multiply.outer(term, draw(n))
+        array = array + term if kind == "sum" else array * term
+    dense = (array * (1 + 0.5j if dtype.startswith("complex") else 1)).reshape([prod(a) for a in split])
+    dense = dense.astype(dtype)
+    found = formats.compress(dense, tolerance=tolerance, split=split)
+    (taken,) = [t for t in found.trials if t.verdict == "taken"]
+    if found.operand is dense:
+        assert taken.layout == "dense"
+        return
+    assert found.operand.dtype == dense.dtype
+    assert found.operand.shape == dense.shape
+    assert found.operand.parameters == taken.parameters < dense.size
+    assert taken.error == formats.relative_error(found.operand, dense)
+    assert taken.error <= tolerance
 
 
 @pytest.mark.parametrize("n", [16, 24])

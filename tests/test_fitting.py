@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import contractc
 from contractc import formats
@@ -213,6 +217,86 @@ def test_tolerances_are_kept_where_squares_overflow_or_vanish(kind: str, scale: 
         error = np.linalg.norm((found.to_dense() - dense) / scale) / np.linalg.norm(dense / scale)
         assert error <= tolerance
         assert relative_error(found, dense) == pytest.approx(error, rel=1e-3, abs=1e-6)
+
+
+TOLERANCES = st.floats(-8, 0).map(lambda x: 10.0**x)
+PIECES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3)
+DTYPES = st.sampled_from(["float32", "float64", "complex64", "complex128"])
+BOUNDED: dict[str, Callable[..., Any]] = {
+    "low rank": lambda x, rows, columns, t: formats.low_rank_from_dense(x, tolerance=t),
+    "TT": lambda x, rows, columns, t: formats.tt_from_dense(x, tolerance=t, split=(rows, columns)),
+    "Tucker": lambda x, rows, columns, t: formats.tucker_from_dense(x, tolerance=t, split=(rows, columns)),
+    "TT matrix": lambda x, rows, columns, t: formats.tt_matrix_from_dense(x, rows, columns, tolerance=t),
+    "Monarch": lambda x, rows, columns, t: formats.monarch_from_dense(
+        x, (rows[0], len(x) // rows[0]), (columns[0], x.shape[1] // columns[0]), tolerance=t
+    ),
+    "Kronecker": lambda x, rows, columns, t: formats.kronecker_from_dense(
+        x, (rows[0], len(x) // rows[0]), (columns[0], x.shape[1] // columns[0]), tolerance=t
+    ),
+    "rounded TT matrix": lambda x, rows, columns, t: formats.rounded(
+        formats.tt_matrix_from_dense(x, rows, columns, tolerance=0.0), tolerance=t
+    ),
+    "rounded Tucker": lambda x, rows, columns, t: formats.rounded(
+        formats.tucker_from_dense(x, tolerance=0.0, split=(rows, columns)), tolerance=t
+    ),
+}
+"""Fits whose tolerance is a bound by theory."""
+
+
+def falling(seed: int, pieces: list[tuple[int, int]], dtype: str, decay: float) -> Array:
+    """Return a matrix whose entries fall off along every one of its modes: unfoldings have all kinds of ranks."""
+    rows, columns = zip(*pieces, strict=True)
+    shape = (*rows, *columns)
+    array = drawn(seed, *shape, imaginary=dtype.startswith("complex"))
+    for axis, n in enumerate(shape):
+        weights = np.exp(-decay * np.arange(n)).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+        array = array * weights
+    return array.reshape(prod(rows), prod(columns)).astype(dtype)
+
+
+def distance(found: Any, dense: Array) -> float:
+    """Return the relative error of an operand in double precision."""
+    wide = dense.astype(np.complex128)
+    return float(np.linalg.norm(found.to_dense().reshape(dense.shape) - wide) / np.linalg.norm(wide))
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+@settings(max_examples=40, deadline=None)
+@given(PIECES, DTYPES, TOLERANCES, st.floats(0, 3), st.integers(0, 2**32 - 1))
+def test_tolerances_are_bounds(
+    kind: str, pieces: list[tuple[int, int]], dtype: str, tolerance: float, decay: float, seed: int
+) -> None:
+    dense = falling(seed, pieces, dtype, decay)
+    rows, columns = zip(*pieces, strict=True)
+    found = BOUNDED[kind](dense, rows, columns, tolerance)
+    assert distance(found, dense) <= tolerance * (1 + 1e-6) + 50 * np.finfo(dtype).eps
+    assert found.dtype == dense.dtype
+    if kind == "low rank":  # and no smaller rank would do
+        values = np.linalg.svd(dense.astype(np.complex128), compute_uv=False)
+        r = found.factors[0].shape[1]
+        assert r == 1 or np.linalg.norm(values[r - 1 :]) >= tolerance * np.linalg.norm(values) * (1 - 1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(PIECES, DTYPES, st.floats(-2, 0).map(lambda x: 10.0**x), st.booleans(), st.integers(0, 2**32 - 1))
+def test_measured_tolerances_are_kept_or_told(
+    pieces: list[tuple[int, int]], dtype: str, tolerance: float, product: bool, seed: int
+) -> None:
+    dense = falling(seed, pieces, dtype, 1.0)
+    rows, columns = zip(*pieces, strict=True)
+    fits: dict[bool, Callable[[], Any]] = {
+        True: lambda: formats.kronecker_from_dense(dense, rows, columns, tolerance=tolerance),
+        False: lambda: formats.cp_from_dense(
+            dense, tolerance=tolerance, split=(rows, columns), iterations=30
+        ),
+    }
+    told = ""
+    try:
+        error = distance(fits[product](), dense)
+    except contractc.OperandError as refused:
+        told, error = str(refused), 0.0
+    assert not told or re.fullmatch(r"no CP array of rank .* is within .*; the best was at [0-9.e+-]+", told)
+    assert error <= tolerance + 50 * np.finfo(dtype).eps
 
 
 def test_arrays_without_elements_have_factors_without_elements() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,34 +26,48 @@ def train(draw: Draw, sizes: tuple[tuple[int, ...], ...], r: int, b: tuple[int, 
     return [draw(*b, ranks[k], *n, ranks[k + 1]) for k, n in enumerate(sizes)]
 
 
-MATRICES: dict[str, Callable[[Draw, int, tuple[int, ...]], Factorized]] = {
-    "TT matrix": lambda d, r, b: formats.tt_matrix(train(d, ((2, 3), (3, 2), (2, 1)), r, b), batch=len(b)),
-    "TT": lambda d, r, b: formats.tt(
-        train(d, ((2,), (6,), (3,), (2,)), r, b), split=((2, 6), (3, 2)), batch=len(b)
+Sizes = tuple[int, int, int, int]
+
+MATRICES: dict[str, Callable[..., Factorized]] = {
+    "TT matrix": lambda d, r, b, z=(4, 3, 2, 3): formats.tt_matrix(
+        train(d, ((z[0], z[2]), (z[1], 1), (1, z[3])), r, b), batch=len(b)
     ),
-    "CP": lambda d, r, b: formats.cp(
-        [d(*b, n, r) for n in (4, 3, 6)], d(*b, r), split=((4, 3), (6,)), batch=len(b)
+    "TT": lambda d, r, b, z=(2, 6, 3, 2): formats.tt(
+        train(d, ((z[0],), (z[1],), (z[2],), (z[3],)), r, b), split=(z[:2], z[2:]), batch=len(b)
     ),
-    "Tucker": lambda d, r, b: formats.tucker(
-        d(*b, r, r + 1, 2),
-        [d(*b, 4, r), d(*b, 3, r + 1), d(*b, 6, 2)],
-        split=((4, 3), (6,)),
+    "CP": lambda d, r, b, z=(4, 3, 2, 3): formats.cp(
+        [d(*b, n, r) for n in (z[0], z[1], z[2] * z[3])],
+        d(*b, r),
+        split=(z[:2], (z[2] * z[3],)),
         batch=len(b),
     ),
-    "Monarch": lambda d, r, b: formats.monarch(d(*b, r, 4, 2, 3), d(*b, r, 4, 3, 3), batch=len(b)),
-    "low rank": lambda d, r, b: formats.low_rank(
-        d(*b, 12, r), d(*b, r, 6), d(*b, r), d(*b, 12), batch=len(b)
+    "Tucker": lambda d, r, b, z=(4, 3, 2, 3): formats.tucker(
+        d(*b, r, r + 1, 2),
+        [d(*b, z[0], r), d(*b, z[1], r + 1), d(*b, z[2] * z[3], 2)],
+        split=(z[:2], (z[2] * z[3],)),
+        batch=len(b),
     ),
-    "Kronecker": lambda d, r, b: formats.kronecker(d(*b, r, 4, 2), d(*b, r, 3, 3), batch=len(b)),
-    "Kronecker product": lambda d, r, b: formats.kronecker(d(*b, 4, 2), d(*b, 3, 3), batch=len(b)),
+    "Monarch": lambda d, r, b, z=(4, 3, 2, 3): formats.monarch(
+        d(*b, r, z[0], z[2], z[3]), d(*b, r, z[0], z[1], z[3]), batch=len(b)
+    ),
+    "low rank": lambda d, r, b, z=(4, 3, 2, 3): formats.low_rank(
+        d(*b, z[0] * z[1], r), d(*b, r, z[2] * z[3]), d(*b, r), d(*b, z[0] * z[1]), batch=len(b)
+    ),
+    "Kronecker": lambda d, r, b, z=(4, 3, 2, 3): formats.kronecker(
+        d(*b, r, z[0], z[2]), d(*b, r, z[1], z[3]), batch=len(b)
+    ),
+    "Kronecker product": lambda d, r, b, z=(4, 3, 2, 3): formats.kronecker(
+        d(*b, z[0], z[2]), d(*b, z[1], z[3]), batch=len(b)
+    ),
 }
-"""Matrices [12, 6] of rank about r, with batch axes b in front."""
+"""Matrices of rank about r, with batch axes b in front, [12, 6] or of rows z[0] z[1] and columns z[2] z[3]."""
 
 ROUNDED = [name for name in MATRICES if name not in ("CP",)]
 kinds = st.sampled_from(sorted(MATRICES))
 ranks = st.integers(1, 3)
 seeds = st.integers(0, 2**32 - 1)
 batches = st.sampled_from([(), (), (2,), (2, 1)])
+sizes = st.tuples(*[st.integers(1, 4)] * 4)
 
 
 def drawing(seed: int, imaginary: bool = False) -> Draw:
@@ -72,12 +87,12 @@ def dense(x: Factorized) -> Array:
 
 
 @settings(max_examples=60, deadline=None)
-@given(kinds, ranks, ranks, batches, st.booleans(), seeds)
+@given(kinds, sizes, ranks, ranks, batches, st.booleans(), seeds)
 def test_sums_and_products_are_those_of_the_dense_arrays(
-    kind: str, r: int, s: int, b: tuple[int, ...], imaginary: bool, seed: int
+    kind: str, z: Sizes, r: int, s: int, b: tuple[int, ...], imaginary: bool, seed: int
 ) -> None:
     draw = drawing(seed, imaginary)
-    x, y = MATRICES[kind](draw, r, b), MATRICES[kind](draw, s, b)
+    x, y = MATRICES[kind](draw, r, b, z), MATRICES[kind](draw, s, b, z)
     near(x.to_dense(), dense(x))
     near(dense(formats.add(x, y)), dense(x) + dense(y))
     near(dense(formats.hadamard(x, y)), dense(x) * dense(y))
@@ -90,36 +105,44 @@ def test_sums_and_products_are_those_of_the_dense_arrays(
     near(formats.transpose(x, order).to_dense(), dense(x).transpose(order))
 
 
-@settings(max_examples=60, deadline=None)
-@given(kinds, kinds, ranks, seeds)
-def test_products_of_matrices(one: str, two: str, r: int, seed: int) -> None:
+def swapped(x: Factorized) -> Factorized:
+    """Return each matrix of a batch transposed."""
+    return formats.transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@settings(max_examples=80, deadline=None)
+@given(kinds, kinds, sizes, ranks, batches, seeds)
+def test_products_of_matrices(one: str, two: str, z: Sizes, r: int, b: tuple[int, ...], seed: int) -> None:
     draw = drawing(seed, seed % 2 == 0)
-    x, y = MATRICES[one](draw, r, ()), formats.transpose(MATRICES[two](draw, r, ()))
-    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, 1), (y, 0))]
+    x, y = MATRICES[one](draw, r, b, z), swapped(MATRICES[two](draw, r, b, z))
+    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, -1), (y, -2))]
     if between[0] == between[1] or "low rank" in (one, two):
-        near(dense(formats.matmul(formats.transpose(y), formats.transpose(x))), dense(y).T @ dense(x).T)
+        found = formats.matmul(swapped(y), swapped(x))
+        near(dense(found), dense(swapped(y)) @ dense(swapped(x)))
+        near(found.to_dense(), dense(found))
     else:
         with pytest.raises(contractc.UnsupportedError, match="split the mode between the matrices as"):
-            formats.matmul(formats.transpose(y), formats.transpose(x))
+            formats.matmul(swapped(y), swapped(x))
     if one == two:
         near(dense(formats.matmul(y, x)), dense(y) @ dense(x))
 
 
-@pytest.mark.parametrize(
-    ("kind", "kept"), [("TT matrix", "TT matrix"), ("Kronecker", "Kronecker"), ("low rank", "low rank")]
-)
-def test_products_keep_their_format(kind: str, kept: str) -> None:
-    x = MATRICES[kind](drawing(0), 2, ())
-    made = formats.matmul(x, formats.transpose(MATRICES[kind](drawing(1), 3, ())))
-    assert made.layout.format == kept
-    near(dense(made), dense(x) @ dense(MATRICES[kind](drawing(1), 3, ())).T)
+@pytest.mark.parametrize("b", [(), (2,), (2, 1)])
+@pytest.mark.parametrize("kind", ["TT matrix", "Kronecker", "low rank"])
+def test_products_keep_their_format(kind: str, b: tuple[int, ...]) -> None:
+    x, y = MATRICES[kind](drawing(0), 2, b), MATRICES[kind](drawing(1), 3, b)
+    made = formats.matmul(x, swapped(y))
+    assert made.layout.format == kind
+    near(dense(made), dense(x) @ dense(swapped(y)))
     near(dense(formats.rounded(made, tolerance=1e-9)), dense(made))
 
 
 @settings(max_examples=50, deadline=None)
-@given(kinds, ranks, batches, st.data())
-def test_rows_and_columns_are_taken(kind: str, r: int, b: tuple[int, ...], data: st.DataObject) -> None:
-    x = MATRICES[kind](drawing(data.draw(seeds)), r, b)
+@given(kinds, sizes, ranks, batches, st.data())
+def test_rows_and_columns_are_taken(
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], data: st.DataObject
+) -> None:
+    x = MATRICES[kind](drawing(data.draw(seeds)), r, b, z)
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     n = x.shape[axis]
     part = data.draw(st.slices(n) | st.lists(st.integers(-n, n - 1), max_size=4))
@@ -128,6 +151,34 @@ def test_rows_and_columns_are_taken(kind: str, r: int, b: tuple[int, ...], data:
     found = formats.take(x, part, axis)
     assert found.shape == expected.shape
     near(dense(found), expected)
+
+
+@pytest.mark.parametrize("kind", sorted(MATRICES))
+def test_the_algebra_forms_no_dense_array(kind: str) -> None:
+    x, y = (MATRICES[kind](drawing(k), 2, (), (40, 60, 60, 40)) for k in range(2))
+    rows = [0, 7, 2399]
+    tracemalloc.start()
+    total = formats.add(x, y)
+    made = [
+        formats.scale(x, 2.0),
+        formats.hadamard(x, y),
+        formats.transpose(x),
+        formats.matmul(x, swapped(y)),
+        formats.take(total, rows),
+        formats.take(total, slice(0, 5)),
+    ]
+    if kind in ROUNDED:
+        made.append(formats.rounded(total, tolerance=1e-6))
+    sizes = [formats.norm(total), formats.inner(x, y)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = 8 * 2400**2
+    assert peak < whole
+    assert all(8 * each.parameters < whole / 4 for each in made)
+    wide = dense(x), dense(y)
+    near(sizes[0] / np.linalg.norm(wide[0] + wide[1]), 1)
+    near(sizes[1] / np.vdot(*wide), 1)
+    near(made[4].to_dense(), (wide[0] + wide[1])[rows])
 
 
 def test_rows_of_an_embedding_are_gathered_without_the_others() -> None:
@@ -140,22 +191,22 @@ def test_rows_of_an_embedding_are_gathered_without_the_others() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(ROUNDED), ranks, batches, st.booleans(), seeds)
+@given(st.sampled_from(ROUNDED), sizes, ranks, batches, st.booleans(), seeds)
 def test_rounding_finds_the_ranks_again(
-    kind: str, r: int, b: tuple[int, ...], imaginary: bool, seed: int
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], imaginary: bool, seed: int
 ) -> None:
-    x = MATRICES[kind](drawing(seed, imaginary), r, b)
+    x = MATRICES[kind](drawing(seed, imaginary), r, b, z)
     twice = formats.add(x, formats.scale(x, 0.5))
     found = formats.rounded(twice, tolerance=1e-9)
     near(dense(found), 1.5 * dense(x))
     assert found.parameters <= x.parameters + (0 if kind != "Kronecker product" else 10**9)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(ROUNDED), st.sampled_from([0.5, 0.1, 1e-3]), seeds)
-def test_rounding_keeps_its_tolerance(kind: str, tolerance: float, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ROUNDED), sizes, st.floats(-4, 0).map(lambda x: 10.0**x), seeds)
+def test_rounding_keeps_its_tolerance(kind: str, z: Sizes, tolerance: float, seed: int) -> None:
     draw = drawing(seed)
-    x = formats.add(MATRICES[kind](draw, 3, ()), formats.scale(MATRICES[kind](draw, 3, ()), 0.05))
+    x = formats.add(MATRICES[kind](draw, 3, (), z), formats.scale(MATRICES[kind](draw, 3, (), z), 0.05))
     found = formats.rounded(x, tolerance=tolerance)
     assert (
         np.linalg.norm(dense(found) - dense(x)) <= tolerance * np.linalg.norm(dense(x)) * (1 + 1e-9) + 1e-12
@@ -181,6 +232,18 @@ def test_values_that_are_not_finite_are_not_rounded() -> None:
     x = formats.low_rank(np.full((4, 2), np.inf), np.ones((2, 4)))
     with pytest.raises(contractc.OperandError, match="values that are not finite"):
         formats.rounded(x, tolerance=0.1)
+
+
+@pytest.mark.parametrize(("m", "r", "n"), [(0, 2, 3), (3, 0, 4), (3, 2, 0)])
+def test_operands_without_elements_go_through_the_algebra(m: int, r: int, n: int) -> None:
+    x = formats.low_rank(np.ones((m, r)), np.ones((r, n)))
+    expected = np.ones((m, r)) @ np.ones((r, n))
+    for made in (x, formats.rounded(x, tolerance=0.1), formats.take(x, slice(None))):
+        near(made.to_dense(), expected)
+    near(formats.add(x, x).to_dense(), 2 * expected)
+    near(formats.hadamard(x, x).to_dense(), expected**2)
+    near(formats.norm(x), 0 if 0 in (m, n) else np.linalg.norm(expected))
+    near(formats.matmul(x, formats.transpose(x)).to_dense(), expected @ expected.T)
 
 
 def test_rounding_of_cp_is_refused() -> None:
@@ -216,6 +279,15 @@ def test_long_trains_are_planned_by_few_searches(monkeypatch: pytest.MonkeyPatch
     assert len(searched) == 1  # neither merged step by step nor made dense: 3**20 elements each
 
 
+def test_inner_products_of_different_formats_and_splits() -> None:
+    draw = drawing(4, True)
+    operands = [formats.kronecker(draw(3, 2), draw(4, 3)), formats.kronecker(draw(4, 3), draw(3, 2))]
+    operands += [MATRICES[kind](draw, 2, ()) for kind in sorted(MATRICES)]
+    for x in operands:
+        for y in operands[:3]:
+            near(formats.inner(x, y), np.vdot(dense(x), dense(y)))
+
+
 def test_operands_that_do_not_go_together_are_refused() -> None:
     x = MATRICES["TT matrix"](drawing(0), 2, ())
     with pytest.raises(contractc.UnsupportedError) as caught:
@@ -223,6 +295,13 @@ def test_operands_that_do_not_go_together_are_refused() -> None:
     assert str(caught.value).startswith("add needs two operands of one format and split, not TT matrix 12x6")
     with pytest.raises(contractc.OperandError, match=r"shapes \(12, 6\) and \(12, 6\) cannot be multiplied"):
         formats.matmul(x, x)
+    y = MATRICES["TT matrix"](drawing(0), 2, (2,))
+    with pytest.raises(
+        contractc.OperandError, match=r"shapes \(12, 6\) and \(2, 6, 12\) cannot be multiplied"
+    ):
+        formats.matmul(x, swapped(y))
+    with pytest.raises(contractc.OperandError, match="a mode that is part of an axis has extent 0"):
+        formats.kronecker(np.ones((0, 3)), np.ones((2, 2)))
     with pytest.raises(contractc.OperandError, match="an index is outside of 0 to 11"):
         formats.take(x, [12])
     with pytest.raises(
@@ -298,11 +377,13 @@ def test_damaged_operand_is_refused(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(kinds, ranks, batches, st.integers(0, 4), seeds)
-def test_a_batch_of_matrices_is_contracted(kind: str, r: int, b: tuple[int, ...], n: int, seed: int) -> None:
+@given(kinds, sizes, ranks, batches, st.integers(0, 4), seeds)
+def test_a_batch_of_matrices_is_contracted(
+    kind: str, z: Sizes, r: int, b: tuple[int, ...], n: int, seed: int
+) -> None:
     draw = drawing(seed)
-    w = MATRICES[kind](draw, r, b)
-    x = draw(*b, n, 6)
+    w = MATRICES[kind](draw, r, b, z)
+    x = draw(*b, n, w.shape[-1])
     near(contractc.contract("...ni,...oi->...no", x, w), np.einsum("...ni,...oi->...no", x, dense(w)))
 
 
@@ -331,73 +412,10 @@ def test_a_batch_of_torch_matrices_is_contracted_and_differentiated(
         near(one, two)
 
 
-def random_network(kind: str, draw: Draw) -> tuple[Factorized, Array]:
-    """Return an operand of the second tier and its dense array by an einsum written down here."""
-    if kind == "tensor ring":
-        a, b, c = draw(2, 4, 3), draw(3, 3, 1), draw(1, 6, 2)
-        return formats.tensor_ring([a, b, c]), np.einsum("aib,bjc,cka->ijk", a, b, c)
-    if kind == "hierarchical Tucker":
-        leaves, one, top = [draw(4, 2), draw(3, 3), draw(6, 2)], draw(2, 3, 4), draw(4, 2)
-        made = formats.hierarchical_tucker(leaves, [one, top])
-        return made, np.einsum("ia,jb,kc,abe,ec->ijk", *leaves, one, top.reshape(4, 2))
-    if kind == "block term":
-        core, factors = draw(2, 2, 1, 3), [draw(2, 4, 2), draw(2, 3, 1), draw(2, 6, 3)]
-        return formats.block_term(core, factors), np.einsum("sabc,sia,sjb,skc->ijk", core, *factors)
-    if kind == "tubal":
-        left, right = draw(4, 2, 6), draw(2, 3, 6)
-        product = np.einsum("ikw,kjw->ijw", np.fft.fft(left), np.fft.fft(right))
-        return formats.tubal(left, right), np.fft.ifft(product).real
-    a, b = draw(4, 3, 2), draw(2, 6)
-    return formats.network([a, b], ["ijr", "rk"], ["i", "j", "k"]), np.einsum("ijr,rk->ijk", a, b)
-
-
-@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal", "network"])
-def test_second_tier_is_contracted(kind: str) -> None:
-    draw = drawing(5)
-    w, expected = random_network(kind, draw)
-    assert w.shape == (4, 3, 6)
-    near(w.to_dense(), expected)
-    x = draw(5, 4, 3)
-    near(contractc.contract("bij,ijk->bk", x, w), np.einsum("bij,ijk->bk", x, expected))
-    near(formats.norm(w), np.linalg.norm(expected))
-    near(formats.take(w, [1, 0], 2).to_dense(), expected[:, :, [1, 0]])
-    near(formats.transpose(w).to_dense(), expected.T)
-    near(formats.add(w, w).to_dense(), 2 * expected)
-    near(formats.hadamard(w, w).to_dense(), expected**2)
-
-
-@pytest.mark.parametrize("kind", ["tensor ring", "hierarchical Tucker", "block term", "tubal"])
-def test_second_tier_with_batch_modes(kind: str) -> None:
-    draw = drawing(8)
-    singles = [random_network(kind, draw) for _ in range(6)]
-    stacked = [
-        np.stack(x).reshape(2, 3, *x[0].shape) for x in zip(*(w.factors for w, _ in singles), strict=True)
-    ]
-    expected = np.stack([dense for _, dense in singles]).reshape(2, 3, 4, 3, 6)
-    made = {
-        "tensor ring": lambda f: formats.tensor_ring(f, batch=2),
-        "hierarchical Tucker": lambda f: formats.hierarchical_tucker(f[:3], f[3:], batch=2),
-        "block term": lambda f: formats.block_term(f[0], f[1:], batch=2),
-        "tubal": lambda f: formats.tubal(f[0], f[1], batch=2),
-    }[kind](stacked)
-    near(made.to_dense(), expected)
-    x = draw(2, 3, 5, 4)
-    near(contractc.contract("xybi,xyijk->xybjk", x, made), np.einsum("xybi,xyijk->xybjk", x, expected))
-
-
 def test_kronecker_sums_of_a_batch() -> None:
     one, two = drawing(9)(2, 3, 3), drawing(10)(2, 2, 2)
     expected = [np.kron(a, np.eye(2)) + np.kron(np.eye(3), b) for a, b in zip(one, two, strict=True)]
     near(formats.kronecker_sum(one, two, batch=1).to_dense(), expected)
-
-
-def test_hierarchical_tucker_of_four_leaves() -> None:
-    draw = drawing(6)
-    leaves = [draw(n, 2) for n in (2, 3, 4, 5)]
-    transfers = [draw(2, 2, 3), draw(2, 2, 2), draw(3, 2)]
-    w = formats.hierarchical_tucker(leaves, transfers, split=((2, 3), (4, 5)))
-    expected = np.einsum("ia,jb,kc,ld,abe,cdf,ef->ijkl", *leaves, *transfers).reshape(6, 20)
-    near(w.to_dense(), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 3000])

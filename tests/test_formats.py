@@ -146,6 +146,26 @@ def test_matrix_format_multiplies_like_its_dense_matrix(
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.sampled_from(MATRICES), pairs, pairs, st.integers(1, 3), st.integers(0, 3), st.booleans(), seeds)
+def test_torch_factors_multiply_like_their_dense_matrix(
+    make: Maker, rows: tuple[int, int], columns: tuple[int, int], r: int, batch: int, single: bool, seed: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    made, dense = make(rng, rows, columns, r)
+    dtype, within = (torch.float32, 1e-3) if single else (torch.float64, 1e-9)
+    x, *factors = (
+        torch.tensor(y, dtype=dtype, requires_grad=True)
+        for y in (drawn(rng, batch, dense.shape[1]), *made.factors)
+    )
+    found = contractc.contract("bi,oi->bo", x, Factorized(made.layout, tuple(factors)))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.detach(), x.detach() @ torch.tensor(dense, dtype=dtype).T, atol=within)
+    (gradient,) = torch.autograd.grad(found.sum(), [x])
+    np.testing.assert_allclose(gradient, np.ones((batch, len(dense))) @ dense, atol=within)
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(MATRICES), st.sampled_from(MATRICES), pairs, st.integers(1, 2), seeds)
 def test_two_factorized_operands_meet(
     make: Maker, other: Maker, sizes: tuple[int, int], r: int, seed: int

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -214,6 +215,57 @@ def test_layers_change_dtype(name: str) -> None:
     narrow = layer.float()(x.float() if x.is_floating_point() else x)
     torch.testing.assert_close(narrow, expected.float(), rtol=1e-4, atol=1e-4)
     assert layer.double()(x).dtype == DOUBLE
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_layers_without_values_get_them_later(name: str) -> None:
+    layer, x = LAYERS[name](), sample(name)
+    expected = layer(x)
+    state = copy.deepcopy(layer.state_dict())
+    empty = layer.to("meta")
+    assert empty(x.to("meta")).shape == expected.shape
+    assigned = copy.deepcopy(empty)
+    assigned.load_state_dict(state, assign=True)
+    close(assigned(x), expected)
+    filled = empty.to_empty(device="cpu")
+    filled.load_state_dict(state)
+    close(filled(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_layers_of_complex_numbers(name: str) -> None:
+    torch.manual_seed(2)
+    layer: Any = LAYERS[name]().to(torch.complex128)
+    x = sample(name)
+    x = x if name == "embedding" else x + 1j * x.flip(0)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p))
+    found = layer(x)
+    assert found.dtype == torch.complex128
+    if name in ("linear", "embedding", "TRL"):
+        dense = layer.weight.operand().to_dense()
+        text = {"linear": "...i,oi->...o", "embedding": "", "TRL": "bcd,cdo->bo"}[name]
+        expected = torch.einsum(text, x, dense) + layer.bias if text else dense[x]
+        close(found, expected)
+    found.abs().square().sum().backward()
+    assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_some_factors_may_be_frozen(format: str) -> None:
+    layer = FactorizedLinear(24, 12, format=format, rank=3, dtype=DOUBLE)
+    x = sample("linear")
+    whole = torch.autograd.grad(layer(x).square().sum(), list(layer.weight.factors))
+    for k, alone in enumerate(layer.weight.factors):
+        layer.requires_grad_(False)
+        alone.requires_grad_(True)
+        close(torch.autograd.grad(layer(x).square().sum(), [alone])[0], whole[k])
+    layer.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).sum().backward()
+    assert leaf.grad is not None
 
 
 class Squares(torch.utils.data.Dataset[torch.Tensor]):
@@ -426,8 +478,32 @@ def test_requests_that_make_no_layer_are_refused() -> None:
         FactorizedLinear(4, 4, rank=1)(torch.zeros(2, 5))
     with pytest.raises(contractc.OperandError, match="kind='dora' is none of lora, loretta, aflora"):
         Adapter(nn.Linear(4, 4), kind="dora")
-    with pytest.raises(contractc.OperandError, match="an adapter is for a linear layer, not for a Conv2d"):
+    with pytest.raises(
+        contractc.OperandError, match=r"this takes a layer of torch, an nn\.Linear, not a Conv2d"
+    ):
         Adapter(nn.Conv2d(4, 4, 3))  # type: ignore[arg-type]
+    for one in (0, -4, 4.0):
+        with pytest.raises(contractc.OperandError, match=f"rows and columns from 1 on, not \\(4, {one}\\)"):
+            FactorizedLinear(one, 4)  # type: ignore[arg-type]
+    with pytest.raises(contractc.OperandError, match="x has no features, the layer takes 4"):
+        FactorizedLinear(4, 4, rank=1)(torch.tensor(1.0))
+    for index in (torch.tensor([True]), torch.tensor([1.0])):
+        with pytest.raises(contractc.OperandError, match="rows are named by whole numbers, not by torch"):
+            FactorizedEmbedding(4, 4, rank=1)(index)
+    kinds: list[tuple[Any, nn.Module, str]] = [
+        (FactorizedLinear, nn.Conv2d(4, 4, 3), "Linear, not a Conv2d"),
+        (FactorizedEmbedding, nn.Linear(4, 4), "Embedding, not a Linear"),
+        (FactorizedConv, nn.Linear(4, 4), "Conv3d, not a Linear"),
+    ]
+    for made, given, name in kinds:
+        with pytest.raises(contractc.OperandError, match=f"this takes a layer of torch, .*{name}"):
+            made.from_layer(given, rank=1)
+    cube = formats.tucker(torch.ones(1, 1, 1), [torch.ones(3, 1)] * 3)
+    for layer, what in ((FactorizedLinear, "linear layer"), (FactorizedEmbedding, "table of rows")):
+        with pytest.raises(contractc.OperandError, match=f"the weight of a {what} has 2 axes, not 3"):
+            layer.from_factors(cube)
+    with pytest.raises(contractc.OperandError, match="the factors of a layer are torch tensors"):
+        FactorizedLinear.from_factors(formats.low_rank(np.ones((4, 1)), np.ones((1, 4))))
     with pytest.raises(contractc.OperandError, match="a rank is a whole number from 1 on, not 0"):
         FactorizedLinear(4, 4, rank=0)
     with pytest.raises(contractc.OperandError, match="1 ranks for 2 modes"):

@@ -80,7 +80,7 @@ def hadamard(x: Factorized, y: Factorized) -> Factorized:
 
 
 def inner(x: Factorized, y: Factorized) -> Any:
-    """Return the inner product sum conj(x) y, of any formats whose splits have common pieces."""
+    """Return the inner product sum conj(x) y, of any formats and splits."""
     if x.shape != y.shape:
         raise OperandError(f"an inner product needs equal shapes, not {x.shape} and {y.shape}")
     modes = list(range(x.ndim))
@@ -105,58 +105,61 @@ def transpose(x: Factorized, axes: Sequence[int] | None = None) -> Factorized:
     )
     if sorted(order) != list(range(x.ndim)):
         raise OperandError(f"axes {tuple(axes or ())} are not an order of {x.ndim} axes")
-    if order == [1, 0] and _plain(x):
+    batch = x.ndim - 2
+    if order == [*range(batch), batch + 1, batch] and _plain(x):
         if x.layout.format == "TT matrix":
-            return _chosen(tt_matrix([permuted(c, (0, 2, 1, 3)) for c in x.factors]), x)
-        if x.layout.format == "low rank" and all(t == x.layout.terms[1][:1] for t in x.layout.terms[2:]):
+            return _chosen(tt_matrix([c.swapaxes(-3, -2) for c in x.factors], batch=batch), x)
+        if x.layout.format == "low rank" and all(t[-1] == x.layout.terms[0][-1] for t in x.layout.terms[2:]):
             left, right, *rest = x.factors
-            return _chosen(low_rank(permuted(right, (1, 0)), permuted(left, (1, 0)), *rest), x)
+            made = low_rank(right.swapaxes(-1, -2), left.swapaxes(-1, -2), *rest, batch=batch)
+            return _chosen(made, x)
         if x.layout.format == "Kronecker":
-            swapped = (*range(len(x.factors[0].shape) - 2), -1, -2)
-            axes_of = [tuple(a % len(c.shape) for a in swapped) for c in x.factors]
-            return _chosen(kronecker(*(permuted(c, a) for c, a in zip(x.factors, axes_of, strict=True))), x)
+            return _chosen(kronecker(*(c.swapaxes(-1, -2) for c in x.factors), batch=batch), x)
     return replace(x, layout=replace(x.layout, axes=tuple(x.layout.axes[k] for k in order)))
 
 
 def matmul(x: Factorized, y: Factorized) -> Factorized:
-    """Return the matrix product of two matrices held as factors.
+    """Return the matrix product of two matrices held as factors, or of two batches of them.
 
     TT matrices, and Kronecker products, of matching splits keep their format (ranks multiply); a low-rank matrix
     keeps its rank beside anything. Other pairs become a `network` of all their factors.
 
     Raises:
-        OperandError: the shapes do not fit.
+        OperandError: the shapes do not fit; batches have to be equal.
         UnsupportedError: the two split the mode between them in different ways.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[0]:
+    if x.ndim < 2 or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
         raise OperandError(f"shapes {x.shape} and {y.shape} cannot be multiplied as matrices")
     library_of([x, y])
-    formats = x.layout.format, y.layout.format
-    if formats[0] == "low rank":
+    formats, batch = (x.layout.format, y.layout.format), x.ndim - 2
+    if formats[0] == "low rank" and _batched(x):
         left, right = _sides(x)
-        return low_rank(left, contract("ri,ij->rj", right, y))
-    if formats[1] == "low rank":
+        return low_rank(left, contract("...ri,...ij->...rj", right, y), batch=batch)
+    if formats[1] == "low rank" and _batched(y):
         left, right = _sides(y)
-        return low_rank(contract("oi,ir->or", x, left), right)
-    between = [[z.layout.extents[m] for m in z.layout.axes[k]] for z, k in ((x, 1), (y, 0))]
-    if between[0] != between[1]:
-        shown = " and ".join("x".join(map(str, sizes)) for sizes in between)
-        raise UnsupportedError(f"the factors split the mode between the matrices as {shown}; make one dense")
+        return low_rank(contract("...oi,...ir->...or", x, left), right, batch=batch)
+    shared = list(zip([*x.layout.axes[:-2], x.layout.axes[-1]], y.layout.axes[:-1], strict=True))
+    for one, two in shared:
+        sizes = [[z.layout.extents[m] for m in axis] for z, axis in ((x, one), (y, two))]
+        if sizes[0] != sizes[1]:
+            shown = " and ".join("x".join(map(str, each)) for each in sizes)
+            raise UnsupportedError(
+                f"the factors split the mode between the matrices as {shown}; make one dense"
+            )
     if formats == ("TT matrix", "TT matrix") and _plain(x) and _plain(y):
         pairs = zip(x.factors, y.factors, strict=True)
-        cores = [contract("amkb,cknd->acmnbd", a, b) for a, b in pairs]
-        return tt_matrix([_joined(c, ((0, 1), (2,), (3,), (4, 5))) for c in cores])
+        cores = [contract("...amkb,...cknd->...acmnbd", a, b) for a, b in pairs]
+        return tt_matrix([_joined(c, batch, ((0, 1), (2,), (3,), (4, 5))) for c in cores], batch=batch)
     if formats == ("Kronecker", "Kronecker") and _plain(x) and _plain(y):
         heads = [_with_head(z).factors for z in (x, y)]
-        products = [contract("smk,tkn->stmn", a, b) for a, b in zip(*heads, strict=True)]
-        return kronecker(*(_joined(c, ((0, 1), (2,), (3,))) for c in products))
+        products = [contract("...smk,...tkn->...stmn", a, b) for a, b in zip(*heads, strict=True)]
+        return kronecker(*(_joined(c, batch, ((0, 1), (2,), (3,))) for c in products), batch=batch)
     shift = len(x.layout.extents)
-    same = dict(zip(y.layout.axes[0], x.layout.axes[1], strict=True))
+    same = {m: n for one, two in shared for n, m in zip(one, two, strict=True)}
     number = {m: same.get(m, shift + m) for m in range(len(y.layout.extents))}
     terms = [*x.layout.terms, *(tuple(number[m] for m in term) for term in y.layout.terms)]
-    return compact(
-        terms, [x.layout.axes[0], tuple(number[m] for m in y.layout.axes[1])], [*x.factors, *y.factors]
-    )
+    columns = tuple(number[m] for m in y.layout.axes[-1])
+    return compact(terms, [*x.layout.axes[:-1], columns], [*x.factors, *y.factors])
 
 
 def take(x: Factorized, index: Any, axis: int = 0) -> Factorized:
@@ -213,11 +216,11 @@ def low_rank_factors(x: Factorized) -> tuple[Any, Any]:
 
 
 def _sides(x: Factorized) -> tuple[Any, Any]:
-    """Return left [m, r] and right [r, n] of a low-rank matrix, which may be transposed."""
+    """Return left [..., m, r] and right [..., r, n] of a low-rank matrix, which may be transposed."""
     left, right = low_rank_factors(x)
-    if x.layout.axes[0] == x.layout.terms[0][:1]:
+    if x.layout.axes[-2] == x.layout.terms[0][-2:-1]:
         return left, right
-    return permuted(right, (1, 0)), permuted(left, (1, 0))
+    return right.swapaxes(-1, -2), left.swapaxes(-1, -2)
 
 
 def compact(
@@ -250,15 +253,23 @@ def _tied(layout: Layout, modes: set[int]) -> bool:
         todo = [g for g in todo if g not in near]
 
 
+def _batched(x: Factorized) -> bool:
+    """Return whether the axes of `x` but its last two are those that all factors have in front."""
+    head = tuple(range(x.ndim - 2))
+    return x.layout.axes[:-2] == tuple((m,) for m in head) and all(
+        term[: len(head)] == head for term in x.layout.terms
+    )
+
+
 def _plain(x: Factorized) -> bool:
-    """Return whether `x` is a matrix as its constructor makes it: no batch, not transposed, nothing taken."""
+    """Return whether `x` is a matrix, or a batch, as its constructor makes it: not transposed, nothing taken."""
     terms, format = x.layout.terms, x.layout.format
-    if x.ndim != 2 or format not in ("low rank", "TT matrix", "Kronecker"):
+    if x.ndim < 2 or format not in ("low rank", "TT matrix", "Kronecker") or not _batched(x):
         return False
     if format == "low rank":
-        return x.layout.axes == ((terms[0][0],), (terms[1][1],))
-    row, column = (1, 2) if format == "TT matrix" else (-2, -1)
-    return x.layout.axes == (tuple(t[row] for t in terms), tuple(t[column] for t in terms))
+        return x.layout.axes[-2:] == (terms[0][-2:-1], terms[1][-1:])
+    row, column = (-3, -2) if format == "TT matrix" else (-2, -1)
+    return x.layout.axes[-2:] == (tuple(t[row] for t in terms), tuple(t[column] for t in terms))
 
 
 def _chosen(made: Factorized, like: Factorized) -> Factorized:
@@ -309,9 +320,10 @@ def _with_weights(x: Factorized) -> Factorized:
     return factorized(x.layout.format, terms, x.layout.axes, [ones, *x.factors])
 
 
-def _joined(x: Any, groups: Sequence[Sequence[int]]) -> Any:
-    """Return `x` with neighbouring axes fused."""
-    return x.reshape(tuple(prod(x.shape[a] for a in group) for group in groups))
+def _joined(x: Any, batch: int, groups: Sequence[Sequence[int]]) -> Any:
+    """Return `x` with neighbouring axes after the first `batch` fused."""
+    inner = x.shape[batch:]
+    return x.reshape((*x.shape[:batch], *(prod(inner[a] for a in group) for group in groups)))
 
 
 def _numbers(index: Any, size: int, like: Any) -> Any:

@@ -94,7 +94,8 @@ def compress(
 ) -> Compressed:
     """Return `array` held as factors in the layout with the least predicted seconds, and what else was tried.
 
-    Without an expression, or at equal seconds, fewer bytes are better; the array stays dense if nothing is.
+    Without an expression, or at equal seconds, fewer bytes are better; the array stays dense if nothing is. Ctrl-C ends
+    the search with the best so far.
 
     Args:
         array: the constant operand, a NumPy array or torch tensor.

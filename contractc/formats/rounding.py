@@ -36,6 +36,8 @@ def rounded(x: Factorized, *, rank: int | None = None, tolerance: float | None =
         )
     for factor in x.factors:
         finite(factor)
+    if 0 in x.layout.extents:
+        return x
     dtype = dtype_name(x)
     if dtype not in ("float16", "bfloat16"):
         return how(x, rank, tolerance)

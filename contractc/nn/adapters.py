@@ -8,7 +8,7 @@ from torch import nn
 from contractc.errors import OperandError
 from contractc.formats import low_rank, tt
 from contractc.nn.linear import FactorizedLinear
-from contractc.nn.weights import Split, balanced, fresh
+from contractc.nn.weights import Split, balanced, fresh, of_kind
 
 KINDS = ("lora", "loretta", "aflora")
 
@@ -37,8 +37,7 @@ class Adapter(nn.Module):
         batch: int = 256,
     ) -> None:
         super().__init__()
-        if not isinstance(layer, nn.Linear):
-            raise OperandError(f"an adapter is for a linear layer, not for a {type(layer).__name__}")
+        of_kind(layer, nn.Linear)
         if kind not in KINDS:
             raise OperandError(f"kind={kind!r:.40} is none of {', '.join(KINDS)}")
         self.layer = layer.requires_grad_(False)

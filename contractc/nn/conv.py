@@ -12,7 +12,7 @@ from torch import nn
 from contractc.errors import OperandError
 from contractc.formats import Factorized
 from contractc.nn.planned import accepted, biased
-from contractc.nn.weights import Weight, built, copied, decomposed, fresh
+from contractc.nn.weights import Weight, built, copied, decomposed, fresh, of_kind
 
 CONVOLUTIONS: tuple[Callable[..., torch.Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 FORMATS = ("cp", "tucker", "tt")
@@ -91,6 +91,7 @@ class FactorizedConv(nn.Module):
         Raises:
             OperandError: it has groups, pads with something else than zeros, or pads by name.
         """
+        of_kind(layer, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise OperandError(
                 "a convolution with groups, or padding by name or not by zeros, has no factorized form"

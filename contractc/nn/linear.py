@@ -10,8 +10,8 @@ from torch import nn
 
 from contractc.errors import OperandError
 from contractc.formats import Factorized
-from contractc.nn.planned import Planned, accepted, biased
-from contractc.nn.weights import Split, Weight, built, copied, decomposed, default_split, fresh
+from contractc.nn.planned import Planned, accepted, as_they_are, biased
+from contractc.nn.weights import Split, Weight, built, copied, decomposed, default_split, fresh, of_kind
 from contractc.operands import Layout
 
 
@@ -57,7 +57,7 @@ class FactorizedLinear(nn.Module):
         self._build(Weight(operand, dropout=dropout, lasso=lasso), values, batch)
 
     def _build(self, weight: Weight, bias: torch.Tensor | None, batch: int) -> None:
-        self.weight = weight
+        self.weight = weight.of_axes(2, "linear layer")
         self.bias = copied(bias)
         self.batch = batch
         self.out_features, self.in_features = weight.layout.shape()
@@ -83,6 +83,7 @@ class FactorizedLinear(nn.Module):
         batch: int = 64,
     ) -> FactorizedLinear:
         """Return a layer near a dense one: of this rank, or within this relative error of its weight."""
+        of_kind(layer, nn.Linear)
         weight = decomposed(layer.weight, format, split, rank, tolerance)
         return cls.from_factors(weight, layer.bias, batch=batch)
 
@@ -95,8 +96,9 @@ class FactorizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output [..., out_features] for x [..., in_features]."""
-        if x.shape[-1] != self.in_features:
-            raise OperandError(f"x has {x.shape[-1]} features, the layer takes {self.in_features}")
+        if not x.ndim or x.shape[-1] != self.in_features:
+            given = x.shape[-1] if x.ndim else "no"
+            raise OperandError(f"x has {given} features, the layer takes {self.in_features}")
         factors = self.weight()
         rows = accepted(x, factors[0].dtype).reshape(-1, self.in_features)
         y: torch.Tensor = self.planned.forward(rows, *factors)
@@ -137,7 +139,7 @@ class FactorizedEmbedding(nn.Module):
         self._build(Weight(operand, dropout=dropout, lasso=lasso), batch)
 
     def _build(self, weight: Weight, batch: int) -> None:
-        self.weight = weight
+        self.weight = weight.of_axes(2, "table of rows")
         self.batch = batch
         self.num_embeddings, self.embedding_dim = weight.layout.shape()
         layout, self.gathers = gathered_layout(weight.layout, batch)
@@ -164,6 +166,7 @@ class FactorizedEmbedding(nn.Module):
         Raises:
             OperandError: its rows are not those of its weight alone, or their gradients are not.
         """
+        of_kind(layer, nn.Embedding)
         if layer.padding_idx is not None or layer.max_norm is not None or layer.scale_grad_by_freq:
             raise OperandError(
                 "an embedding with padding_idx, max_norm or scale_grad_by_freq has no factorized form"
@@ -181,7 +184,10 @@ class FactorizedEmbedding(nn.Module):
 
         Raises:
             IndexError: there is no such row.
+            OperandError: the numbers are not whole.
         """
+        if index.dtype is torch.bool or index.dtype.is_floating_point or index.dtype.is_complex:
+            raise OperandError(f"rows are named by whole numbers, not by {index.dtype}")
         numbers = index.reshape(-1)
         parts: dict[int, torch.Tensor] = {}
         slowest, *others = self.weight.layout.axes[0]
@@ -196,7 +202,7 @@ class FactorizedEmbedding(nn.Module):
             if own:
                 factor = factor.permute(order)[tuple(parts[m] for m in own)]
             factors.append(factor)
-        with torch.autocast(index.device.type, enabled=False):  # which leaves tables of rows as they are
+        with as_they_are(index):  # torch leaves tables of rows in their dtype
             rows: torch.Tensor = self.planned.forward(*factors)
         return rows.reshape(*index.shape, self.embedding_dim)
 

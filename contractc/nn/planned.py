@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Planned(nn.Module):
         self._plan(like)
 
     def _plan(self, like: torch.Tensor) -> None:
-        self.dtype, self.device = like.dtype, like.device.type
+        self.dtype, self.device = like.dtype, _device(like)
         self.learning, self.inferring = (self._compiled(recorded) for recorded in (True, False))
 
     def _compiled(self, recorded: bool) -> Executable:
@@ -55,7 +56,7 @@ class Planned(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Planned:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         like = fn(torch.empty(0, dtype=self.dtype, device=self.device))
-        if (like.dtype, like.device.type) != (self.dtype, self.device):
+        if (like.dtype, _device(like)) != (self.dtype, self.device):
             self._plan(like)
         return self
 
@@ -68,12 +69,22 @@ class Planned(nn.Module):
         return self.expression
 
 
+def _device(like: torch.Tensor) -> str:
+    """Return what is planned for: the CPU, until a module without values gets some."""
+    return "cpu" if like.device.type == "meta" else like.device.type
+
+
 def _stand_in(operand: tuple[int, ...] | Layout, dtype: torch.dtype, recorded: bool) -> Any:
     """Return an operand without values: what is planned depends on shapes, and on what torch records."""
     if not isinstance(operand, Layout):
         return torch.empty(operand, dtype=dtype, device="meta", requires_grad=recorded)
     shapes = [tuple(operand.extents[m] for m in term) for term in operand.terms]
     return Factorized(operand, tuple(_stand_in(s, dtype, recorded) for s in shapes))
+
+
+def as_they_are(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast converts nothing on the device of `x`."""
+    return torch.autocast(x.device.type, enabled=False) if _autocast(x) else nullcontext()
 
 
 CASTS = (torch.float16, torch.bfloat16, torch.float32)
@@ -95,4 +106,6 @@ def biased(y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 
 
 def _autocast(x: torch.Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+    """Return whether autocast is on for the device of `x`; not all devices have it."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -29,7 +29,7 @@ from contractc.formats import (
     with_factors,
 )
 from contractc.formats.arrays import check_rank, one_of
-from contractc.operands import Layout
+from contractc.operands import Layout, is_torch
 
 Split = Sequence[Sequence[int]]
 
@@ -54,6 +54,10 @@ class Weight(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise OperandError(f"dropout={dropout} is no probability below 1")
+        if not all(is_torch(x) for x in operand.factors):
+            raise OperandError(
+                "the factors of a layer are torch tensors; formats.load(path, library='torch') has such"
+            )
         self.layout = operand.layout
         self.dropout = dropout
         self.factors = nn.ParameterList(
@@ -85,16 +89,23 @@ class Weight(nn.Module):
                 factors[at] = factors[at] * noise.reshape(shape)
         return factors
 
+    def of_axes(self, axes: int, what: str) -> Weight:
+        """Return this weight; raises OperandError unless its dense array has so many axes."""
+        if len(self.layout.axes) != axes:
+            raise OperandError(f"the weight of a {what} has {axes} axes, not {len(self.layout.axes)}")
+        return self
+
     def operand(self) -> Factorized:
         """Return the operand that the weight stands for now; gradients reach the parameters."""
         return Factorized(self.layout, tuple(self()))
 
-    def mask(self, mode: int, values: torch.Tensor) -> None:
+    def mask(self, mode: int, values: torch.Tensor | Sequence[float]) -> None:
         """Multiply the rank `mode` of the layout by `values` [r], zeros and ones, which are kept in the state.
 
         Raises:
             OperandError: the mode is no rank, or has another extent.
         """
+        values = torch.as_tensor(values)
         if mode not in [m for m, _ in self.places]:
             raise OperandError(f"mode {mode} is no rank; the ranks are {[m for m, _ in self.places]}")
         if tuple(values.shape) != (self.layout.extents[mode],):
@@ -275,6 +286,13 @@ def built(cls: type[Module], weight: Factorized | Weight, *more: Any) -> Module:
     return made
 
 
+def of_kind(layer: Any, *kinds: type[nn.Module]) -> None:
+    """Raise OperandError unless `layer` is one of torch's `kinds`."""
+    if not isinstance(layer, kinds):
+        names = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
+        raise OperandError(f"this takes a layer of torch, an {names}, not a {type(layer).__name__}")
+
+
 def copied(values: torch.Tensor | None) -> nn.Parameter | None:
     """Return a parameter with these values, or None."""
     return None if values is None else nn.Parameter(values.detach().clone())
@@ -282,6 +300,8 @@ def copied(values: torch.Tensor | None) -> nn.Parameter | None:
 
 def default_split(format: str, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Return how the axes of an array are split if nobody says: not for low rank, else into 2 or 3 near-equal modes."""
+    if any(not isinstance(n, int) or n < 1 for n in shape):
+        raise OperandError(f"a weight has whole numbers of rows and columns from 1 on, not {tuple(shape)}")
     if format == "low_rank":
         return tuple((n,) for n in shape)
     pieces = 2 if format in ("monarch", "kronecker") else 3

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from drawn import INTERPRETED
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import contractc
@@ -283,30 +285,58 @@ def test_slices_have_a_workspace_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(both(*ys), torch.einsum(text, *ys))
 
 
-def drawn_weight(format: str) -> formats.Factorized:
-    """Return an 8x6 matrix in a format of the first tier, its factors drawn."""
+def drawn_weight(
+    format: str, sizes: tuple[int, int, int, int], r: int, b: tuple[int, ...], dtype: torch.dtype
+) -> formats.Factorized:
+    """Return a matrix, or a batch of them, of rows m s and columns n q in a format of the first tier."""
+    m, s, n, q = sizes
+    split, batch = ((m, s), (n, q)), len(b)
+
+    def drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+        return tensors([(*b, *shape) for shape in shapes], dtype)
+
     if format == "kronecker sum":
-        return formats.kronecker(*tensors([(3, 4, 2), (3, 2, 3)]))
+        return formats.kronecker(*drawn((r, m, n), (r, s, q)), batch=batch)
     if format == "cp":
-        *factors, weights = tensors([(4, 3), (2, 3), (3, 3), (2, 3), (3,)])
-        return formats.cp(factors, weights, split=((4, 2), (3, 2)))
+        *factors, weights = drawn((m, r), (s, r), (n, r), (q, r), (r,))
+        return formats.cp(factors, weights, split=split, batch=batch)
     if format == "tucker":
-        core, *factors = tensors([(2, 2, 2, 2), (4, 2), (2, 2), (3, 2), (2, 2)])
-        return formats.tucker(core, factors, split=((4, 2), (3, 2)))
+        core, *factors = drawn((r, 2, 1, 2), (m, r), (s, 2), (n, 1), (q, 2))
+        return formats.tucker(core, factors, split=split, batch=batch)
     if format == "tt":
-        return formats.tt(tensors([(1, 4, 2), (2, 2, 3), (3, 3, 2), (2, 2, 1)]), split=((4, 2), (3, 2)))
+        return formats.tt(drawn((1, m, 2), (2, s, r), (r, n, 2), (2, q, 1)), split=split, batch=batch)
     if format == "tt matrix":
-        return formats.tt_matrix(tensors([(1, 4, 3, 3), (3, 2, 2, 1)]))
+        return formats.tt_matrix(drawn((1, m, n, r), (r, s, q, 1)), batch=batch)
     if format == "block tt":
-        return formats.monarch(*tensors([(2, 4, 3, 2), (2, 4, 2, 2)]))
-    return formats.low_rank(*tensors([(8, 3), (3, 6), (3,), (8,)]))
+        return formats.monarch(*drawn((r, m, n, q), (r, m, s, q)), batch=batch)
+    return formats.low_rank(*drawn((m * s, r), (r, n * q), (r,), (m * s,)), batch=batch)
 
 
 @pytest.mark.parametrize(
     "format", ["cp", "tucker", "tt", "tt matrix", "block tt", "low rank", "kronecker sum"]
 )
-def test_operands_held_as_factors_run_in_kernels(format: str) -> None:
-    weight = formats.forced(drawn_weight(format), "factored")
-    (x,) = tensors([(5, 6)])
-    found = compiled("bi,oi->bo", [x, weight])(x, *weight.factors)  # type: ignore[list-item]
-    torch.testing.assert_close(found, x @ weight.to_dense().T)
+@settings(max_examples=8, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 4)] * 4),
+    st.integers(1, 3),
+    st.sampled_from([(), (2,)]),
+    st.integers(1, 5),
+    st.sampled_from([torch.float64, torch.float32]),
+)
+@example((4, 2, 3, 2), 3, (), 5, torch.float64)
+def test_operands_held_as_factors_run_in_kernels(
+    format: str,
+    sizes: tuple[int, int, int, int],
+    r: int,
+    b: tuple[int, ...],
+    rows: int,
+    dtype: torch.dtype,
+) -> None:
+    weight = formats.forced(drawn_weight(format, sizes, r, b, dtype), "factored")
+    labelled = [y for f, t in zip(weight.factors, weight.layout.terms, strict=True) for y in (f, list(t))]
+    modes = [m for axis in weight.layout.axes for m in axis]
+    dense = torch.einsum(*labelled, modes).reshape(weight.shape)
+    (x,) = tensors([(*b, rows, dense.shape[-1])], dtype)
+    text = "zbi,zoi->zbo" if b else "bi,oi->bo"
+    found = compiled(text, [x, weight])(x, *weight.factors)  # type: ignore[list-item]
+    torch.testing.assert_close(found, x @ dense.mT)

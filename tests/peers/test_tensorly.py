@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contractc import formats
 from contractc.formats import relative_error
@@ -34,23 +36,38 @@ def near(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-9, atol=1e-9)
 
 
-def test_dense_arrays_of_all_formats_agree() -> None:
-    factors, weights, core = [drawn(n, 3) for n in (4, 5, 6)], drawn(3), drawn(3, 3, 3)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    st.lists(st.integers(1, 3), min_size=5, max_size=5),
+    st.sampled_from([np.float64, np.complex128]),
+    st.integers(0, 2**32 - 1),
+)
+def test_dense_arrays_of_all_formats_agree(shape: list[int], ranks: list[int], dtype: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    d, r = len(shape), ranks[0]
+
+    def drawn(*shape: int) -> Array:
+        real, imaginary = rng.standard_normal((2, *shape))
+        return np.asarray(real + 1j * imaginary if dtype is np.complex128 else real)
+
+    factors, weights = [drawn(n, r) for n in shape], drawn(r)
     near(formats.cp(factors, weights).to_dense(), tl.cp_to_tensor((weights, factors)))
-    near(formats.tucker(core, factors).to_dense(), tl.tucker_to_tensor((core, factors)))
-    cores = [drawn(1, 4, 2), drawn(2, 5, 3), drawn(3, 6, 1)]
+    core, bases = drawn(*ranks[:d]), [drawn(n, k) for n, k in zip(shape, ranks, strict=False)]
+    near(formats.tucker(core, bases).to_dense(), tl.tucker_to_tensor((core, bases)))
+    bonds = [1, *ranks[: d - 1], 1]
+    cores = [drawn(bonds[k], n, bonds[k + 1]) for k, n in enumerate(shape)]
     near(formats.tt(cores).to_dense(), tl.tt_to_tensor(cores))
-    matrices = [drawn(1, 2, 3, 2), drawn(2, 4, 2, 1)]
-    near(formats.tt_matrix(matrices).to_dense(), tl.tt_matrix_to_tensor(matrices).reshape(8, 6))
-    ring = [drawn(2, 4, 3), drawn(3, 5, 1), drawn(1, 6, 2)]
+    matrices = [drawn(bonds[k], n, n + 1, bonds[k + 1]) for k, n in enumerate(shape)]
+    sizes = np.prod(shape), np.prod([n + 1 for n in shape])
+    near(formats.tt_matrix(matrices).to_dense(), tl.tt_matrix_to_tensor(matrices).reshape(sizes))
+    ring = [drawn(ranks[k], n, ranks[(k + 1) % d]) for k, n in enumerate(shape)]
     near(formats.tensor_ring(ring).to_dense(), tl.tr_to_tensor(ring))
-    pair = [drawn(2, 3), drawn(4, 5)]
-    near(formats.kronecker(*pair).to_dense(), tl.tenalg.kronecker(pair))
-
-
-def test_sizes_and_products_agree() -> None:
-    factors, weights = [drawn(n, 3) for n in (4, 5, 6)], drawn(3)
-    near(formats.norm(formats.cp(factors, weights)), tl.cp_tensor.cp_norm((weights, factors)))
+    products = [drawn(n, n + 1) for n in shape]
+    near(formats.kronecker(*products).to_dense(), tl.tenalg.kronecker(products))
+    if dtype is np.float64:  # theirs does not conjugate
+        near(formats.norm(formats.cp(factors, weights)), tl.cp_tensor.cp_norm((weights, factors)))
+        near(formats.norm(formats.tt(cores)), np.sqrt(abs(tl.tenalg.inner(*[tl.tt_to_tensor(cores)] * 2))))
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])

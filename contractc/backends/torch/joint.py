@@ -87,9 +87,10 @@ def differentiated(
 
 def _transformed(operands: Sequence[Tensor]) -> bool:
     """Return whether something else than autograd's recording takes part in a call."""
-    return (
-        _transforms_active() or has_tangents(operands) or torch.is_autocast_enabled(operands[0].device.type)
-    )
+    if _transforms_active() or has_tangents(operands):
+        return True
+    device = operands[0].device.type  # "meta", for one, has no autocast
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class _Contraction(torch.autograd.Function):
