@@ -54,16 +54,16 @@ A sweep of n tensors takes about as long as n**1.5 moves in Python.
 COLD = 16
 """A last run over the whole tree gets the moves of all parts divided by this."""
 
-COOLING = 0.03
+COOLING = 0.06
 """The share of the time left that is kept for that run."""
 
 REFINING = 0.03
 """The share of the time left that is kept for optimal orders below the dearest steps in the end."""
 
-ORDERS, WORTH_AN_ORDER = 16, 100_000
+ORDERS, WORTH_AN_ORDER = 64, 20_000
 """Most such orders that are looked for, and the moves of annealing beside which one may be."""
 
-LONGEST_ORDER = 0.01
+LONGEST_ORDER = 0.002
 """Seconds that one of them may take; it is not begun later than that before the end."""
 
 

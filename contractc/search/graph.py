@@ -93,6 +93,9 @@ def weigher(extents: Sequence[int]) -> Callable[[int], float]:
     if len(runs) == 1:
         unit = runs[0][0]
         return lambda mask: unit * mask.bit_count()
+    if len(runs) == 2:
+        (unit, own), (second, its) = runs
+        return lambda mask: unit * (mask & own).bit_count() + second * (mask & its).bit_count()
     return lambda mask: sum([unit * (mask & own).bit_count() for unit, own in runs])
 
 
