@@ -6,6 +6,8 @@ One process and one core for everybody, and one evaluator: log10 of the multipli
 of the elements of the largest intermediate; it is checked against cotengra's ContractionTree where that is installed.
 Peers that are not installed are left out. Each result is a line of JSON; the table has medians over the seeds, and
 below it stands which aims are kept (planner_bars.py). Lines of several runs add up: a new version wants a new --output.
+With --processor-time the clock of contractc's searches is the time that their process has had, for a machine that is
+shared with others; lines say so. Starting processes (cold) and peers are timed by the wall's clock in any case.
 """
 
 from __future__ import annotations
@@ -361,8 +363,12 @@ def main() -> None:
         "--slices", action="store_true", help="slices under a limit of elements instead of orders"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="lines are added to this file")
+    parser.add_argument("--processor-time", action="store_true", help="see above")
     parser.add_argument("--table", action="store_true", help="only print the table of the lines there are")
     given = parser.parse_args()
+    if given.processor_time:
+        for room in ("clock", "auto", "anneal", "joint"):
+            vars(import_module(f"contractc.search.{room}"))["monotonic"] = time.process_time
     if not given.table:
         cases = (
             stored([name for name in given.cases.split(",") if name])
@@ -381,6 +387,8 @@ def main() -> None:
 def lines(cases: Sequence[Case], given: Any) -> Any:
     """Yield a result for each case, contestant and seed."""
     wanted = [name for name in given.who.split(",") if name]
+    watch = time.process_time if given.processor_time else time.monotonic
+    more = {"clock": "processor"} if given.processor_time else {}
     runs = [(name, run, given.seeds) for name, run in OURS.items()]
     runs += [(name, run, given.peer_seeds) for name, (module, run) in PEERS.items() if find_spec(module)]
     if not wanted or any(name.startswith("numba") for name in wanted):
@@ -393,9 +401,9 @@ def lines(cases: Sequence[Case], given: Any) -> Any:
                 continue
             for seed in range(seeds):
                 if name in OURS:
-                    began = time.monotonic()
+                    began = watch()
                     path: Steps | None = run(case, seed)
-                    taken = time.monotonic() - began
+                    taken = watch() - began
                 else:
                     path, taken = limited(run, case, seed)
                 if path is None:
@@ -412,7 +420,7 @@ def lines(cases: Sequence[Case], given: Any) -> Any:
                     checked(case, path)
                 yield {
                     "case": case.name, "who": name, "seed": seed, "seconds": round(taken, 4),
-                    "log10_flops": round(flops, 4), "log2_size": round(width, 2),
+                    "log10_flops": round(flops, 4), "log2_size": round(width, 2), **(more if name in OURS else {}),
                 }  # fmt: skip
 
 
@@ -441,10 +449,12 @@ def sliced_lines(cases: Sequence[Case], given: Any) -> Any:
 
 
 def cells(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    """Return log10 flops of all seeds, by case and contestant; of runs of the same seed the last counts."""
+    """Return log10 flops of all seeds, by case and contestant; of ours the last run of each seed, of peers all."""
     last = {
-        (line["case"], line["who"], line["seed"]): line["log10_flops"]
-        for line in results
+        (line["case"], line["who"], line["seed"] if line["who"] in (*OURS, "contractc 10 s") else k): line[
+            "log10_flops"
+        ]
+        for k, line in enumerate(results)
         if "log10_flops" in line
     }
     found: dict[tuple[str, str], list[float]] = {}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contractc.cost import costs
 from contractc.options import Search
 from contractc.plans import Plan
 from contractc.search import anneal_python, search
@@ -21,6 +22,7 @@ from contractc.search.clock import Clock
 from contractc.search.graph import FLOPS, Graph, graph_of, masks
 from contractc.search.greedy import greedy_pairs
 from test_anneal import NETWORKS, hyper, needs_numba, regular
+from test_search import of_terms
 
 
 def graph_from(graph: networkx.Graph) -> Graph:
@@ -129,7 +131,14 @@ def test_bisect_is_a_search_of_its_own(name: str) -> None:
     greedy = search(network, "greedy")
     assert plan.flops <= greedy.flops * 1.01
     late = bisect(network, Ask(Search("bisect"), Clock(0.0)))
-    assert late.search == "the best of 0 bisections and greedy"
+    assert late.search == "greedy, no time for a bisection"
+
+
+def test_bisect_says_that_few_tensors_are_ordered_exactly() -> None:
+    network = of_terms([(0, 1), (1, 2), (2, 3), (3, 0)], (), 4)
+    found = bisect(network)
+    assert found.search == "optimal, too few tensors to bisect"
+    assert costs(network, found.path, (6,)).flops == search(network, "optimal").flops
 
 
 def test_scouts_from_halves_take_part_and_repeat() -> None:

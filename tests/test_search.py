@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from opt_einsum import RandomGreedy
 from opt_einsum.paths import BranchBound, PathOptimizer
@@ -29,8 +29,8 @@ from contractc.search.ask import Ask
 from contractc.search.auto import anneal
 from contractc.search.candidates import trees
 from contractc.search.exact import full, optimal
-from contractc.search.graph import graph_of
-from contractc.search.greedy import greedy
+from contractc.search.graph import Objective, charge, graph_of, masks, weigher
+from contractc.search.greedy import greedy, greedy_pairs
 from contractc.search.outputs import join_outputs, single_output
 from contractc.search.slice import sliced_to_fit
 from messages import message_of
@@ -109,6 +109,47 @@ def test_optimal_is_the_best_of_all_trees_of_six_tensors(text: str, shapes: list
     found = network(text, *shapes)
     path, _ = optimal(found)
     assert price(found, path) == min(price(found, other) for other in all_paths(tuple(range(6)), 6))
+
+
+@settings(max_examples=60)
+@given(networks(6))
+def test_exact_orders_without_outer_products_are_the_best_of_those(found: TensorNetwork) -> None:
+    graph, count = graph_of(found), len(found.tensors)
+    assume(count > 2 and all(graph.extents))
+    without = []
+    for path in all_paths(tuple(range(count)), count):
+        nodes = masks(graph, path)
+        if all(nodes[a] & nodes[b] for a, b in path):
+            without.append(charge(graph, path, Objective(1.0, 0.0, 1.0)))
+    best = full(graph.leaves, graph.wanted, graph.extents, outer=False)
+    assert bool(best) == bool(without)
+    if best:
+        assert math.isclose(charge(graph, best, Objective(1.0, 0.0, 1.0)), min(without), abs_tol=1e-9)
+
+
+@settings(max_examples=60)
+@given(networks(6))
+def test_greedy_contracts_the_pair_that_shrinks_memory_most(found: TensorNetwork) -> None:
+    """Compared with a search that computes every score from the modes themselves."""
+    graph = graph_of(found)
+    alive, steps = dict(enumerate(graph.leaves)), list(greedy_pairs(graph))
+    elements = weigher(graph.extents)
+    for k, (a, b) in enumerate(steps):
+        rest = graph.wanted
+        for i, mask in alive.items():
+            rest |= mask * (i not in (a, b))
+        scores = {}
+        for i, j in itertools.combinations(sorted(alive), 2):
+            others = graph.wanted
+            for other, mask in alive.items():
+                others |= mask * (other not in (i, j))
+            if alive[i] & alive[j]:
+                made = (alive[i] | alive[j]) & others
+                scores[i, j] = 2 ** elements(made) - 2 ** elements(alive[i]) - 2 ** elements(alive[j])
+        equal = [pair for pair in scores if alive[pair[0]] == alive[pair[1]]]
+        if scores and not equal:
+            assert math.isclose(scores[a, b], min(scores.values()), rel_tol=1e-6, abs_tol=1e-6)
+        alive[len(graph.leaves) + k] = (alive.pop(a) | alive.pop(b)) & rest
 
 
 THC = {"i": 300, "j": 300, "s": 50, "t": 50, "a": 50, "b": 50, "P": 2000, "Q": 2000, "R": 2000, "S": 2000}

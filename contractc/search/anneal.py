@@ -58,7 +58,7 @@ BONDS = 2.5
 LAST = Schedule("the cold", "local", 0, 12.0, 24.0)
 """How a finished tree is looked over."""
 
-PIECE = 64
+PIECE = 16
 """Moves a tensor of one such run."""
 
 PILOT = 0.05
@@ -75,6 +75,9 @@ LEADERS = 3
 
 ENOUGH = 5_000
 """Moves a tensor of a run: where there is time for more, several runs find more than a long one."""
+
+FEW = 2
+"""With moves for fewer runs than this, scouts have to be better by `PROMISING` than others are to get more moves."""
 
 MOST = 32
 """Most runs one after the other."""
@@ -236,6 +239,10 @@ def _pilots(
         return None
     ranked = sorted(pilots, key=lambda run: (run.cost, run.number))
     chosen = [run.schedule for run in ranked if run.cost <= ranked[0].cost + PROMISING]
+    if pilot < PILOT * FEW * ENOUGH * len(crew.graph.leaves):
+        turned = [run for run in ranked if not run.scouted]
+        if turned[0].cost <= ranked[0].cost + PROMISING:
+            chosen = [run.schedule for run in turned]
     if SCOUTS in chosen or HALVES in chosen:
         more -= first
         if timed:

@@ -45,8 +45,8 @@ PRICED = 4e-5
 PRICING = 1.3
 """Times as long as pricing the greedy path would take by that are left for each path that is priced in the end."""
 
-SWEEPING = 0.05
-"""The share of the time left that looking for a sweep to start from may take.
+SWEEPING = 0.2
+"""The share of the time left that looking for a sweep to start from may take: of eight the best is far better.
 
 A sweep of n tensors takes about as long as n**1.5 moves in Python.
 """
@@ -57,16 +57,16 @@ LONGEST_SWEEP = 2_000
 COLD = 16
 """A last run over the whole tree gets the moves of all parts divided by this."""
 
-COOLING = 0.03
-"""The share of the time left that is kept for that run."""
+COOLING, MOST_COOLING = 0.06, 0.3
+"""The share of the time left that is kept for that run: more where many tensors were absorbed, at most the second."""
 
-REFINING = 0.03
+REFINING = 0.04
 """The share of the time left that is kept for optimal orders below the dearest steps in the end."""
 
-ORDERS, WORTH_AN_ORDER = 16, 100_000
+ORDERS, WORTH_AN_ORDER = 64, 20_000
 """Most such orders that are looked for, and the moves of annealing beside which one may be."""
 
-LONGEST_ORDER = 0.01
+LONGEST_ORDER = 0.002
 """Seconds that one of them may take; it is not begun later than that before the end."""
 
 
@@ -221,8 +221,10 @@ def _annealed(
     try:
         reduction = reduced(graph)
         span = max(0.0, clock.left())
+        left = sum([len(part.graph.leaves) for part in reduction.parts])
+        cooling = min(MOST_COOLING, COOLING * len(graph.leaves) / max(1, left))
         until = (
-            Clock(clock.deadline - (COOLING + REFINING) * span, clock.report, clock.started)
+            Clock(clock.deadline - (cooling + REFINING) * span, clock.report, clock.started)
             if timed
             else clock
         )

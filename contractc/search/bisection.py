@@ -47,7 +47,7 @@ def bisect(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
     The network is simplified first. Where the time is too short for one tree, a part has its greedy order.
     """
     reduction = reduced(graph_of(network))
-    paths, halved = [], 0
+    paths, halved, late = [], 0, False
     for part in reduction.parts:
         graph = part.graph
         found = optimal_pairs(graph, (), 0) if len(graph.leaves) <= FULL else None
@@ -55,6 +55,7 @@ def bisect(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
             work = WORK * log2(len(graph.leaves)) * sum([leaf.bit_count() for leaf in graph.leaves])
             paths.append(greedy_pairs(graph))
             if work > MOVES_PER_SECOND * ask.clock.left():
+                late = True
                 continue
             halve = bisections(graph)
             trees: list[Pairs] = []
@@ -64,7 +65,10 @@ def bisect(network: TensorNetwork, ask: Ask = Ask()) -> Found:  # noqa: B008
             halved += len(trees)
         else:
             paths.append(found)
-    return Found(whole_path(reduction, paths), f"the best of {halved} bisections and greedy")
+    name = f"the best of {halved} bisections and greedy"
+    if not halved:
+        name = "greedy, no time for a bisection" if late else "optimal, too few tensors to bisect"
+    return Found(whole_path(reduction, paths), name)
 
 
 class Net(NamedTuple):

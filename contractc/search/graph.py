@@ -93,7 +93,29 @@ def weigher(extents: Sequence[int]) -> Callable[[int], float]:
     if len(runs) == 1:
         unit = runs[0][0]
         return lambda mask: unit * mask.bit_count()
+    if len(runs) == 2:
+        (unit, own), (second, its) = runs
+        return lambda mask: unit * (mask & own).bit_count() + second * (mask & its).bit_count()
     return lambda mask: sum([unit * (mask & own).bit_count() for unit, own in runs])
+
+
+PARTS = 1 << 40
+"""Parts of a bit in which logarithms are counted where their sums must not depend on the order."""
+
+
+def whole_logs(extents: Sequence[int]) -> list[int]:
+    """Return log2 of each extent in `PARTS`; where all are equal each is 1."""
+    if len(set(extents)) == 1:
+        return [1] * len(extents)
+    return [round(PARTS * log2(extent)) for extent in extents]
+
+
+def sizer(extents: Sequence[int]) -> Callable[[int], float]:
+    """Return a function from a sum of `whole_logs` to the elements of a tensor; capped, only compared."""
+    if len(set(extents)) > 1:
+        return lambda logs: exp2(min(logs / PARTS, 1000.0))
+    unit = log2(extents[0]) if extents else 0.0
+    return [exp2(min(unit * number, 1000.0)) for number in range(len(extents) + 1)].__getitem__
 
 
 def masks(graph: Graph, path: Pairs) -> list[int]:

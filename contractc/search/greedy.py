@@ -6,12 +6,11 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import exp2
 
 from contractc.network import TensorNetwork
 from contractc.plans import Path
 from contractc.search.clock import Clock
-from contractc.search.graph import Graph, Pairs, bits, graph_of, weigher
+from contractc.search.graph import Graph, Pairs, bits, modes_of, sizer, whole_logs
 
 WIDEST = 32
 """Of a mode shared by more tensors than this, only neighbours in size are tried as pairs, when all else is done."""
@@ -33,8 +32,11 @@ def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, st
     """
     if len(network.tensors) == 1:
         return ((0,),), "greedy"
-    state = _State(graph_of(network))
-    state.merge_equal()
+    number = {m: b for b, m in enumerate(modes_of(network))}
+    terms = [sorted([number[m] for m in set(t.modes) if m in number]) for t in network.tensors]
+    wanted = {number[m] for term in network.outputs for m in term if m in number}
+    state = _State(terms, wanted, [network.extents[m] for m in number])
+    state.merge_equal(terms)
     whole = state.contract_neighbours(clock or Clock())
     state.join_parts()
     return tuple(state.steps), "greedy" if whole else "greedy, then any neighbours, cut short"
@@ -42,48 +44,68 @@ def greedy(network: TensorNetwork, clock: Clock | None = None) -> tuple[Path, st
 
 def greedy_pairs(graph: Graph) -> Pairs:
     """Return the greedy path of a graph of two tensors or more."""
-    state = _State(graph)
-    state.merge_equal()
+    terms = [list(bits(leaf)) for leaf in graph.leaves]
+    state = _State(terms, set(bits(graph.wanted)), graph.extents)
+    state.merge_equal(terms)
     state.contract_neighbours(Clock())
     state.join_parts()
     return tuple(state.steps)
 
 
-def sizer(extents: Sequence[int]) -> Callable[[int], float]:
-    """Return a function from a mask to the elements of a tensor with its modes; capped, only compared."""
-    weight = weigher(extents)
-    if len(set(extents)) > 1:
-        return lambda mask: exp2(min(weight(mask), 1000.0))
-    table = [exp2(min(weight((1 << number) - 1), 1000.0)) for number in range(len(extents) + 1)]
-    return lambda mask: table[mask.bit_count()]
+def _weigher(logs: Sequence[int]) -> Callable[[int], int]:
+    """Return a function from a mask to the sum of the logarithms of its modes, which are in their order."""
+    owns: dict[int, int] = defaultdict(int)
+    for m, log in enumerate(logs):
+        owns[log] |= 1 << m
+    if list(owns) == [1]:
+        return int.bit_count
+    return lambda mask: sum([log * (mask & own).bit_count() for log, own in owns.items()])
 
 
 class _State:
-    """The tensors still alive, as bit masks of modes, and for each the partners that are tried.
+    """The tensors still alive, with their partners: those they share a mode with that at most `WIDEST` tensors have.
 
-    Those share a mode with it that at most `WIDEST` tensors have. `pairs` are the modes that two tensors have and
-    the output has not: contracting these two makes them vanish.
+    A bond, a mode of two tensors that the output has not, is only a number: what both sides have of it, log2 of
+    the extents, so that a step takes as long as it has partners, however many modes the network has. All other modes
+    are bits of masks; `pairs` are those that by now only two tensors have. Logarithms are whole numbers (`whole_logs`).
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.size = sizer(graph.extents)
-        self.masks = dict(enumerate(graph.leaves))
+    def __init__(self, terms: Sequence[Sequence[int]], wanted: set[int], extents: Sequence[int]) -> None:
+        count = len(terms)
+        logs = whole_logs(extents)
+        self.size = sizer(extents)
         self.steps: list[tuple[int, int]] = []
-        self.next = len(graph.leaves)
-        self.wanted = graph.wanted
-        self.sizes = {i: self.size(mask) for i, mask in self.masks.items()}
-        self.near: dict[int, set[int]] = {i: set() for i in self.masks}
-        self.number: dict[int, int] = {}
+        self.next = count
+        self.wanted = 0
+        own: list[int] = []  # logarithms of the modes that are no bonds
+        self.masks = dict.fromkeys(range(count), 0)
+        self.weights = {i: sum([logs[m] for m in term]) for i, term in enumerate(terms)}
+        self.sizes = {i: self.size(weight) for i, weight in self.weights.items()}
+        self.near: dict[int, dict[int, int]] = {i: {} for i in range(count)}
+        self.number: list[int] = []
         self.pairs = 0
-        for m, held in self._holders().items():
-            self.number[m] = len(held)
+        holders: list[list[int]] = [[] for _ in extents]
+        for i, term in enumerate(terms):
+            for m in term:
+                holders[m].append(i)
+        for m, held in enumerate(holders):
+            if len(held) == 2 and m not in wanted:
+                one, two = held
+                bond = self.near[one].get(two, 0) + logs[m]
+                self.near[one][two] = self.near[two][one] = bond
+                continue
+            bit = 1 << len(own)
+            own.append(logs[m])
+            self.number.append(len(held))
+            self.wanted |= bit * (m in wanted)
+            for i in held:
+                self.masks[i] |= bit
             if len(held) <= WIDEST:
                 self._link(held)
-            if len(held) == 2 and not self.wanted >> m & 1:
-                self.pairs |= 1 << m
+        self.weigh = _weigher(own)
 
     def _holders(self) -> dict[int, list[int]]:
-        """Return the tensors that have each mode."""
+        """Return the tensors that have each mode that is no bond."""
         holders: dict[int, list[int]] = defaultdict(list)
         for i, mask in self.masks.items():
             for m in bits(mask):
@@ -93,25 +115,27 @@ class _State:
     def _link(self, held: Sequence[int]) -> None:
         """Let all these tensors be partners."""
         for i in held:
-            self.near[i].update(held)
-            self.near[i].discard(i)
+            near = self.near[i]
+            for j in held:
+                if j != i:
+                    near.setdefault(j, 0)
 
     def contract(self, one: int, two: int) -> int:
         """Contract two tensors and return the id of the result."""
         a, b = self.masks.pop(one), self.masks.pop(two)
+        weight = self._joint(self.weights.pop(one) + self.weights.pop(two), self.near[one].get(two, 0), a & b)
         gone = a & b & self.pairs
         made, self.next = self.next, self.next + 1
         self.steps.append((min(one, two), max(one, two)))
-        self.masks[made] = (a | b) ^ gone
-        self.sizes[made] = self.size(self.masks[made])
-        near = self.near.pop(one) | self.near.pop(two)
-        near -= {one, two}
-        for k in near:
-            other = self.near[k]
-            other.discard(one)
-            other.discard(two)
-            other.add(made)
-        self.near[made] = near
+        self.masks[made], self.weights[made] = (a | b) ^ gone, weight
+        self.sizes[made] = self.size(weight)
+        mine: dict[int, int] = {}
+        for i, other in ((one, two), (two, one)):
+            for k, bond in self.near.pop(i).items():
+                if k != other:
+                    del self.near[k][i]
+                    self.near[k][made] = mine[k] = mine.get(k, 0) + bond
+        self.near[made] = mine
         for m in bits((a & b) ^ gone):  # one tensor less has them
             self.number[m] -= 1
             if self.number[m] == 2 and not self.wanted >> m & 1:
@@ -120,27 +144,34 @@ class _State:
                 self._link([i for i, mask in self.masks.items() if mask >> m & 1])
         return made
 
-    def merge_equal(self) -> None:
-        """Contract tensors that have the same modes: the result is no larger than each."""
-        same: dict[int, list[int]] = defaultdict(list)
-        for i, mask in self.masks.items():
-            if mask:
-                same[mask].append(i)
+    def _joint(self, weight: int, bond: int, shared: int) -> int:
+        """Return log2 of the size of a result from those of both tensors together, their bonds, their shared mask."""
+        weight -= 2 * bond
+        return weight - self.weigh(shared) - self.weigh(shared & self.pairs) if shared else weight
+
+    def merge_equal(self, terms: Sequence[Sequence[int]]) -> None:
+        """Contract tensors that have the same modes, as `terms` says: the result is no larger than each."""
+        same: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, term in enumerate(terms):
+            if term:
+                same[tuple(term)].append(i)
         for alike in same.values():
             while len(alike) > 1:
                 made = self.contract(alike[0], alike[1])
-                alike[:2] = [made] if self.masks[made] else []
-                if len(alike) == 1 and not self.masks.get(alike[0]):
+                alike[:2] = [made] if self.weights[made] else []
+                if len(alike) == 1 and not self.weights.get(alike[0]):
                     break
 
     def _score(self, one: int, two: int) -> float:
-        a, b = self.masks[one], self.masks[two]
-        return self.size((a | b) ^ (a & b & self.pairs)) - self.sizes[one] - self.sizes[two]
+        shared = self.masks[one] & self.masks[two]
+        weight = self._joint(self.weights[one] + self.weights[two], self.near[one].get(two, 0), shared)
+        return self.size(weight) - self.sizes[one] - self.sizes[two]
 
     def contract_neighbours(self, clock: Clock) -> bool:
         """Contract pairs that share a mode, best score first, until none or no time is left; return which."""
         heap = [(self._score(i, j), i, j) for i, near in self.near.items() for j in near if i < j]
         heapq.heapify(heap)
+        size, weigh = self.size, self.weigh
         while True:
             while heap:
                 _, i, j = heapq.heappop(heap)
@@ -150,12 +181,13 @@ class _State:
                     self.hurry()
                     return False
                 made = self.contract(i, j)
-                masks, sizes, size, pairs = self.masks, self.sizes, self.size, self.pairs
-                mine, own = masks[made], sizes[made]
-                for k in self.near[made]:
-                    mask = masks[k]
-                    score = size((mine | mask) ^ (mine & mask & pairs)) - sizes[k] - own
-                    heapq.heappush(heap, (score, k, made))
+                masks, sizes, weights, pairs = self.masks, self.sizes, self.weights, self.pairs
+                mine, own, weight = masks[made], sizes[made], weights[made]
+                for k, bond in self.near[made].items():
+                    joint = weight + weights[k] - 2 * bond
+                    if shared := mine & masks[k]:
+                        joint -= weigh(shared) + weigh(shared & pairs)
+                    heapq.heappush(heap, (size(joint) - sizes[k] - own, k, made))
             again = [held for held in self._holders().values() if len(held) > 1]
             if not again:
                 return True

@@ -52,8 +52,8 @@ def reconfigured(
         ids = [*below, *inner]
         place = {i: at for at, i in enumerate(ids)}
         before = tuple([(place[left[i]], place[right[i]]) for i in inner])
-        after = full(small.leaves, small.wanted, small.extents, round(objective.reads))
-        if charge(small, after, objective) > charge(small, before, objective) - 1e-9:
+        after = full(small.leaves, small.wanted, small.extents, round(objective.reads), outer=False)
+        if not after or charge(small, after, objective) > charge(small, before, objective) - 1e-9:
             continue
         for i, (a, b), mask in zip(inner, after, _kept(nodes, below, after, nodes[top]), strict=True):
             left[i], right[i], nodes[i] = ids[a], ids[b], mask

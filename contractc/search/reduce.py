@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from contractc.search.exact import FULL
 from contractc.search.graph import Graph, Pairs, bits, weigher
 
 
@@ -29,6 +30,11 @@ class Reduced:
     numbers: tuple[int, ...]
 
 
+SMALL = 64
+"""Of up to so many tensors none are absorbed if annealing has to follow: that orders all of them, and of what is left
+the best order is not always the best of all."""
+
+
 def reduced(graph: Graph) -> Reduced:
     """Return `graph` simplified: fewer tensors, fewer modes, connected parts.
 
@@ -38,9 +44,11 @@ def reduced(graph: Graph) -> Reduced:
     """
     work = _Work(graph)
     work.merge_equal()
+    whole = work.left(graph) if len(graph.leaves) <= SMALL else None
     work.absorb()
     work.merge_equal()
-    return Reduced(len(graph.leaves), tuple(work.steps), *_parts(graph, work.alive, work.modes))
+    found = work.left(graph)
+    return whole if whole and any(len(part.ids) > FULL for part in found.parts) else found
 
 
 def whole_path(reduction: Reduced, paths: Sequence[Pairs]) -> Pairs:
@@ -98,6 +106,10 @@ class _Work:
         for b in self.modes[made]:
             self.holders[b].add(made)
         return made
+
+    def left(self, graph: Graph) -> Reduced:
+        """Return what is left of `graph` by now."""
+        return Reduced(len(graph.leaves), tuple(self.steps), *_parts(graph, self.alive, self.modes))
 
     def merge_equal(self) -> None:
         """Multiply tensors that have the same modes."""
