@@ -19,7 +19,15 @@ from contractc.backends.steps.forms import (
     fused,
     size_of,
 )
-from contractc.cost import BLAS, bandwidth, call_seconds, fresh_seconds, pair_seconds, product_seconds
+from contractc.cost import (
+    BLAS,
+    bandwidth,
+    call_seconds,
+    fresh_seconds,
+    memory_seconds,
+    pair_seconds,
+    product_seconds,
+)
 from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
@@ -65,9 +73,6 @@ _SHORT = 512.0
 """Bytes that reading or writing one run of memory costs beside the run, where the array is larger than `_CACHE`."""
 
 _CACHE = 2**21
-
-_STREAMED = 2**23
-"""Bytes of an elementwise product from which memory is read before it is written to: no cache has it from before."""
 
 _COPY_CALL = 2e-6
 """Seconds that any copy takes at least."""
@@ -229,10 +234,10 @@ def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
     sizes = [size_of(modes, task.extents) * width for modes in (task.left, task.right, task.out)]
     total = sum(sizes)
     if max(sizes) <= _CACHE:
-        return total / bandwidth(machine, 2 * total), 0.0
+        return memory_seconds(machine, total - sizes[2], sizes[2], 2 * total), 0.0
     matrix = (form.rows, form.columns, form.summed)
     repeated = (*form.sums, *form.loops)
-    moved = 0.0
+    moved = []
     for axes in (form.left, form.right, form.out):
         size = run = width
         in_turn = axes == (*(x for x in repeated if x in axes), *(x for x in axes if x in matrix))
@@ -243,8 +248,9 @@ def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
             size *= extent
             run *= extent if inside else 1
         times = _readings(task, axes, matrix, repeated, width)
-        moved += times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0))
-    return moved / bandwidth(machine, 2 * total), fresh_seconds(machine, sizes[2])
+        moved.append(times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0)))
+    waiting = memory_seconds(machine, moved[0] + moved[1], moved[2], 2 * total)
+    return waiting, fresh_seconds(machine, sizes[2])
 
 
 def _readings(
@@ -314,12 +320,13 @@ def _copied_at_least(machine: Machine, size: int) -> float:
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:
     width = itemsize(task.dtype)
     made = task.size(task.out)
-    read_first = made if made * width > _STREAMED else 0
-    moved = (task.size(task.left) + task.size(task.right) + made + read_first) * width
+    read = (task.size(task.left) + task.size(task.right)) * width
     axes = fused((task.left, task.right, task.out))
     run = task.size(axes[2][-1]) if axes[2] else 1
     each = 8e-9 if provider == NUMPY else 5e-9
-    seconds = moved / bandwidth(machine, moved) + made / run * each + call_seconds(machine, provider)
+    seconds = (
+        memory_seconds(machine, read, made * width) + made / run * each + call_seconds(machine, provider)
+    )
     for modes, own in ((task.left, axes[0]), (task.right, axes[1])):
         if own and axes[2] and axes[2][-1] in own and own[-1] != axes[2][-1]:
             seconds += made * (1e-9 if task.size(modes) * width < _CACHE else 3e-9)
@@ -330,10 +337,10 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     width = itemsize(task.dtype)
     count = task.size(tuple(dict.fromkeys((*task.left, *task.right))))
     terms = (task.left, task.right, task.out)
-    moved = sum(task.size(term) for term in terms) * width
+    read, made = (task.size(task.left) + task.size(task.right)) * width, task.size(task.out) * width
     largest = max(range(3), key=lambda k: task.size(terms[k]))
     axes = fused(terms)[largest]
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
-    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, 2 * moved))
-    return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)
+    seconds = max(count / rate, _SLOW_READING * memory_seconds(machine, read, made, 2 * (read + made)))
+    return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, made)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, prod
 
-from contractc.cost import bandwidth, written_seconds
+from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
@@ -218,7 +218,7 @@ def _priced(
     seconds = cycles / CLOCK
     memory = _memory_seconds(problem, lane, width * columns, outer) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
-    total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
+    total += fresh_seconds(DEFAULT_MACHINE, problem.size(problem.out) * itemsize(problem.result))
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total, seconds)
 
 
@@ -228,17 +228,17 @@ def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> floa
     What is larger than the caches and is read in short runs comes slower: one of each row for every tile, where a tile
     has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
-    terms = (*problem.terms[: problem.inputs], problem.out)
-    sizes = [
-        problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
-    ]
-    rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
-    total = 0.0
-    for term, size, dtype in zip(terms, sizes, (*problem.dtypes, problem.result), strict=True):
+    moved = []
+    total = 0
+    for term, dtype in zip(
+        (*problem.terms[: problem.inputs], problem.out), (*problem.dtypes, problem.result), strict=True
+    ):
+        size = problem.size(term) * itemsize(dtype)
         short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
         short = short and any(m != lane and m not in outer for m in term)
-        total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
-    return total
+        moved.append(size * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0))
+        total += size
+    return memory_seconds(DEFAULT_MACHINE, sum(moved[:-1]), moved[-1], total)
 
 
 def _line_seconds(problem: Problem, outer: Term) -> float:
