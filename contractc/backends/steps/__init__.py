@@ -20,6 +20,7 @@ from contractc.backends.steps.forms import (
     size_of,
 )
 from contractc.cost import (
+    APART,
     BLAS,
     bandwidth,
     call_seconds,
@@ -339,8 +340,14 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     terms = (task.left, task.right, task.out)
     read, made = (task.size(task.left) + task.size(task.right)) * width, task.size(task.out) * width
     largest = max(range(3), key=lambda k: task.size(terms[k]))
-    axes = fused(terms)[largest]
+    arrays = fused(terms)
+    axes, out = arrays[largest], arrays[2]
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
+    apart = 0
+    if out and axes and axes[-1] in out and axes[-1] != out[-1]:  # it goes along the result, so not along rows
+        rate /= 2
+        within = axes[axes.index(out[-1]) :] if out[-1] in axes else axes
+        apart = count if prod([task.size(axis) for axis in within]) * width > _CACHE else 0
     seconds = max(count / rate, _SLOW_READING * memory_seconds(machine, read, made, 2 * (read + made)))
-    return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, made)
+    return seconds + count / run * 1.2e-8 + apart * APART + 2e-6 + fresh_seconds(machine, made)
