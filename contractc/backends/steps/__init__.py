@@ -87,6 +87,10 @@ _EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "comple
 _TALL = 1.08
 """How much longer a product beyond the caches takes whose result has many short rows rather than few long ones."""
 
+_DEEP, _STRIP, _RUN = 384, 64.0, 150.0
+"""Summed positions of which OpenBLAS first copies the left operand, all rows of it, into one panel; bytes of a row of
+that operand, turned, that it reads at a time, and those with which memory is read at half its rate."""
+
 _TURNED = {NUMPY: (3.5e-10, 0.0), TORCH: (0.0, 2.7e-11)}
 """Seconds, by element and by byte, of an operand whose fastest mode is summed while its other one is the fastest of the
 result: its blocks are turned while they are packed, once for all rows. Few rows do not hide that."""
@@ -185,12 +189,14 @@ def _form_seconds(
     m, n, k = (size_of(x, extents) for x in (form.rows, form.columns, form.summed))
     loops = prod([size_of(axis, extents) for axis in form.loops])
     sums = prod([size_of(axis, extents) for axis in form.sums])
-    operand = form.right
+    first, operand = form.left, form.right
     if form.out and form.out[-1] == form.rows:  # in columns: the product of the turned matrices
-        m, n, operand = n, m, form.left
+        m, n, first, operand = n, m, form.right, form.left
     turned = n * k if form.rows and form.columns and operand[-1] == form.summed else 0
     waiting, hidden = _waiting(task, form, machine)
     tall = _TALL if n < m and m * n * width > _CACHE else 1.0
+    large = task.left if first is form.left else task.right
+    waits = {NUMPY: waiting + _packing(task, large, first[-1:] != (form.summed,), (m, n, k), machine)}
     found = []
     for provider in providers:
         if provider == TORCH and form.sums and form.loops:
@@ -211,8 +217,27 @@ def _form_seconds(
             moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
             step = 5 * call if provider == NUMPY else call / 3  # two slices, a product, a sum
             seconds += sums * step + (sums - 1) * loops * moved
-        found.append(seconds + max(0.0, waiting - busy / 2) + hidden)
+        found.append(seconds + max(0.0, waits.get(provider, waiting) - busy / 2) + hidden)
     return found
+
+
+def _packing(task: Task, large: Term, turned: bool, product: tuple[int, int, int], machine: Machine) -> float:
+    """Return the seconds for which OpenBLAS waits as it copies an operand, the `large` one with the rows, into panels.
+
+    A panel of many rows goes to memory before it is used again: one of 25600 x 160 takes 11 ms times 160 x 32, as 160
+    of 160 x 160 6.4. One that is read across its rows comes in short runs of memory: those 160 turned take 12.
+
+    Args:
+        turned: whether the operand is read across its rows as it lies in memory.
+        product: rows, columns and summed positions of one product.
+    """
+    rows, columns, summed = product
+    width, size = itemsize(task.dtype), task.size(large) * itemsize(task.dtype)
+    if size <= _CACHE or rows == 1 or columns == 1:
+        return 0.0
+    written = size if min(summed, _DEEP) * rows * width > _CACHE else 0
+    again = size * _RUN / _STRIP if turned else 0.0
+    return memory_seconds(machine, again, written, 2 * size)
 
 
 def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
@@ -345,7 +370,9 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
     apart = 0
-    if out and axes and axes[-1] in out and axes[-1] != out[-1]:  # it goes along the result, so not along rows
+    if (
+        out and axes and axes[-1] in out and axes[-1] != out[-1]
+    ):  # it goes along the result, so not along rows
         rate /= 2
         within = axes[axes.index(out[-1]) :] if out[-1] in axes else axes
         apart = count if prod([task.size(axis) for axis in within]) * width > _CACHE else 0
