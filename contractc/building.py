@@ -30,6 +30,9 @@ from contractc.remembering import remembered
 from contractc.search import check_allocation
 from contractc.several import Members, restricted
 
+MOST_ANEW = 3
+"""Tensors up to which plain calls that change to loops may change their order too: there are three."""
+
 MOST_TIMED = 6
 """Orders that are timed where that is asked for: those whose programs are predicted to be fastest."""
 
@@ -125,7 +128,8 @@ def build(
         return made
 
     def with_loops() -> Callable[..., Any] | None:
-        ahead = build(plan, target, replace(options, ahead=True), constants, orders)
+        given = options.optimize if len(plan.network.tensors) <= MOST_ANEW else plan.path
+        ahead = build(plan, target, replace(options, ahead=True, optimize=given), constants, orders)
         return ahead.run if ahead.program != program else None
 
     return replace(made, run=loops.later(made.run, with_loops, len(program.steps)))

@@ -12,14 +12,19 @@ from contractc.plans import Plan
 from contractc.programs import Program
 from contractc.search import candidates, tree
 
-WORTH_RANKING = 5.0e-4
-"""Predicted seconds of a call below which other orders are not lowered: each takes some 20 ms where there are loops."""
+WORTH_RANKING, MORE = 2.0e-4, 5.0e-4
+"""Predicted seconds of a call below which other orders are not lowered, and for which one order more is: that takes
+some 20 ms where there are loops."""
 
 FEW = 8
 """Tensors of a network of which several orders are lowered."""
 
-MOST_RANKED, MOST_TUNED = 6, 24
-"""Orders of few tensors that are lowered: to take the best, and to time the best of them."""
+LEAST_RANKED, MOST_RANKED, MOST_TUNED = 3, 12, 24
+"""Orders that are lowered: of short calls, of long ones, and to time the best of them."""
+
+
+GAIN = 1.05
+"""How many times faster another order has to be by prediction than the search's own: it is no better known."""
 
 
 def is_open(options: Options) -> bool:
@@ -41,7 +46,7 @@ def to_rank(plan: Plan, options: Options, machine: Machine) -> tuple[Plan, ...]:
     if options.tune:
         plans = candidates(plan, MOST_TUNED) if few else candidates(plan)
     elif few and options.ahead and not limited and plan.seconds >= WORTH_RANKING:
-        plans = candidates(plan, MOST_RANKED)
+        plans = candidates(plan, min(MOST_RANKED, LEAST_RANKED + int(plan.seconds / MORE)))
     else:
         plans = (plan,)
     turned = regrouped_plan(plan, machine)
@@ -52,10 +57,16 @@ def to_rank(plan: Plan, options: Options, machine: Machine) -> tuple[Plan, ...]:
 def ranked(
     plans: Sequence[Plan], lowered: Callable[[Plan], Program], machine: Machine
 ) -> list[tuple[Plan, Program]]:
-    """Return `plans` with their programs, the one predicted to be fastest first; equals stay in their order.
+    """Return `plans` with their programs, the one predicted to be fastest first, with some odds for the first given.
 
     A search prices steps one by one, each on arrays in the order that suits it. What fused steps save, and what the
     order of an array in memory costs, is known once a program is there.
     """
     found = [(plan, lowered(plan)) for plan in plans]
-    return sorted(found, key=lambda pair: program_seconds(pair[1], machine)) if len(found) > 1 else found
+    if len(found) == 1:
+        return found
+    seconds = {
+        plan.path: program_seconds(program, machine) * (1.0 if plan is plans[0] else GAIN)
+        for plan, program in found
+    }
+    return sorted(found, key=lambda pair: seconds[pair[0].path])
