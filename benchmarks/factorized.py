@@ -457,7 +457,7 @@ def run(case: Case, rounds: int, budget: float) -> list[dict[str, Any]]:
         found = ways(case, training)
         compiled = found["contractc"][0]
         assert isinstance(compiled, Executable)
-        cotangent = torch.randn_like(compiled(*found["contractc"][1]).detach())
+        cotangent = torch.randn_like(compiled(*found["contractc"][1]).detach()).contiguous()
         calls = {name: _call(way, tensors, cotangent, training) for name, (way, tensors) in found.items()}
         for call in calls.values():
             for _ in range(CALLS_BEFORE + 1):  # the code of small gradients is made after some calls

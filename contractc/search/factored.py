@@ -17,6 +17,10 @@ from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import Tensor, TensorNetwork
 from contractc.plans import Alternative, Path, Plan, kept_terms
+from contractc.search.clock import Clock
+from contractc.search.exact import MOST_EXACT
+from contractc.search.front import best_sweep
+from contractc.search.graph import graph_of
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
@@ -48,6 +52,7 @@ def cheapest_layout(
     in part. For constant operands that costs nothing per call. What the user forced is not up for choice. Where
     tensors are trained, gradients count too.
     """
+    find = partial(_or_swept, find)
     forced = network.forced or ("",) * len(network.groups)
     dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
     free = [g for g, choice in enumerate(forced) if not choice]
@@ -94,6 +99,20 @@ def cheapest_layout(
         ):
             best[way.choices] = way
     return path, name, tuple(best.values())
+
+
+def _or_swept(find: Callable[[TensorNetwork], tuple[Path, str]], network: TensorNetwork) -> tuple[Path, str]:
+    """Return the path that `find` gives, or for many tensors a sweep if that is cheaper by flops and bytes.
+
+    Trains are contracted core by core; a greedy order merges neighbours that then cost several times as much.
+    """
+    path, name = find(network)
+    if len(network.tensors) <= MOST_EXACT:
+        return path, name
+    swept, _, _ = best_sweep(graph_of(network), Clock())
+    if swept is None or _roofline(network, swept).seconds >= _roofline(network, path).seconds:
+        return path, name
+    return swept, "sweep"
 
 
 def _dense_seconds(network: TensorNetwork, group: tuple[int, ...]) -> float:
