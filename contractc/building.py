@@ -16,20 +16,25 @@ from contractc.executable import Executable
 from contractc.expansion import expanded
 from contractc.lower import NEGLIGIBLE, NO_ORDERS, fusers, lower
 from contractc.lower.passes import hoist_constants
-from contractc.lower.regroup import regrouped_plan
-from contractc.lower.seconds import program_seconds
 from contractc.machine import Target, physical_memory
 from contractc.network import TensorNetwork, bind
 from contractc.notation import Einsum
 from contractc.operands import Operand, recorded
-from contractc.options import Options, Search, bytes_allowed
+from contractc.options import Options, bytes_allowed
 from contractc.plans import Plan, exact_bytes_text
 from contractc.programs import Constant, Program, with_precision
 from contractc.providers import loops
 from contractc.providers.known import this_machine
+from contractc.ranking import is_open, ranked, to_rank
 from contractc.remembering import remembered
-from contractc.search import candidates, check_allocation
+from contractc.search import check_allocation
 from contractc.several import Members, restricted
+
+MOST_ANEW = 3
+"""Tensors up to which plain calls that change to loops may change their order too: there are three."""
+
+MOST_TIMED = 6
+"""Orders that are timed where that is asked for: those whose programs are predicted to be fastest."""
 
 LONG = 1e-4
 """Predicted seconds of a call from which on calls are timed, to plan them with compiled loops when they are many."""
@@ -98,29 +103,7 @@ def build(
     backend = backend_named(target.backend)
     if options.tune and target.backend != "numpy":
         raise UnsupportedError(f"tune=True measures on NumPy arrays; on '{target}' use `contractc tune`")
-    machine = this_machine()
-    kernels = fusers(target, machine) if options.ahead else ()
-    memory = memory_allowed(plan.network, options)
-
-    def lowered(plan: Plan) -> Program:
-        return lower(
-            plan,
-            target,
-            exponents=options.exponent,
-            ordered=options.ordered,
-            machine=machine,
-            kernels=kernels,
-            orders=orders,
-            memory=memory,
-        )
-
-    program = lowered(plan)
-    if target.backend == "numpy" and memory is None and _automatic(options.optimize):
-        turned = regrouped_plan(plan, machine)
-        if turned is not plan:
-            other = lowered(turned)
-            if program_seconds(other, machine) < program_seconds(program, machine):
-                plan, program = turned, other
+    plan, program = orders_of(plan, target, options, orders)[0]
     program = with_precision(program, options.precision)
     arrays: Sequence[Any] = ()
     if program.constants:
@@ -145,10 +128,41 @@ def build(
         return made
 
     def with_loops() -> Callable[..., Any] | None:
-        ahead = build(plan, target, replace(options, ahead=True), constants, orders)
+        given = options.optimize if len(plan.network.tensors) <= MOST_ANEW else plan.path
+        ahead = build(plan, target, replace(options, ahead=True, optimize=given), constants, orders)
         return ahead.run if ahead.program != program else None
 
     return replace(made, run=loops.later(made.run, with_loops, len(program.steps)))
+
+
+def orders_of(
+    plan: Plan,
+    target: Target,
+    options: Options,
+    orders: Mapping[int, Sequence[int]] = NO_ORDERS,
+) -> list[tuple[Plan, Program]]:
+    """Return `plan` lowered, and before or after it other orders, the one predicted to be fastest first: see `ranked`.
+
+    It is alone where an order or a memory limit is given, and on other targets than NumPy.
+    """
+    machine = this_machine()
+    kernels = fusers(target, machine) if options.ahead else ()
+    memory = memory_allowed(plan.network, options)
+
+    def lowered(plan: Plan) -> Program:
+        return lower(
+            plan,
+            target,
+            exponents=options.exponent,
+            ordered=options.ordered,
+            machine=machine,
+            kernels=kernels,
+            orders=orders,
+            memory=memory,
+        )
+
+    fixed = target.backend != "numpy" or memory is not None or not is_open(options)
+    return ranked((plan,) if fixed else to_rank(plan, options, machine), lowered, machine)
 
 
 def _may_gain(program: Program, plan: Plan, target: Target) -> bool:
@@ -178,8 +192,11 @@ def planned(
     def find(limit: int | None) -> Plan:
         return remembered(network, options.optimize, limit, started if limit == allowed else None)
 
-    if options.tune and allowed is None and not network.dynamic and _automatic(options.optimize):
-        made = [build(p, target, options, constants, orders) for p in candidates(find(None))]
+    if options.tune and allowed is None and not network.dynamic and is_open(options):
+        made = []
+        for plan, _ in orders_of(find(None), target, options, orders)[:MOST_TIMED]:
+            given = replace(options, optimize=plan.path)  # this order, not one that is predicted to be faster
+            made.append(build(plan, target, given, constants, orders))
         if len(made) == 1:
             return made[0]
         from contractc.tune import remembered_fastest  # loaded by those who tune
@@ -187,11 +204,6 @@ def planned(
         return remembered_fastest(made)
 
     return kept_within(find, allowed, target, options, constants, orders)
-
-
-def _automatic(optimize: Any) -> bool:
-    """Return whether the order is left to the default search."""
-    return (optimize.method if isinstance(optimize, Search) else optimize) in (None, True, "auto")
 
 
 def kept_within(

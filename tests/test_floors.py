@@ -26,7 +26,7 @@ FLOORS = """
     cli, nn, compat
     bench, report
     formats
-    api, derivatives, graphical, calls, reading, building, remembering
+    api, derivatives, graphical, calls, reading, building, ranking, remembering
     bundle, tune
     assembly, training, hosted, search, lower, backends, providers, store
     cost

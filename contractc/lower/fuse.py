@@ -10,7 +10,7 @@ from math import prod
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import is_view, task_of
-from contractc.cost import spilled_seconds, step_seconds, written_seconds
+from contractc.cost import spilled_seconds, step_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Fused, Loop, Program, Step
@@ -97,8 +97,7 @@ def library_seconds(program: Program, step: Contract, machine: Machine, librarie
         terms = [known[i].modes for i in step.inputs]
         return step_seconds(terms, step.out.modes, program.extents, step.out.dtype, machine)
     orders = dict.fromkeys([task.out, *natural_orders(task.left, task.right, task.out)])
-    best = min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
-    return best + written_seconds(task.size(task.out) * itemsize(step.out.dtype), machine)
+    return min(ways(replace(task, out=out), machine, libraries)[0].seconds for out in orders)
 
 
 def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:

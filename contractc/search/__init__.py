@@ -14,7 +14,7 @@ from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
 from contractc.search.bisection import bisect
-from contractc.search.candidates import candidates
+from contractc.search.candidates import candidates, tree
 from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
 from contractc.search.factored import cheapest_layout, layout_choices
@@ -26,7 +26,7 @@ from contractc.search.slice import sliced_to_fit
 from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "candidates", "check_allocation", "search", "search_gradients"]
+__all__ = ["MOST_EXACT", "SEARCHES", "candidates", "check_allocation", "search", "search_gradients", "tree"]
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:

@@ -28,10 +28,10 @@ def candidates(plan: Plan, most: int = 6) -> tuple[Plan, ...]:
     if len(network.outputs) > 1 or plan.sliced or network.groups or trained:
         return (plan,)
     paths = dict.fromkeys(plan.others)
-    own = {_tree(plan.path, count)}
+    own = {tree(plan.path, count)}
     if 2 < count <= FEW:
         paths |= dict.fromkeys(trees(count))
-    distinct = {_tree(path, count): path for path in reversed(paths) if _tree(path, count) not in own}
+    distinct = {tree(path, count): path for path in reversed(paths) if tree(path, count) not in own}
     allowed = LARGER * plan.peak + SLACK
     made = [
         priced(replace(plan, path=path, search=f"another order beside {plan.search}", moves=(), others=()))
@@ -71,7 +71,7 @@ def _nested(leaves: Sequence[int]) -> Iterator[Any]:
                 yield one, two
 
 
-def _tree(path: Path, count: int) -> frozenset[frozenset[int]]:
+def tree(path: Path, count: int) -> frozenset[frozenset[int]]:
     """Return the sets of tensors that the steps of `path` contract: what tells trees apart, in whatever order."""
     sets = [frozenset((k,)) for k in range(count)]
     for ids in path:

@@ -19,7 +19,16 @@ from contractc.backends.steps.forms import (
     fused,
     size_of,
 )
-from contractc.cost import BLAS, bandwidth, call_seconds, fresh_seconds, pair_seconds, product_seconds
+from contractc.cost import (
+    APART,
+    BLAS,
+    bandwidth,
+    call_seconds,
+    fresh_seconds,
+    memory_seconds,
+    pair_seconds,
+    product_seconds,
+)
 from contractc.dtypes import itemsize
 from contractc.machine import Machine
 from contractc.notation import Term
@@ -66,9 +75,6 @@ _SHORT = 512.0
 
 _CACHE = 2**21
 
-_STREAMED = 2**23
-"""Bytes of an elementwise product from which memory is read before it is written to: no cache has it from before."""
-
 _COPY_CALL = 2e-6
 """Seconds that any copy takes at least."""
 
@@ -80,6 +86,10 @@ _EINSUM_RATES = {"float32": 4.0e9, "float64": 2.0e9, "complex64": 4.0e8, "comple
 
 _TALL = 1.08
 """How much longer a product beyond the caches takes whose result has many short rows rather than few long ones."""
+
+_DEEP, _STRIP, _RUN = 384, 64.0, 150.0
+"""Summed positions of which OpenBLAS first copies the left operand, all rows of it, into one panel; bytes of a row of
+that operand, turned, that it reads at a time, and those with which memory is read at half its rate."""
 
 _TURNED = {NUMPY: (3.5e-10, 0.0), TORCH: (0.0, 2.7e-11)}
 """Seconds, by element and by byte, of an operand whose fastest mode is summed while its other one is the fastest of the
@@ -179,12 +189,14 @@ def _form_seconds(
     m, n, k = (size_of(x, extents) for x in (form.rows, form.columns, form.summed))
     loops = prod([size_of(axis, extents) for axis in form.loops])
     sums = prod([size_of(axis, extents) for axis in form.sums])
-    operand = form.right
+    first, operand = form.left, form.right
     if form.out and form.out[-1] == form.rows:  # in columns: the product of the turned matrices
-        m, n, operand = n, m, form.left
+        m, n, first, operand = n, m, form.right, form.left
     turned = n * k if form.rows and form.columns and operand[-1] == form.summed else 0
     waiting, hidden = _waiting(task, form, machine)
     tall = _TALL if n < m and m * n * width > _CACHE else 1.0
+    large = task.left if first is form.left else task.right
+    waits = {NUMPY: waiting + _packing(task, large, first[-1:] != (form.summed,), (m, n, k), machine)}
     found = []
     for provider in providers:
         if provider == TORCH and form.sums and form.loops:
@@ -205,8 +217,27 @@ def _form_seconds(
             moved = 3 * m * n * width / bandwidth(machine, 3 * m * n * width)
             step = 5 * call if provider == NUMPY else call / 3  # two slices, a product, a sum
             seconds += sums * step + (sums - 1) * loops * moved
-        found.append(seconds + max(0.0, waiting - busy / 2) + hidden)
+        found.append(seconds + max(0.0, waits.get(provider, waiting) - busy / 2) + hidden)
     return found
+
+
+def _packing(task: Task, large: Term, turned: bool, product: tuple[int, int, int], machine: Machine) -> float:
+    """Return the seconds for which OpenBLAS waits as it copies an operand, the `large` one with the rows, into panels.
+
+    A panel of many rows goes to memory before it is used again: one of 25600 x 160 takes 11 ms times 160 x 32, as 160
+    of 160 x 160 6.4. One that is read across its rows comes in short runs of memory: those 160 turned take 12.
+
+    Args:
+        turned: whether the operand is read across its rows as it lies in memory.
+        product: rows, columns and summed positions of one product.
+    """
+    rows, columns, summed = product
+    width, size = itemsize(task.dtype), task.size(large) * itemsize(task.dtype)
+    if size <= _CACHE or rows == 1 or columns == 1:
+        return 0.0
+    written = size if min(summed, _DEEP) * rows * width > _CACHE else 0
+    again = size * _RUN / _STRIP if turned else 0.0
+    return memory_seconds(machine, again, written, 2 * size)
 
 
 def _torch_loop_seconds(task: Task, form: Form, call: float) -> float:
@@ -229,10 +260,10 @@ def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
     sizes = [size_of(modes, task.extents) * width for modes in (task.left, task.right, task.out)]
     total = sum(sizes)
     if max(sizes) <= _CACHE:
-        return total / bandwidth(machine, 2 * total), 0.0
+        return memory_seconds(machine, total - sizes[2], sizes[2], 2 * total), 0.0
     matrix = (form.rows, form.columns, form.summed)
     repeated = (*form.sums, *form.loops)
-    moved = 0.0
+    moved = []
     for axes in (form.left, form.right, form.out):
         size = run = width
         in_turn = axes == (*(x for x in repeated if x in axes), *(x for x in axes if x in matrix))
@@ -243,8 +274,9 @@ def _waiting(task: Task, form: Form, machine: Machine) -> tuple[float, float]:
             size *= extent
             run *= extent if inside else 1
         times = _readings(task, axes, matrix, repeated, width)
-        moved += times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0))
-    return moved / bandwidth(machine, 2 * total), fresh_seconds(machine, sizes[2])
+        moved.append(times * size * (1 + (_SHORT / run if size > _CACHE and run < size else 0.0)))
+    waiting = memory_seconds(machine, moved[0] + moved[1], moved[2], 2 * total)
+    return waiting, fresh_seconds(machine, sizes[2])
 
 
 def _readings(
@@ -314,12 +346,13 @@ def _copied_at_least(machine: Machine, size: int) -> float:
 def _multiply_seconds(task: Task, machine: Machine, provider: str) -> float:
     width = itemsize(task.dtype)
     made = task.size(task.out)
-    read_first = made if made * width > _STREAMED else 0
-    moved = (task.size(task.left) + task.size(task.right) + made + read_first) * width
+    read = (task.size(task.left) + task.size(task.right)) * width
     axes = fused((task.left, task.right, task.out))
     run = task.size(axes[2][-1]) if axes[2] else 1
     each = 8e-9 if provider == NUMPY else 5e-9
-    seconds = moved / bandwidth(machine, moved) + made / run * each + call_seconds(machine, provider)
+    seconds = (
+        memory_seconds(machine, read, made * width) + made / run * each + call_seconds(machine, provider)
+    )
     for modes, own in ((task.left, axes[0]), (task.right, axes[1])):
         if own and axes[2] and axes[2][-1] in own and own[-1] != axes[2][-1]:
             seconds += made * (1e-9 if task.size(modes) * width < _CACHE else 3e-9)
@@ -330,10 +363,18 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     width = itemsize(task.dtype)
     count = task.size(tuple(dict.fromkeys((*task.left, *task.right))))
     terms = (task.left, task.right, task.out)
-    moved = sum(task.size(term) for term in terms) * width
+    read, made = (task.size(task.left) + task.size(task.right)) * width, task.size(task.out) * width
     largest = max(range(3), key=lambda k: task.size(terms[k]))
-    axes = fused(terms)[largest]
+    arrays = fused(terms)
+    axes, out = arrays[largest], arrays[2]
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
-    seconds = max(count / rate, _SLOW_READING * moved / bandwidth(machine, 2 * moved))
-    return seconds + count / run * 1.2e-8 + 2e-6 + fresh_seconds(machine, task.size(task.out) * width)
+    apart = 0
+    if (
+        out and axes and axes[-1] in out and axes[-1] != out[-1]
+    ):  # it goes along the result, so not along rows
+        rate /= 2
+        within = axes[axes.index(out[-1]) :] if out[-1] in axes else axes
+        apart = count if prod([task.size(axis) for axis in within]) * width > _CACHE else 0
+    seconds = max(count / rate, _SLOW_READING * memory_seconds(machine, read, made, 2 * (read + made)))
+    return seconds + count / run * 1.2e-8 + apart * APART + 2e-6 + fresh_seconds(machine, made)

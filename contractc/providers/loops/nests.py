@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, prod
 
-from contractc.cost import bandwidth, written_seconds
+from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Fused, Program, Value
@@ -21,10 +21,12 @@ from contractc.providers.loops.schedule import (
     CACHES,
     CALL,
     CLOCK,
+    LINE,
     NOT_HIDDEN,
     Schedule,
     best_schedule,
     rate_behind,
+    schedules,
 )
 from contractc.workspace import Block, planned
 
@@ -38,6 +40,9 @@ EMPTY = 1.0e-8
 
 FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 """Bytes of two caches, and the bytes a cycle that come from the second."""
+
+FAR = 2**25
+"""Bytes of the working set at whose rate what comes from memory is priced, to choose between schedules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
     """Return the nests for a piece of so many positions."""
     body, known = step.body, step.body.values()
     extents = tuple(piece if piece and m in step.modes else n for m, n in enumerate(body.extents))
+    outside = {*(v.number for v in body.inputs), *body.results} if step.modes else set()
+    sizes = {n: count(step, v, 0) * itemsize(v.dtype) for n, v in known.items()}
     found = []
     made: set[int] = set()
     for inner in body.steps:
@@ -130,7 +137,8 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
         aligned = tuple(i in made for i in inner.inputs)
         made.add(inner.out.number)
         problem = _problem(values, inner, extents, body.semiring, aligned)
-        schedule = None if problem is None else best_schedule(problem, vector_bytes)
+        far = tuple(i in outside and sizes[i] > SECOND_LEVEL for i in (*inner.inputs, inner.out.number))
+        schedule = None if problem is None else _schedule(problem, far, vector_bytes)
         if problem is None or schedule is None:
             return None
         apart = any(m in v.modes for v in values for m in step.modes)
@@ -138,6 +146,39 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
         stage = INSIDE if apart else stages[inner.out.number]
         found.append(Nest(problem, schedule, inner.inputs, inner.out.number, stage, adds))
     return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _schedule(problem: Problem, far: tuple[bool, ...], vector_bytes: int) -> Schedule | None:
+    """Return the schedule for `problem` whose inputs and result are pieces of arrays in memory where `far` says so."""
+    if not any(far):
+        return best_schedule(problem, vector_bytes)
+
+    def seconds(schedule: Schedule) -> tuple[float, int, int]:
+        moved = [_bytes(problem, schedule, k) if there else 0.0 for k, there in enumerate(far)]
+        memory = memory_seconds(DEFAULT_MACHINE, sum(moved[:-1]), moved[-1], FAR)
+        found = max(schedule.busy, memory) + NOT_HIDDEN * min(schedule.busy, memory)
+        return found, schedule.lane, schedule.columns
+
+    return min(schedules(problem, vector_bytes), key=seconds, default=None)
+
+
+def _bytes(problem: Problem, schedule: Schedule, k: int) -> float:
+    """Return the bytes of input k of `problem`, or of its result, and for each run in which tiles use it a line more.
+
+    The rows of a tile are gone through side by side where they are turned in squares of a vector.
+    """
+    term = problem.terms[k] if k < problem.inputs else problem.out
+    width = itemsize(problem.dtypes[k] if k < problem.inputs else problem.result)
+    lane, tile = schedule.lane, schedule.width * schedule.columns
+    rows = any(m != lane and m not in schedule.outer for m in term)
+    run = inf
+    if lane in term and rows:
+        last = term[-1] == lane
+        run = (
+            tile * width if last and tile < problem.extents[lane] else inf if last else schedule.width * width
+        )
+    return problem.size(term) * width * (1 + LINE / run)
 
 
 @lru_cache(maxsize=4096)
@@ -188,10 +229,17 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
     around = sum(each) - inside
     last = sum(_nest_seconds(step, nest, known, everything) for nest in rest if nest.stage == INSIDE)
     busy = extent // step.piece * inside + last
-    sizes = [count(step, v, 0) * itemsize(v.dtype) for v in outside]
-    moved = sum(sizes)
-    memory = moved / bandwidth(DEFAULT_MACHINE, moved)
-    fresh = sum(written_seconds(n, DEFAULT_MACHINE) for n in sizes[len(step.body.inputs) :])
+    sizes = {v.number: count(step, v, 0) * itemsize(v.dtype) for v in outside}
+    moved = {n: float(size) for n, size in sizes.items()}
+    for nest in reversed(whole):  # the first that reads a piece brings it from memory
+        for k, i in enumerate((*nest.reads, nest.makes)):
+            if sizes.get(i, 0) > SECOND_LEVEL and nest.stage == INSIDE:
+                pieces = extent / step.piece if step.modes[0] in known[i].modes else 1.0
+                moved[i] = pieces * _bytes(nest.problem, nest.schedule, k)
+    made = [v.number for v in step.outs]
+    read = sum(n for i, n in moved.items() if i not in made)
+    memory = memory_seconds(DEFAULT_MACHINE, read, sum(moved[i] for i in made), sum(sizes.values()))
+    fresh = sum(fresh_seconds(DEFAULT_MACHINE, sizes[i]) for i in made)
     return call + around + max(busy, memory) + NOT_HIDDEN * min(busy, memory) + fresh
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 
-from contractc.cost import bandwidth, written_seconds
+from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
@@ -230,7 +230,7 @@ def _priced(
     seconds = cycles / CLOCK
     memory = _memory_seconds(problem, lane, width * columns, outer) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
-    total += written_seconds(problem.size(problem.out) * itemsize(problem.result), DEFAULT_MACHINE)
+    total += fresh_seconds(DEFAULT_MACHINE, problem.size(problem.out) * itemsize(problem.result))
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total, seconds)
 
 
@@ -244,13 +244,12 @@ def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> floa
     sizes = [
         problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
     ]
-    rate = bandwidth(DEFAULT_MACHINE, sum(sizes))
-    total = sizes[-1] / rate
+    read = 0.0
     for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
         short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[2][0]
         short = short and any(m != lane and m not in outer for m in term)
-        total += size / rate * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
-    return total
+        read += size * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
+    return memory_seconds(DEFAULT_MACHINE, read, sizes[-1], sum(sizes))
 
 
 def _line_seconds(problem: Problem, outer: Term) -> float:
