@@ -82,13 +82,17 @@ def native(text: str, function: str) -> Native:
     Its arguments are addresses and 64-bit integers, all given as ints. The interpreter lock is released while
     it runs.
     """
-    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith(";"))
-    digest = hashlib.sha256(code.encode()).hexdigest()  # steps that differ by their modes' numbers share one
+    digest = hashlib.sha256(_uncommented(text).encode()).hexdigest()
     with _lock:
         found = _compiled.get(digest)
         if found is None:
-            found = _compiled[digest] = _built(code, function)
+            found = _compiled[digest] = _built(text, function)
         return found
+
+
+def _uncommented(text: str) -> str:
+    """Return `text` without its comments, which name modes by numbers: like steps of a program share their code."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith(";"))
 
 
 def called(
@@ -120,7 +124,7 @@ def _machine_code(text: str, machine: Any) -> bytes:
 
     processor = f"{machine.triple} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     made_by = f"{GENERATOR} {llvm.llvm_version_info} {processor}"
-    key = hashlib.sha256(f"{made_by}\n{text}".encode()).hexdigest()
+    key = hashlib.sha256(f"{made_by}\n{_uncommented(text)}".encode()).hexdigest()
     store = open_store()
     found = None if store is None else store.read("loops", key)
     if found is None:

@@ -15,13 +15,13 @@ from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Fused, Program, Value
+from contractc.providers.loops.blocks import LINE
 from contractc.providers.loops.forms import ORDERED
 from contractc.providers.loops.problem import Problem, problem_of, refused
 from contractc.providers.loops.schedule import (
     CACHES,
     CALL,
     CLOCK,
-    LINE,
     NOT_HIDDEN,
     Schedule,
     best_schedule,
