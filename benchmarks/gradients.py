@@ -2,9 +2,10 @@
 
     python benchmarks/gradients.py [--rounds 15] [--out FILE]
 
-Both are compiled for NumPy arrays of float64 and timed in interleaved rounds. `flops` is the ratio that the plans say;
-a program may do more, where it computes again what value and gradients share because fused loops are predicted to be
-faster. Lines go to benchmarks/results/gradients.jsonl.
+Both are compiled for NumPy arrays of float64 and timed in interleaved rounds, by the processor's time of this process:
+other work takes a shared core for milliseconds, which strikes calls of some milliseconds only. Run it with one thread.
+`flops` is the ratio that the plans say; a program may do more, where it computes again what value and gradients share
+because fused loops are predicted to be faster. Lines go to benchmarks/results/gradients.jsonl.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -55,7 +57,7 @@ def run(name: str, rounds: int) -> dict[str, Any]:
     both = contractc.compile_gradients(text, *operands)
     calls = {"value": lambda: value(*operands), "both": lambda: both(*operands, cotangent)}
     np.testing.assert_allclose(calls["both"]()[0], calls["value"](), rtol=1e-9, atol=1e-7)
-    seconds = interleaved(calls, rounds)
+    seconds = interleaved(calls, rounds, clock=process_time)
     return {
         "case": name,
         "text": text,

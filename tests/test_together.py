@@ -7,6 +7,7 @@ from ctypes import c_size_t
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import contractc
 from contractc.backends import backend_named
 from contractc.fused import Names, all_unfused, numbered_anew, renamed
+from contractc.lower.between import improved
 from contractc.lower.fuse import Fuser
 from contractc.lower.memory import peak_bytes
 from contractc.lower.together import MOST_STEPS, together
@@ -23,6 +25,8 @@ from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
 from contractc.providers.loops import arrays as layouts
+from contractc.providers.loops import driver
+from contractc.providers.loops import kernel as kernels
 from contractc.providers.loops.nests import nests_of
 from tolerances import tolerance
 
@@ -314,3 +318,53 @@ def test_the_peak_counts_what_lies_between_steps() -> None:
     assert isinstance(step, Fused)
     arrays = 8 * 1003 * 16 * 8
     assert arrays < peak_bytes(both.program, NUMPY) < arrays + 2**20
+
+
+@with_loops
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
+def test_what_is_written_past_the_caches_is_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "STREAMED", 64)
+    monkeypatch.setattr(driver, "STREAMED", 64)
+    values = [Value(k, (1,) if k == 1 else (0, 1), dtype) for k in range(4)]
+    steps = (Contract(values[2], (0, 1)), Contract(values[3], (0, 0)))
+    sizes: list[tuple[int, int]] = [(9, 48), (7, 50), (2, 1008)]
+    for extents in sizes:
+        program = Program((values[0], values[1]), steps, (2, 3), extents)
+        rng = np.random.default_rng(3)
+        operands = [rng.integers(-4, 5, size).astype(dtype) for size in (extents, extents[1:])]
+        alone = replace(program, steps=(replace(steps[0], how=loops.HOW),), results=(2,))
+        text = loops.text_of(alone, steps[0], loops.native.vector_bytes())
+        whole_lines = extents[1] != 50 and loops.native.vector_bytes() == 64
+        assert ("!nontemporal" in text) == whole_lines
+        for case in (whole(program), whole(program, (0,), 3), alone):
+            run = backend_named("numpy").compile(case).run
+            for _ in range(8):  # results begin at a cache line or not
+                found = run(*operands)
+                for one, two in zip(
+                    found if isinstance(found, tuple) else (found,), program.evaluate(*operands), strict=False
+                ):
+                    np.testing.assert_array_equal(one, two)
+
+
+@with_loops
+@settings(max_examples=15, deadline=None)
+@given(programs())
+def test_changes_of_what_lies_between_steps_change_no_result(case: tuple[Program, list[np.ndarray]]) -> None:
+    program, operands = case
+    exact = program.evaluate(*operands)
+    for modes, piece in cuts(program):
+        step = whole(program, modes, piece).steps[0]
+        assert isinstance(step, Fused)
+
+        def drawn(step: Fused) -> float:
+            return 1 + crc32(repr((step.body.steps, step.piece)).encode()) / 2**32
+
+        found = improved(step, drawn)
+        assert drawn(found) <= drawn(step)
+        changed = replace(program, steps=(found,))
+        assert not changed.faults(), changed.faults()
+        if nests_of(found, loops.native.vector_bytes()) is None:
+            continue
+        got = backend_named("numpy").compile(changed).run(*operands)
+        for one, two in zip(got if isinstance(got, tuple) else (got,), exact, strict=True):
+            agree(np.asarray(one), np.asarray(two))

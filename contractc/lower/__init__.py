@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 from contractc.backends.steps.choose import Prices, arranged, free_results, layout
 from contractc.dtypes import wide
+from contractc.lower import fuse, together  # modules: functions of these names would hide them
 from contractc.lower.exponents import guard_range, split_exponents
-from contractc.lower.fuse import Fuser, fuse, fusers, loops_missed
+from contractc.lower.fuse import Fuser, fusers, loops_missed
 from contractc.lower.memory import NEGLIGIBLE, peak_bytes, with_threads
 from contractc.lower.passes import PASSES, as_stored, merge_equal_steps, unshared
 from contractc.lower.seconds import program_seconds
 from contractc.lower.slices import in_slices, packed
-from contractc.lower.together import together
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.network import TensorNetwork
 from contractc.notation import Term
@@ -110,10 +110,10 @@ def finished(
 ) -> Program:
     """Return a pairwise `program` with runs of steps fused and, for NumPy, orders and ways chosen; see `lower`."""
     if target.backend != "numpy" or program.semiring != "sum_product":
-        return fuse(program, kernels)
+        return fuse.fuse(program, kernels)
 
     def made(form: Program) -> Program:
-        form = together(fuse(form, kernels), kernels)
+        form = together.together(fuse.fuse(form, kernels), kernels)
         form = form if ordered else free_results(form)
         return arranged(form, machine, providers(), prices)
 

@@ -9,13 +9,10 @@ from math import inf, prod
 
 from contractc.notation import Term
 from contractc.providers.loops.problem import Problem
-from contractc.providers.loops.text import kind_of
+from contractc.providers.loops.text import LINE, kind_of
 
 COLUMN = -1
 """Stands for a mode: the vectors of a tile side by side."""
-
-LINE = 64
-"""Bytes of a cache line."""
 
 SPLIT = 0.35
 """Cycles that a vector takes longer which lies across two cache lines."""

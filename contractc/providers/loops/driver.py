@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from contractc.dtypes import itemsize
 from contractc.programs import Fused, Value
 from contractc.providers.loops.arrays import IN_ORDER
-from contractc.providers.loops.kernel import ALIGNMENT, aligned, kernel
+from contractc.providers.loops.kernel import ALIGNMENT, FENCE, STREAMED, aligned, kernel
 from contractc.providers.loops.nests import AFTER, BEFORE, INSIDE, Nest, Nests, count, nests_of
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.schedule import Schedule
@@ -39,7 +40,7 @@ class _Driver:
         self.step, self.nests, self.vector_bytes = step, nests, vector_bytes
         self.w = Writer()
         self.known = step.body.values()
-        self.inner: dict[tuple[Problem, Schedule, bool], Function] = {}
+        self.inner: dict[tuple[Problem, Schedule, bool, bool], Function] = {}
         self.workspace = 0
         self.pointers: dict[int, str] = {}
 
@@ -58,6 +59,8 @@ class _Driver:
                 self._stage(self.nests.whole, INSIDE, index)
             self._stage(self.nests.rest, INSIDE, full)
         self._stage(self.nests.whole, AFTER, 0)
+        if any(streams for *_, streams in self.inner):
+            w.do(FENCE)
         over = [f"{step.piece} of m{m} at a time" for m in step.modes]
         heading = [f"{len(self.nests.whole)} nests {' '.join(over)}"]
         function = w.function("loops", PARAMETERS, heading, "i64")
@@ -108,9 +111,13 @@ class _Driver:
         return w.at(self.pointers[number], kind.type, w.multiply(index, row * kind.parts))
 
     def _function(self, nest: Nest) -> Function:
-        key = nest.problem, nest.schedule, nest.adds
+        value = self.known[nest.makes]
+        large = count(self.step, value, 0) * itemsize(value.dtype) >= STREAMED
+        streams = large and not any(nest.makes in s.inputs for s in self.step.body.steps)
+        key = nest.problem, nest.schedule, nest.adds, streams
         if key not in self.inner:
-            made = kernel(nest.problem, nest.schedule, self.vector_bytes, f"nest{len(self.inner)}", nest.adds)
+            name = f"nest{len(self.inner)}"
+            made = kernel(nest.problem, nest.schedule, self.vector_bytes, name, nest.adds, streams)
             self.inner[key] = made.function
             self.workspace = max(self.workspace, made.workspace)
         return self.inner[key]

@@ -18,7 +18,8 @@ class Ref:
     """Where the values of one tensor lie while a tile is worked on.
 
     `strides` are in elements; of a `packed` tensor in slots, each of which has a whole vector of real parts and,
-    for complex numbers, one of imaginary parts. `vectors` tells whether it has the lane mode.
+    for complex numbers, one of imaginary parts. `vectors` tells whether it has the lane mode, `streamed` whether its
+    vectors are cache lines that are written past the caches.
     """
 
     base: str
@@ -27,6 +28,7 @@ class Ref:
     vectors: bool
     packed: bool
     conj: bool = False
+    streamed: bool = False
 
 
 class Tile:
@@ -120,7 +122,7 @@ class Tile:
         column = place[COLUMN][1] if COLUMN in place else 0
         row = joined(w, x, kind, lanes)
         address = self.address(ref, place, kind.parts)
-        w.store(row, kind.type, lanes * kind.parts, address, self.mask(column, kind.parts))
+        w.store(row, kind.type, lanes * kind.parts, address, self.mask(column, kind.parts), ref.streamed)
 
     def _conj(self, ref: Ref, x: Parts, lanes: int) -> Parts:
         return self.a.conj(x, lanes) if ref.conj else x

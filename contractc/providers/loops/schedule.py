@@ -17,10 +17,10 @@ from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize
 from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
-from contractc.providers.loops.blocks import LINE, MOST_BLOCK, Blocking, blocking, split_part, step_shape
+from contractc.providers.loops.blocks import MOST_BLOCK, Blocking, blocking, split_part, step_shape
 from contractc.providers.loops.forms import ORDERED, STRIDED
 from contractc.providers.loops.problem import Problem
-from contractc.providers.loops.text import kind_of
+from contractc.providers.loops.text import LINE, kind_of
 
 CLOCK = 3.0e9
 """Cycles a second that the predicted cycles are divided by."""

@@ -19,6 +19,9 @@ _TYPES = {"float16": "half", "bfloat16": "bfloat", "float32": "float", "float64"
 _TYPES |= {"complex64": "float", "complex128": "double"}
 _TYPES |= {f"{sign}int{bits}": f"i{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
+LINE = 64
+"""Bytes of a cache line."""
+
 ATTRIBUTES = 'nounwind "prefer-vector-width"="512"'
 
 DTYPES = tuple(_TYPES)
@@ -205,9 +208,14 @@ class Writer:
         self.declared[name] = f"declare {v} @{name}(ptr, i32 immarg, <{lanes} x i1>, {v})"
         return self.op(f"call {v} @{name}(ptr {address}, i32 1, <{lanes} x i1> {mask}, {v} zeroinitializer)")
 
-    def store(self, x: str, kind: str, lanes: int, address: str, mask: str = "") -> None:
-        """Write `lanes` elements in a row, but those the mask leaves out."""
+    def store(
+        self, x: str, kind: str, lanes: int, address: str, mask: str = "", streamed: bool = False
+    ) -> None:
+        """Write `lanes` elements in a row, but those the mask leaves out; past the caches if `streamed`: lines."""
         v = vector(kind, lanes)
+        if not mask and streamed:
+            self.do(f"store {v} {x}, ptr {address}, align {LINE}, !nontemporal !0")
+            return
         if not mask:
             self.do(f"store {v} {x}, ptr {address}, align 1")
             return
@@ -250,6 +258,7 @@ class Function:
 def module(function: Function, inner: Sequence[Function] = ()) -> str:
     """Return the module of `function` and those that it calls, which nobody else sees."""
     declared = {name: line for f in (function, *inner) for name, line in f.declared.items()}
+    streamed = any("!nontemporal" in line for f in (function, *inner) for line in f.lines)
     return "\n".join(
         [
             *(f"; {line}" for line in function.heading),
@@ -259,6 +268,7 @@ def module(function: Function, inner: Sequence[Function] = ()) -> str:
             *(f.text("internal ", 1) for f in inner),
             f"attributes #0 = {{ {ATTRIBUTES} }}",
             f"attributes #1 = {{ noinline {ATTRIBUTES} }}",  # compiled one by one, which takes far less time
+            *(["!0 = !{i32 1}"] if streamed else []),
             "",
         ]
     )
