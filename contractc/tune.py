@@ -270,9 +270,7 @@ def _timed(
         shuffle(order)
         for how in order:
             found[how].append(seconds(calls[how], times[how]))
-    return {how: min(s) for how, s in found.items()} | {
-        how: s for how, s in once.items() if how not in found
-    }
+    return {how: min(s) for how, s in found.items()} | {how: s for how, s in once.items() if how not in found}
 
 
 def _numbers(rng: np.random.Generator, value: Value, extents: Sequence[int]) -> np.ndarray:
