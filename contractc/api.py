@@ -226,6 +226,8 @@ def plan(
 ) -> Plan:
     """Return the order in which `expression` would be contracted, with its predicted costs; runs nothing.
 
+    It is that of `compile`, which compares the programs of a few orders where few tensors take 0.2 ms and more.
+
     Args:
         expression: as in `compile`.
         operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
@@ -237,7 +239,7 @@ def plan(
       %2 = %0 %1  ij,jk->ik  f64[i=3, k=5]  120
     120 flops, 376 bytes traffic, 376 bytes peak, 0.431 us predicted
     """
-    from contractc.building import conj_and_constant, network_of, plan_of, trained
+    from contractc.building import conj_and_constant, network_of, plan_compiled, plan_of, trained
     from contractc.options import Options, conjugated, frozen
     from contractc.reading import described, dtype_named, read_ahead
     from contractc.several import is_several, joined
@@ -250,4 +252,5 @@ def plan(
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
     tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
     tensors = trained(tensors, given, mode)
-    return plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started)
+    found = plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started)
+    return plan_compiled(found, chosen, options)

@@ -35,23 +35,30 @@ def is_open(options: Options) -> bool:
     return optimize in (None, True, "auto")
 
 
+def may_rank(plan: Plan, options: Options) -> bool:
+    """Return whether `plan` is for few tensors and long calls, its order open, without a limit of time or memory."""
+    limited = isinstance(options.optimize, Search) and options.optimize.time_limit is not None
+    if limited or options.memory_limit is not None or not is_open(options):
+        return False
+    return len(plan.network.tensors) <= FEW and plan.seconds >= WORTH_RANKING
+
+
 def to_rank(plan: Plan, options: Options, machine: Machine) -> tuple[Plan, ...]:
     """Return `plan` and the orders whose programs are worth a comparison with that of `plan`.
 
-    Those are the best that the search knows, where code is made ahead of calls that take long and nothing limits
-    the time for it, and `plan` with two steps in the order that suits memory.
+    Those are the best that the search knows, where code is made ahead of the calls, and `plan` with two steps in the
+    order that suits memory.
     """
-    limited = isinstance(options.optimize, Search) and options.optimize.time_limit is not None
-    few = len(plan.network.tensors) <= FEW
+    count = len(plan.network.tensors)
     if options.tune:
-        plans = candidates(plan, MOST_TUNED) if few else candidates(plan)
-    elif few and options.ahead and not limited and plan.seconds >= WORTH_RANKING:
+        plans = candidates(plan, MOST_TUNED) if count <= FEW else candidates(plan)
+    elif options.ahead and may_rank(plan, options):
         plans = candidates(plan, min(MOST_RANKED, LEAST_RANKED + int(plan.seconds / MORE)))
     else:
         plans = (plan,)
     turned = regrouped_plan(plan, machine)
-    known = [tree(other.path, len(plan.network.tensors)) for other in plans]
-    return plans if tree(turned.path, len(plan.network.tensors)) in known else (*plans, turned)
+    known = [tree(other.path, count) for other in plans]
+    return plans if tree(turned.path, count) in known else (*plans, turned)
 
 
 def ranked(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -175,7 +174,7 @@ def remembered_fastest(executables: Sequence[Executable]) -> Executable:
 
 
 def _seconds_of(executables: Sequence[Executable], clock: Clock) -> list[float]:
-    """Return the median seconds of each, infinite where it is hopeless."""
+    """Return the least seconds of each, infinite where it is hopeless."""
     first = executables[0]
     inputs = [first.program.value(v.number) for v in first.program.inputs]
     calls = {str(k): executable.run for k, executable in enumerate(executables)}
@@ -243,7 +242,7 @@ def _alone(program: Program, step: Contract, values: Mapping[int, Value]) -> Pro
 def _measured(
     candidates: Mapping[str, Program], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
 ) -> dict[str, float]:
-    """Return the median seconds of each program; see `_timed`."""
+    """Return the least seconds of each program; see `_timed`."""
     calls = {how: numpy_backend.compile(p).run for how, p in candidates.items()}
     return _timed(calls, inputs, extents, clock)
 
@@ -251,7 +250,7 @@ def _measured(
 def _timed(
     calls: Mapping[str, Callable[..., Any]], inputs: Sequence[Value], extents: Sequence[int], clock: Clock
 ) -> dict[str, float]:
-    """Return the median seconds of each call that is not hopeless, in interleaved rounds."""
+    """Return the least seconds of each call that is not hopeless, in interleaved rounds: other work only adds."""
     rng = np.random.default_rng(0)
     arrays = [_numbers(rng, v, extents) for v in inputs]
 
@@ -271,9 +270,7 @@ def _timed(
         shuffle(order)
         for how in order:
             found[how].append(seconds(calls[how], times[how]))
-    return {how: median(s) for how, s in found.items()} | {
-        how: s for how, s in once.items() if how not in found
-    }
+    return {how: min(s) for how, s in found.items()} | {how: s for how, s in once.items() if how not in found}
 
 
 def _numbers(rng: np.random.Generator, value: Value, extents: Sequence[int]) -> np.ndarray:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import contractc
-from contractc import tune
+from contractc import ranking, tune
 from contractc.backends import numpy as numpy_backend
 from contractc.backends.steps import understood
 from contractc.errors import UnsupportedError
+from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
+from contractc.plans import Plan
 from contractc.programs import Contract, Program
 from contractc.providers import NUMPY, known, loops
+from contractc.providers.known import this_machine
+from contractc.search import candidates
 from contractc.store import opened
 from contractc.tune import fastest, tuned
 
@@ -202,3 +207,39 @@ def test_answers_are_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY, "torch"))
     monkeypatch.setattr(known, "key", lambda: "another processor")
     assert key != tune._key(program, DEFAULT_MACHINE, (NUMPY,))
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("pqrs,pa,qb,rc->abcs", ((24,) * 4, (24, 12), (24, 12), (24, 12))),
+        ("bij,bj,i->b", ((200, 60, 60), (200, 60), (60,))),
+    ],
+)
+def test_the_plan_is_the_one_that_is_compiled_and_its_program_the_fastest_of_several(
+    text: str, shapes: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "WORTH_RANKING", 0.0)
+    compiled = contractc.compile(text, *shapes)
+    assert contractc.plan(text, *shapes).path == compiled.plan.path
+    plan = contractc.plan(text, *shapes, optimize="optimal")
+    seconds = program_seconds(compiled.program, this_machine())
+    for other in candidates(plan, ranking.LEAST_RANKED):
+        given = contractc.compile(text, *shapes, optimize=other.linear_path())
+        assert seconds <= ranking.GAIN * program_seconds(given.program, this_machine())
+
+
+def test_an_order_has_to_be_predicted_clearly_faster_than_that_of_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = contractc.plan("ij,jk,kl->il", (30, 40), (40, 50), (50, 60))
+    first, *others = candidates(plan)
+    taken = {first.path: 1.0} | {other.path: 0.97 for other in others}
+    monkeypatch.setattr(ranking, "program_seconds", lambda program, machine: taken[program])
+
+    def path(plan: Plan) -> Any:
+        return plan.path
+
+    assert ranking.ranked((first, *others), path, DEFAULT_MACHINE)[0][0] is first
+    taken |= {other.path: 0.9 for other in others}
+    assert ranking.ranked((first, *others), path, DEFAULT_MACHINE)[0][0] is others[0]

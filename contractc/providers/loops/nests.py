@@ -15,7 +15,6 @@ from contractc.cost import fresh_seconds, memory_seconds
 from contractc.dtypes import itemsize, wide
 from contractc.machine import DEFAULT_MACHINE
 from contractc.programs import Contract, Fused, Program, Value
-from contractc.providers.loops.blocks import LINE
 from contractc.providers.loops.forms import ORDERED
 from contractc.providers.loops.problem import Problem, problem_of, refused
 from contractc.providers.loops.schedule import (
@@ -28,6 +27,7 @@ from contractc.providers.loops.schedule import (
     rate_behind,
     schedules,
 )
+from contractc.providers.loops.text import LINE
 from contractc.workspace import Block, planned
 
 BEFORE, INSIDE, AFTER = range(3)
