@@ -202,6 +202,8 @@ def _annealed(
     first = _pairs(start[0])
     if start[1].endswith("cut short"):
         return Found(first, start[1])
+    if clock.left() < 2 * PRICED * len(network.tensors):  # as long as a graph of it and prices take
+        return Found(first, f"{start[1]}, no time for more")
     graph = graph_of(network)
     began = monotonic()
     if 0.0 < clock.left() < inf:
