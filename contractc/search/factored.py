@@ -11,7 +11,7 @@ from math import prod
 from contractc.cost import BLAS, HUGE, Costs, bandwidth, costs
 from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers, translate
-from contractc.lower.joint import joined_for_numpy
+from contractc.lower.joint import parts_for_numpy
 from contractc.lower.passes import PASSES
 from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
@@ -145,8 +145,8 @@ def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> fl
     trained = [k for k, t in enumerate(network.tensors) if t.trained]
     if not trained:
         return program_seconds(finished(program, Target(), kernels=fusers(Target())))
-    both = joined_for_numpy(program, trained)
-    return otherwise if both is None else program_seconds(both)
+    parts = parts_for_numpy(program, trained)
+    return otherwise if parts is None else parts.seconds
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
