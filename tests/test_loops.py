@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
+from contractc.backends import backend_named, compiled
 from contractc.backends.compiled import numpy_library
 from contractc.dtypes import wide
 from contractc.programs import Contract, Program, Value
-from contractc.providers import loops
+from contractc.providers import loops, threads
 from contractc.providers.loops import native, problem, schedule, text
 from contractc.store import opened
 from tolerances import tolerance
@@ -149,6 +151,49 @@ def test_the_best_schedule_is_found_without_pricing_all(
     best = min(priced, key=lambda s: (s.seconds, s.lane, s.columns), default=None)
     assert schedule.best_schedule(asked, width) == best
     assert all(schedule.least_seconds(asked, width) <= s.seconds for s in priced)
+
+
+def in_threads(patch: pytest.MonkeyPatch, count: int) -> None:
+    """Let `count` threads share every step that can be shared, however small it is."""
+    patch.setattr(threads, "allowed", lambda: count)
+    patch.setattr(compiled, "WORTH_A_THREAD", 1e-12)
+    patch.setattr(compiled, "MORE_ROOM", 1e12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps(), st.integers(2, 5))
+def test_threads_that_share_a_step_compute_what_the_slow_evaluator_does(
+    drawn: tuple[Program, Contract, list[np.ndarray]], count: int
+) -> None:
+    program, step, arrays = drawn
+    if loops.refuses(program, step) is not None:
+        return
+    step = replace(step, how=loops.HOW)
+    with pytest.MonkeyPatch.context() as patch:
+        in_threads(patch, count)
+        run = compiled.numpy_loops(program, step, backend_named("numpy").compile)
+        agree(run(*arrays), expected(program, step, arrays), step)
+
+
+def test_each_thread_computes_a_part_and_none_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, step = step_of([(0, 1), (1, 2)], (0, 2), [11, 40, 20], ["float64"] * 2, "float64")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((11, 40)), rng.standard_normal((40, 20))
+    taken = []
+    library = numpy_library(program, step)
+
+    def address(array: np.ndarray) -> int:
+        taken.append((get_ident(), array.shape))
+        return library.address(array)
+
+    in_threads(monkeypatch, 3)
+    monkeypatch.setattr(compiled, "numpy_library", lambda *_: library._replace(address=address))
+    run = compiled.numpy_loops(program, replace(step, how=loops.HOW), backend_named("numpy").compile)
+    agree(run(x, y), expected(program, step, [x, y]), step)
+    parts = [shape[0] for _, shape in taken if shape[1:] == (40,)]
+    assert sorted(parts) == [3, 4, 4] and len({thread for thread, _ in taken}) > 1
+    with threads.lent(3) as given_back:
+        assert given_back == 3
 
 
 def test_bfloat16_is_read_wide_and_rounded_once() -> None:

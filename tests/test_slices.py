@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -291,6 +293,40 @@ def test_an_error_in_a_slice_is_raised_and_threads_are_given_back(monkeypatch: p
     assert threads.allowed() == before
     with threads.lent(1) as given_:
         assert given_ == 1
+
+
+def test_what_fails_in_a_thread_is_raised_when_all_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def work(start: int, stop: int) -> int:
+        if start == 2:
+            raise ValueError(f"{start} to {stop}")
+        done.append(start)
+        return start
+
+    with pytest.raises(ValueError, match="2 to 4"):
+        threads.side_by_side(work, 8, 4)
+    assert sorted(done) == [0, 4, 6]
+    assert threads.side_by_side(lambda a, b: (a, b), 7, 3) == [(0, 2), (2, 4), (4, 7)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    threads.side_by_side(lambda a, b: a, 4, 2)
+    child = os.fork()
+    if not child:
+        os._exit(0 if threads.side_by_side(lambda a, b: a, 4, 2) == [0, 2] else 1)
+    for _ in range(500):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            break
+        sleep(0.02)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for threads that it does not have")
+    assert status == 0
 
 
 def test_threads_are_lent_once(monkeypatch: pytest.MonkeyPatch) -> None:

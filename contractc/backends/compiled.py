@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.dtypes import to_numpy
+from contractc.dtypes import itemsize, to_numpy
 from contractc.fused import all_unfused, unfused
 from contractc.programs import Contract, Fused, Program
 from contractc.providers import loops, providers
 from contractc.providers.loops import COPIED, HOW, HOW_FIRST, ORDERED, STRIDED, UNIT, Library
 from contractc.providers.loops.arrays import layout
 from contractc.providers.memory import LEAST, fresh
+from contractc.providers.threads import lent, side_by_side
 
 NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
@@ -40,7 +41,57 @@ def numpy_loops(
         return loops.at_first_call(lambda: numpy_loops(program, now, compile_))
     if not loops.installed() or loops.refuses(program, step) is not None:
         return _pairwise(program, step, compile_)
-    return loops.compiled(program, step, numpy_library(program, step))
+    library = numpy_library(program, step)
+    run = loops.compiled(program, step, library)
+    return _in_threads(program, step, library, run) or run
+
+
+WORTH_A_THREAD = 4.0e-4
+"""Predicted seconds of loops that a thread has to save: to start it and to wait for it takes some 50 us."""
+
+MORE_ROOM = 0.1
+"""Bytes that more threads may take for packed inputs, for a byte of inputs and result: so near is the printed peak."""
+
+
+def _in_threads(
+    program: Program, step: Contract, library: Library, run: Callable[..., Any]
+) -> Callable[..., Any] | None:
+    """Return `run` with the positions of the first mode of the result shared by threads; None where they cannot be.
+
+    There are as many threads as NumPy's BLAS may use, and each has the same loops for its part.
+    """
+    known = program.values()
+    terms = [known[i].modes for i in step.inputs]
+    dynamic = any(m in program.dynamic for m in step.out.modes)
+    if not step.out.modes or dynamic or any(t.count(step.out.modes[0]) > 1 for t in terms):
+        return None
+    first, count = step.out.modes[0], program.extents[step.out.modes[0]]
+    most = min(count, int(loops.predicted(program, step) / WORTH_A_THREAD))
+    part = replace(program, dynamic=(*program.dynamic, first))
+    if most < 2 or loops.refuses(part, step) is not None:
+        return None
+    shape = tuple(program.extents[m] for m in step.out.modes)
+    arrays = [step.out, *(known[i] for i in step.inputs)]
+    size = sum(prod([program.extents[m] for m in v.modes]) * itemsize(v.dtype) for v in arrays)
+    most = min(most, 1 + int(size * MORE_ROOM / max(1, loops.room(part, step))))
+    axes = [t.index(first) if first in t else -1 for t in terms]
+    run_part = loops.at_first_call(lambda: loops.compiled(part, step, library))
+
+    def run_in_threads(*arrays: Any) -> Any:
+        with lent(most) as workers:
+            if workers == 1:
+                return run(*arrays)
+            result = library.empty(shape)
+
+            def work(start: int, stop: int) -> None:
+                places = [(*(slice(None),) * axis, slice(start, stop)) for axis in axes]
+                here = [x if axis < 0 else x[at] for x, axis, at in zip(arrays, axes, places, strict=True)]
+                run_part(*here, into=result[start:stop])
+
+            side_by_side(work, count, workers)
+            return result
+
+    return run_in_threads
 
 
 def numpy_together(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from math import prod
 from typing import Any
 
@@ -14,7 +13,7 @@ from contractc.notation import Term
 from contractc.operations import Scaled, add_scaled, times_power
 from contractc.programs import Contract, Program, Reshape
 from contractc.providers.memory import fresh
-from contractc.providers.threads import lent
+from contractc.providers.threads import lent, side_by_side
 from contractc.semirings import Semiring
 from contractc.slices import Add, Sums, place, positions
 
@@ -139,19 +138,11 @@ def _run(
         return sums
 
     with lent(min(threads, count)) as workers:
-        if workers == 1:
-            run(0, count)
-            return
-        from concurrent.futures import ThreadPoolExecutor  # loaded by those who use threads
-
-        edges = [count * w // workers for w in range(workers + 1)]
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [
-                pool.submit(copy_context().run, run, a, b) for a, b in zip(edges, edges[1:], strict=False)
-            ]
+        first, *others = side_by_side(run, count, workers)
+        if others:
             whole = Sums(modes, listed, add, done, pairs)
-            for future in futures:
-                whole.join(future.result())
+            for part in (first, *others):
+                whole.join(part)
 
 
 def _shape(

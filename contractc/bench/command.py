@@ -14,14 +14,7 @@ from time import get_clock_info
 from typing import Any
 
 from contractc.options import environment_with
-
-ONE_CORE = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
-"""Read by the libraries when they are loaded, hence the process of its own."""
+from contractc.providers.threads import allowed, cores
 
 SHORT = {"bf16": "bfloat16"} | {
     f"{short}{bits}": f"{long}{bits}"
@@ -46,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments of `contractc bench`."""
     made = argparse.ArgumentParser(
         prog="contractc bench",
-        description="Measure contractions beside every library that can run them: one fresh process, one core, "
-        "interleaved rounds, outputs checked against float64.",
+        description="Measure contractions beside every library that can run them: one fresh process, one core "
+        "for each thread, interleaved rounds, outputs checked against float64.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=21, help="rounds a case (21)")
     made.add_argument("--seconds", type=float, default=3.0, help="seconds a case may spend in rounds (3)")
     made.add_argument("--memory", type=float, default=2.0, metavar="GB", help="skip cases that need more (2)")
+    made.add_argument("--threads", type=int, default=1, metavar="N", help="threads of every library (1)")
     made.add_argument("--control", metavar="CORE", help="make every OpenBLAS use its kernels for this core")
     made.add_argument("--out", type=Path, metavar="FILE", help="append JSON lines to this file")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report")
@@ -78,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run `contractc bench` and return the exit status: 0, 1 if it was cut short, 2 for arguments that make no sense.
 
-    The measurement runs in a process of its own, on one core.
+    The measurement runs in a process of its own, on as many cores as threads.
     """
     if argv[:1] == ["compare"]:
         from contractc.bench.compare import main as compare
@@ -91,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
     if problem is not None:
         print(f"contractc bench: {problem}", file=sys.stderr)
         return 2
-    changes = ONE_CORE | ({"OPENBLAS_CORETYPE": options.control} if options.control else {})
+    changes = threads_only(options.threads) | (
+        {"OPENBLAS_CORETYPE": options.control} if options.control else {}
+    )
     command = [sys.executable, "-m", "contractc.bench", *argv]
     with tempfile.TemporaryDirectory() as folder:
         # an empty store: what another process has planned or tuned must not make first calls look cheap
@@ -108,6 +104,8 @@ def fault(options: argparse.Namespace) -> str | None:
         return "give an expression with --shapes, or --cases"
     if options.expression is not None and options.cases:
         return "give an expression or --cases, not both"
+    if not 1 <= options.threads <= cores():
+        return f"--threads {options.threads}, where this process may use {cores()}"
     missing = [str(path) for path in options.cases if not path.exists()]
     if missing:
         return f"there is no {', '.join(missing)}"
@@ -132,16 +130,23 @@ def shape_of(text: str) -> tuple[int, ...]:
         raise ValueError(f"--shapes {text!r} is not a list of extents such as 32,64") from None
 
 
-def one_core() -> None:
-    """Keep this process on one of the cores it may use, so that no library starts more threads."""
+def threads_only(count: int) -> dict[str, str]:
+    """Return the variables for `count` threads; libraries read them when they are loaded, hence another process."""
+    names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+    many = str(count > 1).lower()  # jax takes one thread, or one for each core
+    return {**dict.fromkeys(names, str(count)), "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={many}"}
+
+
+def stay_on(count: int) -> None:
+    """Keep this process on `count` of the cores it may use, so that no library starts more threads."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
 
 
 def measure(argv: Sequence[str]) -> int:
     """Measure in this process, print as cases are done, and return the exit status."""
-    one_core()
     options = parser().parse_args(argv)
+    stay_on(options.threads)
     from contractc.bench import cases, limits, lines, peers, run, table
 
     dtypes = [SHORT.get(d, d) for d in options.dtype]
@@ -164,7 +169,7 @@ def measure(argv: Sequence[str]) -> int:
     conditions: dict[str, Any] = {
         **limits.machine(),
         "versions": peers.versions(),
-        "threads": 1,
+        "threads": allowed(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "control": options.control,
         "openblas": limits.openblas_core(),

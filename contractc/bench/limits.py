@@ -18,6 +18,7 @@ from contractc.bench.cases import Array
 from contractc.bench.measure import Call, Clock, interleaved
 from contractc.dtypes import is_complex
 from contractc.machine import physical_memory, processor
+from contractc.providers.threads import allowed
 
 SIZE = 1536
 """Rows, columns and depth of the matrix product: large enough that its rate has levelled off, and 0.1 s at most."""
@@ -54,7 +55,7 @@ def _products(dtype: str) -> Iterator[tuple[str, Call]]:
     if find_spec("torch"):
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(allowed())
         a, b = torch.from_numpy(x), torch.from_numpy(out)
         yield f"torch {dtype}", lambda: torch.mm(a, a, out=b)
 

@@ -17,6 +17,7 @@ from contractc.api import compile, contract
 from contractc.bench.cases import Array, Case, extents
 from contractc.bench.measure import Call
 from contractc.dtypes import itemsize, to_numpy
+from contractc.providers.threads import allowed
 
 OURS = "contract"
 """The contestant that ratios are taken to: the public call with default options on NumPy arrays."""
@@ -87,7 +88,7 @@ def to_array(result: Any) -> Array:
 def _torch() -> Any:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(allowed())
     return torch
 
 
@@ -260,7 +261,7 @@ def _jax_arrays(arrays: Sequence[Array]) -> list[Any]:
 def _pytblis(case: Case, arrays: Sequence[Any]) -> Call:
     import pytblis
 
-    pytblis.set_num_threads(1)
+    pytblis.set_num_threads(allowed())
     unlimited = ("greedy", 2**60)  # by default it inherits the limit that makes np.einsum loop over all modes
     return lambda: pytblis.einsum(case.text, *arrays, optimize=unlimited)
 

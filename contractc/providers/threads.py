@@ -11,11 +11,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:  # loaded by those who use threads
+    from concurrent.futures import ThreadPoolExecutor
+
+T = TypeVar("T")
 
 
 class Setting(NamedTuple):
@@ -46,10 +52,11 @@ def blas_setting() -> Setting | None:
 def allowed() -> int:
     """Return how many threads may run: those of NumPy's BLAS, on the cores of this process; 1 if it does not tell."""
     setting = blas_setting()
-    return 1 if setting is None else max(1, min(setting.read(), _cores()))
+    return 1 if setting is None else max(1, min(setting.read(), cores()))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -90,3 +97,33 @@ def lent(most: int) -> Iterator[int]:
                 _lending.lent -= given
                 if setting is not None and not _lending.lent:
                     setting.write(_lending.before)
+
+
+def side_by_side(run: Callable[[int, int], T], count: int, workers: int) -> list[T]:
+    """Return what `run` returns for `workers` ranges of the numbers below `count`, in order, all at the same time.
+
+    The last range runs in this thread, the others in threads that are kept; `workers` have been `lent`.
+    """
+    edges = [count * w // workers for w in range(workers + 1)]
+    if workers == 1:
+        return [run(0, count)]
+    pool = _pool()
+    futures = [pool.submit(copy_context().run, run, edges[w], edges[w + 1]) for w in range(workers - 1)]
+    try:
+        last = run(edges[-2], count)
+    finally:  # nothing runs on behind the caller's back
+        for future in futures:
+            future.exception()
+    return [*(future.result() for future in futures), last]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that are kept; each is started when it is first needed."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="contractc")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a child

@@ -163,10 +163,10 @@ def at_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     """Return a function that is made when it is first called: loading a bundle compiles nothing."""
     made: list[Callable[..., Any]] = []
 
-    def run(*arrays: Any) -> Any:
+    def run(*arrays: Any, **named: Any) -> Any:
         if not made:
             made.append(make())
-        return made[0](*arrays)
+        return made[0](*arrays, **named)
 
     return run
 
@@ -218,8 +218,9 @@ def compiled(
 ) -> Callable[..., Any]:
     """Return a function of the arrays of the inputs of `step`, of the dtypes in `program`; it may run in threads.
 
-    The code for inputs in the order of their axes is made now, if it was not `built` before, for others when they
-    come; `pick` chooses the schedule for a problem and the bytes of a vector.
+    It writes to the array `into` if one is given, which is in the order of its axes, and returns the result. The code
+    for inputs in the order of their axes is made now, if it was not `built` before, for others when they come; `pick`
+    chooses the schedule for a problem and the bytes of a vector.
     """
     known = program.values()
     terms = [known[i].modes for i in step.inputs]
@@ -234,7 +235,7 @@ def compiled(
     assert first is not None, f"{step} has been refused"
     most = MOST_VARIANTS if built is None or native.available() else 0
 
-    def run(*arrays: Any) -> Any:
+    def run(*arrays: Any, into: Any = None) -> Any:
         for x, dtype in zip(arrays, dtypes, strict=True):
             assert x.dtype == dtype, f"{x.dtype} came where {dtype} was compiled for\n{program}"
         forms = tuple([form(x) for x in arrays])
@@ -248,7 +249,9 @@ def compiled(
                 arrays = tuple([x if f == ORDERED else copied(x) for x, f in zip(arrays, forms, strict=True)])
                 variant = first
         assert variant is not None
-        result = empty(shape if fixed else tuple([arrays[k].shape[axis] for k, axis in axes]))
+        result = into
+        if result is None:
+            result = empty(shape if fixed else tuple([arrays[k].shape[axis] for k, axis in axes]))
         room = workspace(variant.workspace)
         numbers = [prod([arrays[k].shape[axis] for k, axis in places]) for places in variant.extents]
         for k in variant.strided:
