@@ -63,6 +63,10 @@ COPY = "copy"
 """The way (`Contract.how`) of a step of one input that writes its result in the order of its modes, no view."""
 
 
+PIECES = "pieces"
+"""The way (`Fused.how`) of steps done one by one, by the way of each, on some positions of a mode at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
     """The `body` run for every position of `modes`, the last the fastest, its inputs sliced there.
@@ -90,7 +94,8 @@ class Fused:
     """The steps of `body` as one: what one of them makes for another is no value of the program.
 
     The body's values have the numbers they have here. Where there are `modes` (one at most), the kernel takes `piece`
-    positions of that mode at a time and does all steps on them before the next. `how` is as in `Contract`.
+    positions of that mode at a time and does all steps on them before the next. `how` is as in `Contract`, or `PIECES`:
+    then the ways of the body's steps are those for a piece.
     """
 
     outs: tuple[Value, ...]
@@ -212,6 +217,11 @@ def with_precision(program: Program, precision: str) -> Program:
         for step in program.steps
     )
     return replace(program, steps=steps, precision=precision)
+
+
+def in_small(body: Program, mode: int, piece: int) -> Program:
+    """Return the steps of a piece: `mode` has `piece` positions."""
+    return replace(body, extents=tuple(piece if m == mode else n for m, n in enumerate(body.extents)))
 
 
 PROGRAM_CLASSES = (Program, Contract, Reshape, Broadcast, Loop, Fused, Call, Constant, Value)
@@ -398,6 +408,8 @@ def _fused_faults(program: Program, step: Fused, inputs: Sequence[Value]) -> Ite
         yield "has a body of more than contractions"
     if len(step.modes) > 1 or any(not 0 < step.piece <= program.extents[m] for m in step.modes):
         yield f"takes {step.piece} positions of {step.modes} at a time"
+    if step.how == PIECES and not step.modes:
+        yield "is taken in pieces of no mode"
 
 
 def _size(program: Program, value: Value) -> int:

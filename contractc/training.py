@@ -10,7 +10,7 @@ from contractc.dtypes import is_floating, itemsize
 from contractc.fused import all_unfused
 from contractc.grouping import groups
 from contractc.hosted import NUMPY, alone, compiled, hostable
-from contractc.lower.joint import cut, joined, joined_for_numpy
+from contractc.lower.joint import Parts, cut, joined, parts_for_numpy
 from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
 from contractc.lower.passes import natural_layout
@@ -89,10 +89,10 @@ def _joint(
     """
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
-    both = joined_for_numpy(program, wanted) if host else joined(program, wanted, pack)
-    if both is None:
+    parts = parts_for_numpy(program, wanted) if host else _parts(program, wanted)
+    if parts is None:
         return None
-    forward, back = cut(both)
+    forward, back = parts.forward, parts.back
     if backend.refuses(all_unfused(back)) is not None or not _extents_known(back):
         return None
     values = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
@@ -111,6 +111,12 @@ def _joint(
     return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers), host)
 
 
+def _parts(program: Program, wanted: Sequence[int]) -> Parts | None:
+    """Return value and gradients for torch: copies of batched matrix products are shared."""
+    both = joined(program, wanted, pack)
+    return None if both is None else Parts(*cut(both), 0.0)
+
+
 def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
     """Return the most bytes in memory while torch computes the value of `program` and its gradients, 0 if not known.
 
@@ -122,10 +128,10 @@ def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
     """
     if not (hostable(program, Target(backend="torch")) and _reusable(program)):
         return 0
-    both = joined_for_numpy(natural_layout(all_unfused(program)), wanted)
-    if both is None:
+    parts = parts_for_numpy(natural_layout(all_unfused(program)), wanted)
+    if parts is None:
         return 0
-    forward, back = cut(both)
+    forward, back = parts.forward, parts.back
     known = {v.number: v for v in (*forward.values().values(), *back.inputs)}
     owner = owners(forward)
     given = {v.number for v in (*forward.inputs, *(c.value for c in forward.constants), back.inputs[-1])}

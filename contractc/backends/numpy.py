@@ -19,7 +19,7 @@ from contractc.errors import OperandError
 from contractc.notation import Term
 from contractc.operands import Operand, as_numpy, is_torch
 from contractc.operations import OPERATIONS
-from contractc.programs import Contract, Fused, Loop, Program, Value
+from contractc.programs import PIECES, Contract, Fused, Loop, Program, Value
 from contractc.providers import loops
 from contractc.providers.copies import converted
 from contractc.providers.reductions import exact_matmul, total
@@ -199,6 +199,16 @@ class _Numpy:
         return code if own == out.modes else self.spread(code, own, out.modes, program, "object")
 
     def compiled(self, step: Contract | Fused, program: Program, names: Sequence[str]) -> tuple[str, str]:
+        if isinstance(step, Fused) and step.how == PIECES:
+            from contractc.backends.pieces import numpy_pieces  # by those who train
+
+            run = numpy_pieces(step, compile)
+            name = self.use(f"step{len(self.names)}", run)
+            of = program.label(step.modes[0])
+            return (
+                f"{name}({', '.join(names)})",
+                f"{len(step.body.steps)} steps, {step.piece} of {of} at a time",
+            )
         if isinstance(step, Fused):
             run = numpy_together(program, step, compile, self.built)
         else:

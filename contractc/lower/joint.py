@@ -6,18 +6,27 @@ Orders of intermediates suit all that reads them, on the way there and on the wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from contractc.backends.steps.tasks import is_view
+from contractc.cost import bandwidth
+from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers
 from contractc.lower.backward import backward
+from contractc.lower.fuse import library_seconds
 from contractc.lower.pack import SMALL, pack
 from contractc.lower.passes import PASSES
+from contractc.lower.pieces import LARGE, spilled, taken_in_pieces
 from contractc.lower.seconds import program_seconds, program_size
-from contractc.machine import Target
-from contractc.programs import COPY, Contract, Program, Reshape, Step, Value
+from contractc.machine import DEFAULT_MACHINE, Target
+from contractc.programs import COPY, Contract, Fused, Program, Reshape, Step, Value
+from contractc.providers import providers
 
 Packing = Callable[[Program], Program]
+
+GAIN_PIECES = 1.5
+"""How many times faster value and gradients in pieces have to be by prediction: of layers predicted to be 1.2 to 1.3
+times faster one was as fast and one slower, of those predicted to be 1.7 times faster two were so 1.4 times."""
 
 
 def joined(program: Program, wanted: Sequence[int], packing: Packing) -> Program | None:
@@ -43,29 +52,69 @@ def joined(program: Program, wanted: Sequence[int], packing: Packing) -> Program
     )
 
 
-def joined_for_numpy(program: Program, wanted: Sequence[int]) -> Program | None:
-    """Return `joined` with runs fused, orders and ways chosen for NumPy, copies as steps of their own if that pays."""
-    target, best = Target(), None
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A value, its gradients, and the predicted seconds of both: `forward` gives what `back` reads beside the value."""
+
+    forward: Program
+    back: Program
+    seconds: float
+
+
+def parts_for_numpy(program: Program, wanted: Sequence[int]) -> Parts | None:
+    """Return `program` and its gradients by the inputs `wanted` for NumPy, or None where `joined` gives none.
+
+    Of these the one of the least predicted seconds: all finished as one program, copies of matrix products as steps of
+    their own or not; the two parts with what lies between their steps taken in pieces that the caches hold.
+    """
+    target = Target()
     # One call for several steps might stand on both sides of the cut.
     kernels = [replace(kernel, several=None) for kernel in fusers(target)]
+    best: Parts | None = None
+    large = False
     for packing in (as_it_is, pack):
         both = joined(program, wanted, packing)
         if both is None:
             return None
         if packing is pack and best is not None and not any(map(_is_copy, both.steps)):
             break
-        both = finished(both, target, kernels=kernels)
-        seconds = program_seconds(both)
-        if best is None or seconds < best[0]:
-            best = seconds, both
-    return None if best is None else best[1]
+        whole = finished(both, target, kernels=kernels)
+        large = large or spilled(whole) > 0
+        seconds = program_seconds(whole) + spilled(whole)
+        if best is None or seconds < best.seconds:
+            best = Parts(*cut(whole), seconds)
+    if best is not None and large:
+        found = _in_pieces(program, wanted)
+        if found is not None and GAIN_PIECES * found.seconds < best.seconds:
+            return found
+    return best
 
 
-def cut(both: Program) -> tuple[Program, Program]:
+def _in_pieces(program: Program, wanted: Sequence[int]) -> Parts | None:
+    """Return value and gradients, each with its steps over one mode in pieces; None where neither can be."""
+    both = joined(program, wanted, as_it_is)
+    if both is None:
+        return None
+    forward, back = (taken_in_pieces(part, _for_a_piece) for part in cut(both, pieces=True))
+    if not any(isinstance(step, Fused) for step in (*forward.steps, *back.steps)):
+        return None
+    forward, back = (finished(part, Target(), ordered=part is forward) for part in (forward, back))
+    seconds = sum([program_seconds(part) + spilled(part) for part in (forward, back)])
+    return Parts(forward, back, seconds)
+
+
+def _for_a_piece(body: Program) -> Program:
+    return finished(body, Target(), ordered=True)
+
+
+def cut(both: Program, pieces: bool = False) -> tuple[Program, Program]:
     """Return what makes the first result of `both`, giving then what the rest reads of it, and the rest.
 
     The inputs of the rest are the inputs it reads, what was kept for it, and the last input of `both`. What inputs give
     by looking at them or copying them, or in less time than keeping it takes, is not kept but made again.
+
+    Args:
+        pieces: the rest is done in pieces, so large products may be made again faster than they come from memory.
 
     Before:  (%0, %1, %5) -> %3 = contract %0 %1,  %4 = contract %3,  %6 = contract %3 %5,  return %4 %6
     After:   (%0, %1) -> %3 = contract %0 %1,  %4 = contract %3,  return %4 %3
@@ -80,13 +129,17 @@ def cut(both: Program) -> tuple[Program, Program]:
     ready = set(given)
     again: list[Step] = []
     for step in forward:
-        if ready.issuperset(step.inputs) and _cheap(both, step, known):
+        missing = sum([_bytes(both, known[i]) for i in step.inputs if i not in ready])
+        if (not missing and _cheap(both, step, known)) or (
+            pieces and missing < LARGE and _faster_than_kept(both, step)
+        ):
             again.append(step)
             ready |= {v.number for v in step.outs}
     read = {i for step in rest for i in step.inputs}.union(others)
     for step in reversed(again):
-        if not read.isdisjoint(v.number for v in step.outs):
-            rest.insert(0, step)
+        made = {v.number for v in step.outs}
+        if not read.isdisjoint(made):  # just before it is read: that much less is in memory at a time
+            rest.insert(next(k for k, later in enumerate(rest) if not made.isdisjoint(later.inputs)), step)
             read.update(step.inputs)
     made = {v.number for step in rest for v in step.outs}
     kept = sorted(read - given - made)
@@ -112,6 +165,20 @@ def _cheap(program: Program, step: Step, known: Mapping[int, Value]) -> bool:
         return True
     modes = {m for i in step.inputs for m in known[i].modes}
     return program_size(program, tuple(modes)) <= SMALL
+
+
+def _faster_than_kept(program: Program, step: Step) -> bool:
+    """Return whether making what `step` makes takes less than sending it to memory and getting it from there."""
+    size = sum([_bytes(program, v) for v in step.outs])
+    if size < LARGE or not isinstance(step, Contract):
+        return False
+    return library_seconds(program, step, DEFAULT_MACHINE, providers()) < 4 * size / bandwidth(
+        DEFAULT_MACHINE, 2**30
+    )
+
+
+def _bytes(program: Program, value: Value) -> int:
+    return program_size(program, value.modes) * itemsize(value.dtype)
 
 
 def as_it_is(program: Program) -> Program:

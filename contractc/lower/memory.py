@@ -14,7 +14,20 @@ from contractc.dtypes import is_complex, itemsize, wide
 from contractc.grouping import groups
 from contractc.machine import Target
 from contractc.notation import Term
-from contractc.programs import COPY, Broadcast, Call, Contract, Fused, Loop, Program, Reshape, Step, Value
+from contractc.programs import (
+    COPY,
+    PIECES,
+    Broadcast,
+    Call,
+    Contract,
+    Fused,
+    Loop,
+    Program,
+    Reshape,
+    Step,
+    Value,
+    in_small,
+)
 from contractc.providers import loops
 from contractc.slices import waiting
 
@@ -154,6 +167,8 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
     """Return the bytes of what `step` allocates beside its result."""
     if isinstance(step, Call):
         return _size(program, step.outs[0]) if step.operation == "split_exponent" else 0
+    if isinstance(step, Fused) and step.how == PIECES:
+        return _piece(step, target)
     if isinstance(step, Fused):
         return loops.together_workspace(step) if target.backend == "numpy" else 0
     if isinstance(step, Broadcast | Reshape | Loop) or step.how == COPY:
@@ -179,6 +194,12 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
     if len(inputs) == 2 and not step.path:
         total += _copied(program, step, known, terms, width, made)
     return total + (made if step.out.dtype != work else 0)
+
+
+def _piece(step: Fused, target: Target) -> Bytes:
+    """Return the bytes of what a piece holds at a time, the sums over pieces before not included."""
+    (mode,) = step.modes
+    return made_bytes(in_small(step.body, mode, step.piece), target)
 
 
 def _copied(

@@ -9,13 +9,13 @@ from contractc.backends.steps import NARROW, copy_seconds, flat, ways
 from contractc.backends.steps.choose import Prices, arranged
 from contractc.backends.steps.regroup import orders_compared
 from contractc.backends.steps.tasks import is_view, task_of
-from contractc.cost import bandwidth
+from contractc.cost import bandwidth, fresh_seconds
 from contractc.dtypes import itemsize
 from contractc.fused import unfused
 from contractc.lower.fuse import library_seconds
 from contractc.machine import DEFAULT_MACHINE, Machine
 from contractc.plans import seconds_text
-from contractc.programs import COPY, Broadcast, Contract, Fused, Loop, Program, Step
+from contractc.programs import COPY, PIECES, Broadcast, Contract, Fused, Loop, Program, Step, in_small
 from contractc.providers import loops, providers
 
 
@@ -42,7 +42,7 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
         return machine.call + size / bandwidth(machine, size)
     if isinstance(step, Fused):
-        return loops.together_seconds(step)
+        return pieces_seconds(step, machine) if step.how == PIECES else loops.together_seconds(step)
     if not isinstance(step, Contract):
         return machine.call
     if loops.is_loop(step.how):
@@ -58,6 +58,18 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     if task is None:
         return library_seconds(program, plain, machine, names)
     return ways(task, machine, names)[0].seconds
+
+
+def pieces_seconds(step: Fused, machine: Machine = DEFAULT_MACHINE) -> float:
+    """Return the predicted seconds of a step taken in pieces: of all pieces, and of what is read and written once."""
+    (mode,) = step.modes
+    body, known = step.body, step.body.values()
+    count = -(-body.extents[mode] // step.piece)
+    arrays = [*(known[i] for i in step.inputs), *step.outs]
+    sizes = [program_size(body, v.modes) * itemsize(v.dtype) for v in arrays]
+    each = program_seconds(in_small(body, mode, step.piece), machine) + machine.call * (2 + len(arrays) / 2)
+    written = sum([fresh_seconds(machine, size) for size in sizes[len(step.inputs) :]])
+    return count * each + sum(sizes) / bandwidth(machine, sum(sizes)) + written
 
 
 def compared(program: Program, machine: Machine) -> dict[int, str]:

@@ -11,16 +11,12 @@ from math import prod
 from contractc.cost import BLAS, HUGE, Costs, bandwidth, costs
 from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers, translate
-from contractc.lower.joint import joined_for_numpy
+from contractc.lower.joint import parts_for_numpy
 from contractc.lower.passes import PASSES
 from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import Tensor, TensorNetwork
 from contractc.plans import Alternative, Path, Plan, kept_terms
-from contractc.search.clock import Clock
-from contractc.search.exact import MOST_EXACT
-from contractc.search.front import best_sweep
-from contractc.search.graph import graph_of
 from contractc.search.training import training_costs
 
 MOST_GROUPS = 4
@@ -52,7 +48,6 @@ def cheapest_layout(
     in part. For constant operands that costs nothing per call. What the user forced is not up for choice. Where
     tensors are trained, gradients count too.
     """
-    find = partial(_or_swept, find)
     forced = network.forced or ("",) * len(network.groups)
     dense = tuple(g for g, choice in enumerate(forced) if choice == "materialised")
     free = [g for g, choice in enumerate(forced) if not choice]
@@ -101,20 +96,6 @@ def cheapest_layout(
     return path, name, tuple(best.values())
 
 
-def _or_swept(find: Callable[[TensorNetwork], tuple[Path, str]], network: TensorNetwork) -> tuple[Path, str]:
-    """Return the path that `find` gives, or for many tensors a sweep if that is cheaper by flops and bytes.
-
-    Trains are contracted core by core; a greedy order merges neighbours that then cost several times as much.
-    """
-    path, name = find(network)
-    if len(network.tensors) <= MOST_EXACT:
-        return path, name
-    swept, _, _ = best_sweep(graph_of(network), Clock())
-    if swept is None or _roofline(network, swept).seconds >= _roofline(network, path).seconds:
-        return path, name
-    return swept, "sweep"
-
-
 def _dense_seconds(network: TensorNetwork, group: tuple[int, ...]) -> float:
     """Return the least seconds that reading or writing the dense tensor of a group takes."""
     others = {m for term in network.outputs for m in term}
@@ -145,8 +126,8 @@ def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> fl
     trained = [k for k, t in enumerate(network.tensors) if t.trained]
     if not trained:
         return program_seconds(finished(program, Target(), kernels=fusers(Target())))
-    both = joined_for_numpy(program, trained)
-    return otherwise if both is None else program_seconds(both)
+    parts = parts_for_numpy(program, trained)
+    return otherwise if parts is None else parts.seconds
 
 
 def layout_choices(network: TensorNetwork, path: Path) -> tuple[str, ...]:
