@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from contractc import serial
-from contractc.dtypes import is_dtype, is_floating, to_numpy, zero_of
+from contractc.dtypes import is_dtype, is_floating, itemsize, to_numpy, zero_of
 from contractc.evaluation import Array, evaluate_einsum
 from contractc.grouping import kind
 from contractc.network import typed
@@ -194,6 +195,10 @@ class Program:
             object.__setattr__(self, "_known", found)
             return found
         return self._known
+
+    def bytes_of(self, value: Value) -> int:
+        """Return the bytes of `value`, dynamic modes having the extents they were planned with."""
+        return prod([self.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
     def to_json(self) -> str:
         """Return this program as canonical JSON."""

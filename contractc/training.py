@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
-from contractc.dtypes import is_floating, itemsize
+from contractc.dtypes import is_floating
 from contractc.fused import all_unfused
 from contractc.grouping import groups
 from contractc.hosted import NUMPY, alone, compiled, hostable
@@ -73,10 +72,7 @@ def _reusable(program: Program) -> bool:
 
     Pages from the system, which every step of a training would wait for, take back what the NumPy program gains.
     """
-    return all(
-        prod([program.extents[m] for m in v.modes]) * itemsize(v.dtype) <= MOST // 2
-        for v in program.values().values()
-    )
+    return all(program.bytes_of(v) <= MOST // 2 for v in program.values().values())
 
 
 def _joint(
@@ -138,9 +134,7 @@ def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
     held = {owner.get(n, n) for n in given.union(forward.results)}
 
     def size(numbers: set[int]) -> int:
-        return sum(
-            prod([forward.extents[m] for m in known[n].modes]) * itemsize(known[n].dtype) for n in numbers
-        )
+        return sum(forward.bytes_of(known[n]) for n in numbers)
 
     return max(size(given) + made_bytes(forward, NUMPY), size(held) + made_bytes(back, NUMPY))
 

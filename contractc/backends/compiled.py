@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from contractc.backends import Compiled
-from contractc.dtypes import itemsize, to_numpy
+from contractc.dtypes import to_numpy
 from contractc.fused import all_unfused, unfused
 from contractc.programs import Contract, Fused, Program
 from contractc.providers import loops, providers
@@ -75,7 +75,7 @@ def _in_threads(
         return None
     shape = tuple(program.extents[m] for m in step.out.modes)
     arrays = [step.out, *(known[i] for i in step.inputs)]
-    size = sum(prod([program.extents[m] for m in v.modes]) * itemsize(v.dtype) for v in arrays)
+    size = sum(program.bytes_of(v) for v in arrays)
     most = min(most, 1 + int(size * MORE_ROOM / max(1, loops.room(part, step))))
     axes = [t.index(first) if first in t else -1 for t in terms]
     run_part = loops.at_first_call(lambda: loops.compiled(part, step, library))

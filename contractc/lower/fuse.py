@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 from contractc.backends.steps import ways
 from contractc.backends.steps.forms import natural_orders
 from contractc.backends.steps.tasks import is_view, task_of
 from contractc.cost import spilled_seconds, step_seconds
-from contractc.dtypes import itemsize, wide
+from contractc.dtypes import wide
 from contractc.machine import DEFAULT_MACHINE, Machine, Target
 from contractc.programs import Contract, Fused, Loop, Program, Step
 from contractc.providers import TORCH, loops, providers
@@ -127,9 +126,7 @@ def fuse(program: Program, kernels: Sequence[Fuser]) -> Program:
         if number not in makers:
             return 0.0
         out = makers[number].step.out
-        return best[number] + kernels[0].spilled(
-            prod([program.extents[m] for m in out.modes]) * itemsize(out.dtype)
-        )
+        return best[number] + kernels[0].spilled(program.bytes_of(out))
 
     for number, maker in makers.items():
         step = maker.step

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from contractc.backends.steps.tasks import is_view
 from contractc.cost import bandwidth
-from contractc.dtypes import itemsize
 from contractc.lower import finished, fusers
 from contractc.lower.backward import backward
 from contractc.lower.fuse import library_seconds
@@ -129,7 +128,7 @@ def cut(both: Program, pieces: bool = False) -> tuple[Program, Program]:
     ready = set(given)
     again: list[Step] = []
     for step in forward:
-        missing = sum([_bytes(both, known[i]) for i in step.inputs if i not in ready])
+        missing = sum([both.bytes_of(known[i]) for i in step.inputs if i not in ready])
         if (not missing and _cheap(both, step, known)) or (
             pieces and missing < LARGE and _faster_than_kept(both, step)
         ):
@@ -169,16 +168,12 @@ def _cheap(program: Program, step: Step, known: Mapping[int, Value]) -> bool:
 
 def _faster_than_kept(program: Program, step: Step) -> bool:
     """Return whether making what `step` makes takes less than sending it to memory and getting it from there."""
-    size = sum([_bytes(program, v) for v in step.outs])
+    size = sum([program.bytes_of(v) for v in step.outs])
     if size < LARGE or not isinstance(step, Contract):
         return False
     return library_seconds(program, step, DEFAULT_MACHINE, providers()) < 4 * size / bandwidth(
         DEFAULT_MACHINE, 2**30
     )
-
-
-def _bytes(program: Program, value: Value) -> int:
-    return program_size(program, value.modes) * itemsize(value.dtype)
 
 
 def as_it_is(program: Program) -> Program:

@@ -47,12 +47,8 @@ def peak_bytes(program: Program, target: Target, threads: int | None = None) -> 
     Args:
         threads: how many there are; None for as many as loops may use.
     """
-    given = sum(_size(program, v) for v in (*program.inputs, *(c.value for c in program.constants)))
+    given = sum(program.bytes_of(v) for v in (*program.inputs, *(c.value for c in program.constants)))
     return given + made_bytes(program, target, threads)
-
-
-def _size(program: Program, value: Value) -> Bytes:
-    return prod([program.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
 
 def owners(program: Program) -> dict[int, int]:
@@ -79,7 +75,7 @@ def made_bytes(program: Program, target: Target, threads: int | None = None) -> 
     held: dict[int, Bytes] = {}
     alive = most = 0
     for s, step in enumerate(program.steps):
-        made = {v.number: _size(program, v) for v in step.outs if roots[v.number] == v.number}
+        made = {v.number: program.bytes_of(v) for v in step.outs if roots[v.number] == v.number}
         if isinstance(step, Loop):
             most = max(most, alive + _loop(program, step, target, threads))
         else:
@@ -146,7 +142,7 @@ def _loop(program: Program, loop: Loop, target: Target, threads: int | None) -> 
     whole = pending = 0
     parts = 0
     for out in loop.outs:
-        size = _size(program, out)
+        size = program.bytes_of(out)
         kept = [m for m in loop.modes if m in out.modes]
         summed = [m for m in loop.modes if m not in out.modes]
         part = size // max(1, prod([program.extents[m] for m in kept]))
@@ -166,7 +162,7 @@ def _loop(program: Program, loop: Loop, target: Target, threads: int | None) -> 
 def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Target) -> Bytes:
     """Return the bytes of what `step` allocates beside its result."""
     if isinstance(step, Call):
-        return _size(program, step.outs[0]) if step.operation == "split_exponent" else 0
+        return program.bytes_of(step.outs[0]) if step.operation == "split_exponent" else 0
     if isinstance(step, Fused) and step.how == PIECES:
         return _piece(step, target)
     if isinstance(step, Fused):
@@ -182,7 +178,7 @@ def _inside(program: Program, known: Mapping[int, Value], step: Step, target: Ta
     total = 0
     terms: list[Term] = []
     for k, (value, flag) in enumerate(zip(inputs, flags, strict=True)):
-        size = _size(program, value) // itemsize(value.dtype)
+        size = program.bytes_of(value) // itemsize(value.dtype)
         lazy = target.backend == "torch" and flag
         total += size * width * ((value.dtype != work) + (flag and is_complex(value.dtype) and not lazy))
         needed = {m for i, v in enumerate(inputs) if i != k for m in v.modes} | set(step.out.modes)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
 
 from contractc.backends.steps.tasks import is_view
 from contractc.cost import bandwidth
-from contractc.dtypes import itemsize
 from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE
-from contractc.programs import PIECES, Contract, Fused, Program, Reshape, Step, Value, in_small
+from contractc.programs import PIECES, Contract, Fused, Program, Reshape, Step, in_small
 
 HELD = (2**20, 2**21)
 """Bytes of all that has the mode, for one piece: about what the second cache holds, and less."""
@@ -60,7 +58,7 @@ def modes_for_pieces(program: Program) -> list[int]:
 def lengths(program: Program, mode: int) -> list[int]:
     """Return numbers of positions worth a look, the least first; they divide the extent where some near do."""
     extent = program.extents[mode]
-    whole = sum(_size(program, v) for v in program.values().values() if mode in v.modes)
+    whole = sum(program.bytes_of(v) for v in program.values().values() if mode in v.modes)
     found = []
     for most in HELD:
         wanted = most * extent // max(1, whole)
@@ -129,7 +127,7 @@ def in_pieces(
 
 def _least_alive(program: Program, steps: Sequence[Contract]) -> list[Contract]:
     """Return `steps` in an order in which little is alive at a time: the next is the one that adds least to it."""
-    size = {n: _size(program, v) for n, v in program.values().items()}
+    size = {n: program.bytes_of(v) for n, v in program.values().items()}
     left = list(steps)
     ordered: list[Contract] = []
     waiting = {step.out.number for step in steps}
@@ -159,7 +157,7 @@ def spilled(program: Program) -> float:
         v.number: size
         for step in program.steps
         for v in step.outs
-        if v.number not in program.results and (size := _size(program, v)) >= LARGE
+        if v.number not in program.results and (size := program.bytes_of(v)) >= LARGE
     }
     for step in program.steps:
         if isinstance(step, Reshape) or (isinstance(step, Contract) and is_view(program, step)):
@@ -167,7 +165,3 @@ def spilled(program: Program) -> float:
         moved += sum([sizes[i] for i in set(step.inputs) if i in sizes])
         moved += sum([sizes.get(v.number, 0) for v in step.outs])
     return moved / bandwidth(DEFAULT_MACHINE, 2**30)
-
-
-def _size(program: Program, value: Value) -> int:
-    return prod([program.extents[m] for m in value.modes]) * itemsize(value.dtype)

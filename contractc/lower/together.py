@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import ceil, prod, sqrt
+from math import ceil, sqrt
 
-from contractc.dtypes import itemsize
 from contractc.fused import Names, numbered_anew, renamed
 from contractc.lower.between import improved
 from contractc.lower.fuse import Fuser
@@ -181,7 +180,7 @@ def _cuts(body: Program) -> Iterator[tuple[Program, Term, int]]:
     """Yield forms of `body`, each with the mode that is taken in pieces, if any, and the length of a piece."""
     yield body, (), 0
     known = body.values()
-    sizes = {n: _size(body, v) for n, v in known.items()}
+    sizes = {n: body.bytes_of(v) for n, v in known.items()}
     if sum(sizes.values()) <= TINY:
         return
     outside = [v for v in (*body.inputs, *(known[i] for i in body.results)) if v.modes]
@@ -190,14 +189,10 @@ def _cuts(body: Program) -> Iterator[tuple[Program, Term, int]]:
             continue
         extent, turned = body.extents[m], _with_last(body, m)
         for form in (body, turned, _with_copies(turned, m)):
-            whole = sum(_size(body, v) for v in form.values().values() if m in v.modes)
+            whole = sum(body.bytes_of(v) for v in form.values().values() if m in v.modes)
             for piece in dict.fromkeys(_piece(extent, whole, most) for most in PIECES):
                 if 1 < piece < extent:
                     yield form, (m,), piece
-
-
-def _size(program: Program, value: Value) -> int:
-    return prod([program.extents[m] for m in value.modes]) * itemsize(value.dtype)
 
 
 def _piece(extent: int, whole: int, most: int) -> int:
