@@ -5,7 +5,7 @@ N ?= 100000
 GPU_PYTHON ?= $(VENV_PYTHON)
 
 .PHONY: demo test test-bare test-clean test-peers test-triton36 fuzz lint clean
-.PHONY: bench-bayesian bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
+.PHONY: bench-bayesian bench-chains bench-cold-start bench-cpu bench-digits bench-factorized bench-fusion bench-import bench-memory
 .PHONY: bench-gradients bench-others
 .PHONY: bench-overhead bench-planner bench-training gpu-bench gpu-test kernels-cold kernels-static
 

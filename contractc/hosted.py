@@ -9,7 +9,7 @@ from contractc.backends import backend_named
 from contractc.cost import BLAS
 from contractc.fused import all_unfused
 from contractc.machine import Target
-from contractc.programs import Broadcast, Contract, Loop, Program, Reshape, Step
+from contractc.programs import Broadcast, Call, Contract, Loop, Program, Reshape, Step
 
 NUMPY = Target()
 
@@ -24,13 +24,14 @@ REMARK = "tensors of the CPU that neither autograd nor a tracer watches run as t
 
 def hostable(program: Program, target: Target) -> bool:
     """Return whether `program` for `target` may run as a NumPy program."""
-    known = program.values().values()
+    exponents = {v.number for s in program.steps if isinstance(s, Call) for v in s.outs if v.dtype == "int64"}
     return (
         target.backend == "torch"
         and target.device == "cpu"
         and program.semiring == "sum_product"
         and bool(program.inputs)
-        and all(v.dtype in BLAS for v in known)
+        and exponents.isdisjoint(program.results)
+        and all(v.dtype in BLAS for n, v in program.values().items() if n not in exponents)
         and all(map(_known, program.steps))
     )
 
@@ -44,7 +45,7 @@ def _known(step: Step) -> bool:
     """Return whether `step`, and what it loops over, is a step that the NumPy program of a network has too."""
     if isinstance(step, Loop):
         return not step.scaled and all(map(_known, step.body.steps))
-    return isinstance(step, Contract | Reshape | Broadcast)
+    return isinstance(step, Contract | Reshape | Broadcast | Call)
 
 
 def alone(program: Program, seconds: float) -> bool:

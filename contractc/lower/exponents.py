@@ -16,6 +16,9 @@ VALUE_BITS = 4.0
 RANGE = {"float32": 127.0, "complex64": 127.0, "float16": 127.0, "bfloat16": 127.0}
 """The largest exponent of a dtype, of narrow ones that of float32; 1023 for all others."""
 
+AT_THE_END = 2.5
+"""How many times more digits than others values may have that no step reads: two factors have two thirds of all."""
+
 LEAST = 1.5
 """How many times the range of its dtype a program has to be able to exceed to be guarded: sums of numbers of both signs
 grow with the square root of their number."""
@@ -75,6 +78,21 @@ def guard_range(program: Program) -> Program:
     return replace(program, steps=tuple(scaling.steps), results=tuple(results))
 
 
+def unguarded(program: Program) -> Program:
+    """Return `program` without the exponents that `guard_range` takes out: there is a rule for its gradients then."""
+    stands_for: dict[int, int] = {}
+    steps: list[Step] = []
+    for step in program.steps:
+        if not isinstance(step, Call):
+            steps.append(replace(step, inputs=tuple([stands_for.get(i, i) for i in step.inputs])))
+        elif step.operation != "sum_exponents":
+            stands_for[step.outs[0].number] = stands_for.get(step.inputs[0], step.inputs[0])
+    if not stands_for:
+        return program
+    results = tuple([stands_for.get(i, i) for i in program.results])
+    return replace(program, steps=tuple(steps), results=results)
+
+
 def _bits(program: Program, given: Mapping[int, float] | None = None) -> dict[int, float]:
     """Return for every value by how many binary digits it may differ from 1; `given` has the inputs'."""
     known = program.values()
@@ -114,7 +132,7 @@ class _Scaling:
     `current` are the values as the steps have them, `renamed` the numbers under which they go on without their
     exponent, `exponents` the values that hold the exponents taken out of each, `made_of` what it was made of, `scaled`
     the values out of which, or out of what they were made of, exponents were taken.
-    With `most`, only values that may differ from 1 by as many binary digits are split.
+    With `most`, only values that may differ from 1 by as many binary digits are split; `ends` are those no step reads.
     """
 
     def __init__(self, program: Program, most: float | None, bits: Mapping[int, float] | None = None) -> None:
@@ -129,6 +147,7 @@ class _Scaling:
         self.exponents: dict[int, list[int]] = {}
         self.made_of: dict[int, tuple[int, ...]] = {}
         self.scaled: set[int] = set()
+        self.ends = set(program.results).difference(i for step in program.steps for i in step.inputs)
         self.bits: dict[int, float] = dict.fromkeys(self.current, VALUE_BITS) | dict(bits or {})
 
     def fresh(self) -> int:
@@ -182,8 +201,10 @@ class _Scaling:
             self.scaled.add(number)
 
     def large(self, number: int) -> bool:
-        """Return whether an exponent is to be taken out of a value."""
-        return self.most is None or self.bits[number] >= self.most
+        """Return whether an exponent is to be taken out of a value; what no step reads is multiplied no further."""
+        return self.most is None or self.bits[number] >= self.most * (
+            AT_THE_END if number in self.ends else 1
+        )
 
     def loop(self, step: Loop, inputs: tuple[int, ...]) -> None:
         """Add a loop, with exponents in its body if any value there is to be split."""

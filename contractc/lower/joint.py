@@ -12,6 +12,7 @@ from contractc.backends.steps.tasks import is_view
 from contractc.cost import bandwidth
 from contractc.lower import finished, fusers
 from contractc.lower.backward import backward
+from contractc.lower.exponents import guard_range, unguarded
 from contractc.lower.fuse import library_seconds
 from contractc.lower.pack import SMALL, pack
 from contractc.lower.passes import PASSES
@@ -20,6 +21,9 @@ from contractc.lower.seconds import program_seconds, program_size
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.programs import COPY, Contract, Fused, Program, Reshape, Step, Value
 from contractc.providers import providers
+
+TINY = 2.0e-5
+"""Predicted seconds of a step, in the mean, below which steps that follow each other may be worth one call."""
 
 Packing = Callable[[Program], Program]
 
@@ -69,12 +73,15 @@ def parts_for_numpy(program: Program, wanted: Sequence[int]) -> Parts | None:
     target = Target()
     # One call for several steps might stand on both sides of the cut.
     kernels = [replace(kernel, several=None) for kernel in fusers(target)]
+    bare = unguarded(program)
+    guard = as_it_is if bare is program else guard_range
     best: Parts | None = None
     large = False
     for packing in (as_it_is, pack):
-        both = joined(program, wanted, packing)
+        both = joined(bare, wanted, packing)
         if both is None:
             return None
+        both = guard(both)
         if packing is pack and best is not None and not any(map(_is_copy, both.steps)):
             break
         whole = finished(both, target, kernels=kernels)
@@ -82,11 +89,25 @@ def parts_for_numpy(program: Program, wanted: Sequence[int]) -> Parts | None:
         seconds = program_seconds(whole) + spilled(whole)
         if best is None or seconds < best.seconds:
             best = Parts(*cut(whole), seconds)
+    if best is not None and best.seconds < TINY * len(best.forward.steps + best.back.steps):
+        best = min(
+            best, _each_finished(guard(joined(bare, wanted, as_it_is) or bare)), key=lambda p: p.seconds
+        )
     if best is not None and large:
         found = _in_pieces(program, wanted)
         if found is not None and GAIN_PIECES * found.seconds < best.seconds:
             return found
     return best
+
+
+def _each_finished(both: Program) -> Parts:
+    """Return value and gradients, each finished by itself: steps of one part may be one call."""
+    forward, back = cut(both)
+    forward, back = (
+        finished(part, Target(), ordered=part is forward, kernels=fusers(Target()))
+        for part in (forward, back)
+    )
+    return Parts(forward, back, program_seconds(forward) + program_seconds(back))
 
 
 def _in_pieces(program: Program, wanted: Sequence[int]) -> Parts | None:
