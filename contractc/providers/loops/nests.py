@@ -41,8 +41,9 @@ EMPTY = 1.0e-8
 FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 """Bytes of two caches, and the bytes a cycle that come from the second."""
 
-FAR = 2**25
-"""Bytes of the working set at whose rate what comes from memory is priced, to choose between schedules."""
+FAR, FAR_ARRAY = 2**25, 2**23
+"""Bytes of the working set at whose rate what comes from memory is priced, to choose between schedules; bytes of an
+array from which its short runs are waited for: 4 MB in runs of 64 bytes took no longer than in order, 32 MB twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _nests(step: Fused, stages: Mapping[int, int], piece: int, vector_bytes: int
         aligned = tuple(i in made for i in inner.inputs)
         made.add(inner.out.number)
         problem = _problem(values, inner, extents, body.semiring, aligned)
-        far = tuple(i in outside and sizes[i] > SECOND_LEVEL for i in (*inner.inputs, inner.out.number))
+        far = tuple(i in outside and sizes[i] > FAR_ARRAY for i in (*inner.inputs, inner.out.number))
         schedule = None if problem is None else _schedule(problem, far, vector_bytes)
         if problem is None or schedule is None:
             return None
@@ -233,7 +234,7 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
     moved = {n: float(size) for n, size in sizes.items()}
     for nest in reversed(whole):  # the first that reads a piece brings it from memory
         for k, i in enumerate((*nest.reads, nest.makes)):
-            if sizes.get(i, 0) > SECOND_LEVEL and nest.stage == INSIDE:
+            if sizes.get(i, 0) > FAR_ARRAY and nest.stage == INSIDE:
                 pieces = extent / step.piece if step.modes[0] in known[i].modes else 1.0
                 moved[i] = pieces * _bytes(nest.problem, nest.schedule, k)
     made = [v.number for v in step.outs]

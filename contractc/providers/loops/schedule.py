@@ -246,7 +246,7 @@ def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> floa
     ]
     read = 0.0
     for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
-        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[2][0]
+        short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
         short = short and any(m != lane and m not in outer for m in term)
         read += size * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
     return memory_seconds(DEFAULT_MACHINE, read, sizes[-1], sum(sizes))
