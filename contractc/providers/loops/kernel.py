@@ -22,7 +22,7 @@ ALIGNMENT = 64
 
 STREAMED = 3 * 2**20
 """Bytes of a result from which it is written past the caches: three of 8 MB took half the time so, one of 4 MB two
-thirds, one of 2.7 MB half as long again, three of 0.8 MB 0.8; what a second-level cache holds is read from there by the next step."""
+thirds, gradients with one of 2.7 MB 1.2 times as long; what a cache holds is read from there by the next step."""
 
 FENCE = "fence seq_cst"
 """What is behind stores past the caches: other processors might see them later than stores that follow."""
