@@ -52,6 +52,9 @@ bench-fusion: .venv/.ready
 bench-factorized: .venv/.peers
 	@$(VENV_PYTHON) benchmarks/factorized.py
 
+bench-chains: .venv/.ready
+	@$(VENV_PYTHON) benchmarks/chains.py
+
 bench-training: .venv/.ready
 	@$(VENV_PYTHON) benchmarks/training.py
 
