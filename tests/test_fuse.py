@@ -291,7 +291,7 @@ def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_large_intermediates_cost_between_steps_decides() -> None:
     """A run that is dearer than its steps is taken if what they hand on costs more than that."""
-    dear = Fuser("dear", lambda program, step: 2.5, ALWAYS.alone)
+    dear = Fuser("dear", lambda program, step: 2.8, ALWAYS.alone)
     assert fuse(chain(), (dear,)) == chain()
     spilling = replace(dear, spilled=lambda size: 10.0)
     (step,) = fuse(chain(), (spilling,)).steps
