@@ -260,22 +260,20 @@ def in_lines(problem: Problem, lane: int, width: int, unpacked: bool) -> bool:
 def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term, streamed: bool) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    A result that is `streamed` takes as long as one that is read: 13 to 18 GB/s were written so. An input that is
-    larger than the caches and is read in short runs comes slower: one of each row for every tile, where a tile has
-    rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
+    A result that is `streamed` takes as long as one that is read: 13 to 18 GB/s were written so. What is larger than
+    the caches and comes or goes in short runs takes longer: one of each row for every tile, where a tile has rows,
+    modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
-    terms = (*problem.terms[: problem.inputs], problem.out)
-    sizes = [
-        problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
-    ]
-    read = 0.0
-    for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
+    terms, dtypes = (*problem.terms[: problem.inputs], problem.out), (*problem.dtypes, problem.result)
+    moved, whole = [], 0
+    for term, dtype in zip(terms, dtypes, strict=True):
+        size = problem.size(term) * itemsize(dtype)
         short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
         short = short and any(m != lane and m not in outer for m in term)
-        read += size * (1 + (RUN / (tile * itemsize(dtype))) ** STEEP if short else 1.0)
-    if streamed:
-        return memory_seconds(DEFAULT_MACHINE, read + sizes[-1], 0, sum(sizes))
-    return memory_seconds(DEFAULT_MACHINE, read, sizes[-1], sum(sizes))
+        moved.append(size * (1 + (RUN / (tile * itemsize(dtype))) ** STEEP if short else 1.0))
+        whole += size
+    written = 0.0 if streamed else moved[-1]
+    return memory_seconds(DEFAULT_MACHINE, sum(moved) - written, written, whole)
 
 
 def _line_seconds(problem: Problem, outer: Term) -> float:
