@@ -67,11 +67,13 @@ def together_seconds(step: Fused) -> float:
 
 
 def together_workspace(step: Fused) -> int:
-    """Return the bytes of what lies between the steps of a step of several results."""
+    """Return the bytes of what lies between the steps of a step of several results, and of what one of them packs."""
     from contractc.providers.loops.nests import nests_of
 
     nests = nests_of(numbered_anew(step)[0], _vector_bytes())
-    return 0 if nests is None else nests.inner
+    if nests is None:
+        return 0
+    return nests.inner + max(nest.schedule.scratch for nest in (*nests.whole, *nests.rest))
 
 
 def is_loop(how: str) -> bool:
