@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -74,7 +74,7 @@ def read(
         raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
     module = backend_named(library)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
-    arrays = [x if is_factorized(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
+    arrays = [_admitted(x, k, like, module.as_array) for k, x in enumerate(given)]
     if backend == "triton":
         return found, arrays, Target("triton", "cuda")
     return found, arrays, _where(library, device_of(like), asked=backend == library)
@@ -101,11 +101,16 @@ def read_ahead(
     module = backend_named(chosen.backend)
     as_given = getattr(module, "as_given", module.as_array)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
-    items = [
-        shape_of(x, k) if is_shape(x) else x if is_factorized(x) else as_given(x, k, like)
-        for k, x in enumerate(given)
-    ]
+    items = [shape_of(x, k) if is_shape(x) else _admitted(x, k, like, as_given) for k, x in enumerate(given)]
     return found, items, chosen
+
+
+def _admitted(x: Any, number: int, like: Any, as_array: Callable[[Any, int, Any], Any]) -> Any:
+    """Return operand `number` as the array that `as_array` makes of it, or held as factors if they are fit."""
+    if not is_factorized(x):
+        return as_array(x, number, like)
+    as_array(x.factors[0], number, like)
+    return x
 
 
 def _where(library: str, device: str, *, asked: bool) -> Target:
