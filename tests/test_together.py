@@ -320,6 +320,19 @@ def test_the_peak_counts_what_lies_between_steps() -> None:
 
 
 @with_loops
+def test_the_peak_counts_what_a_step_of_several_packs() -> None:
+    """Of a train's gradients: the second operand has the summed modes on both sides of those that stay."""
+    o3, oo, ii, p, i3, q = range(6)
+    left, right = Value(0, (o3, oo, ii, p), "float32"), Value(1, (ii, i3, q, oo), "float32")
+    made, out = Value(2, (p, o3, i3, q), "float32"), Value(3, (p, o3), "float32")
+    steps = (Contract(made, (0, 1)), Contract(out, (2,)))
+    body = Program((left, right), steps, (2, 3), (4, 16, 112, 4, 8, 4), "sum_product")
+    step = Fused((made, out), (0, 1), body, how=loops.HOW)
+    predicted, taken = loops.together_workspace(step), loops.together(step).workspace
+    assert taken > 100_000 and abs(predicted - taken) <= kernels.ON_STACK + 128
+
+
+@with_loops
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
 def test_what_is_written_past_the_caches_is_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "STREAMED", 64)
