@@ -22,7 +22,6 @@ FEW = 8
 LEAST_RANKED, MOST_RANKED, MOST_TUNED = 3, 12, 24
 """Orders that are lowered: of short calls, of long ones, and to time the best of them."""
 
-
 GAIN = 1.05
 """How many times faster another order has to be by prediction than the search's own: it is no better known."""
 

@@ -102,9 +102,9 @@ def test_interleaved_takes_everybody_once_in_every_round_in_a_changing_order() -
 
         return call
 
-    calls = {name: contestant(name, s) for name, s in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    calls = {name: contestant(name, s) for name, s in (("a", 5.0), ("b", 6.0), ("c", 7.0))}
     found = interleaved(calls, 8, round_seconds=1.0, clock=clock)
-    assert {name: set(s) for name, s in found.items()} == {"a": {1.0}, "b": {2.0}, "c": {3.0}}
+    assert {name: set(s) for name, s in found.items()} == {"a": {5.0}, "b": {6.0}, "c": {7.0}}
     rounds = ["".join(log[k : k + 3]) for k in range(6, len(log), 3)]
     assert len(rounds) == 8 and all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len(set(rounds)) > 1
@@ -118,9 +118,23 @@ def test_interleaved_repeats_short_calls_and_keeps_to_the_budget() -> None:
         clock.spend(0.125)
 
     assert len(interleaved({"short": short}, 4, round_seconds=1.0, clock=clock)["short"]) == 4
-    assert calls[0] == 2 + 8 + 4 * 8
-    assert len(interleaved({"short": short}, 100, round_seconds=1.0, budget=7.5, clock=clock)["short"]) == 7
+    assert calls[0] == 2 + 8 + 4 * (16 + 8)
+    assert len(interleaved({"short": short}, 100, round_seconds=1.0, budget=22.5, clock=clock)["short"]) == 7
     assert len(interleaved({"short": short}, 100, round_seconds=1.0, budget=0.0, clock=clock)["short"]) == 5
+
+
+def test_calls_that_find_the_caches_cold_are_not_measured() -> None:
+    clock, last = Clock(), [""]
+
+    def contestant(name: str) -> Any:
+        def call() -> None:
+            clock.spend(2.0 if last[0] != name else 1.0)
+            last[0] = name
+
+        return call
+
+    found = interleaved({"a": contestant("a"), "b": contestant("b")}, 8, round_seconds=1.0, clock=clock)
+    assert {name: set(s) for name, s in found.items()} == {"a": {1.0}, "b": {1.0}}
 
 
 # cases

@@ -26,6 +26,13 @@ MAPPED = 2**17
 
 NOTHING_BUILT: Mapping[str, loops.Variant] = MappingProxyType({})
 
+WORTH_A_THREAD = 4.0e-4
+"""Predicted seconds of loops for each thread: to hand work to one and wait for it took 19 us on idle cores, 170 on a
+shared one."""
+
+MORE_ROOM = 0.1
+"""Bytes that more threads may take for packed inputs, for a byte of inputs and result: so near is the printed peak."""
+
 
 def numpy_loops(
     program: Program,
@@ -49,13 +56,6 @@ def numpy_loops(
     return _in_threads(program, step, library, run) or run
 
 
-WORTH_A_THREAD = 4.0e-4
-"""Predicted seconds of loops that a thread has to save: to start it and to wait for it takes some 50 us."""
-
-MORE_ROOM = 0.1
-"""Bytes that more threads may take for packed inputs, for a byte of inputs and result: so near is the printed peak."""
-
-
 def _in_threads(
     program: Program, step: Contract, library: Library, run: Callable[..., Any]
 ) -> Callable[..., Any] | None:
@@ -74,8 +74,7 @@ def _in_threads(
     if most < 2 or loops.refuses(part, step) is not None:
         return None
     shape = tuple(program.extents[m] for m in step.out.modes)
-    arrays = [step.out, *(known[i] for i in step.inputs)]
-    size = sum(program.bytes_of(v) for v in arrays)
+    size = sum(program.bytes_of(v) for v in (step.out, *(known[i] for i in step.inputs)))
     most = min(most, 1 + int(size * MORE_ROOM / max(1, loops.room(part, step))))
     axes = [t.index(first) if first in t else -1 for t in terms]
     run_part = loops.at_first_call(lambda: loops.compiled(part, step, library))

@@ -23,8 +23,12 @@ WARM_OPERAND = 0.03
 """More such seconds for each operand: the loops of long expressions take longer to compile, and come later."""
 
 ROUND_SECONDS = 1e-3
-"""A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond, and above
-the 0.1 ms in which caches and branch prediction find back to a call after another contestant's."""
+"""A round repeats a call until it takes about this long: far above the clock's resolution of a microsecond."""
+
+SETTLING, SETTLED = 2.0, 5.0
+"""For so many times the seconds of a round a contestant's calls are not measured, as caches and branch prediction find
+back to them: after another's, a layer of 0.13 ms took 0.39 ms once, one of 8 MB 2.1 and 1.6 before 1.0. Calls that take
+so many times the seconds of a round begin at once."""
 
 
 def timed(call: Call, clock: Clock = perf_counter) -> tuple[Any, float]:
@@ -35,11 +39,11 @@ def timed(call: Call, clock: Clock = perf_counter) -> tuple[Any, float]:
 
 
 def repeated(call: Call, times: int, clock: Clock = perf_counter) -> float:
-    """Return the seconds of one call, from `times` in a row; each result is freed before the next call."""
+    """Return the seconds of one call, from `times` in a row, 0 for none; each result is freed before the next call."""
     start = clock()
     for _ in range(times):
         call()
-    return (clock() - start) / times
+    return (clock() - start) / max(1, times)
 
 
 def _warmed(call: Call, clock: Clock, warm: float) -> float:
@@ -64,8 +68,8 @@ def interleaved(
     """Return the seconds of one call of each contestant in each round; every round has an order of its own.
 
     Each is called ahead for `warm_seconds`, at least twice, which warms it and tells how often a round must repeat it:
-    rounds measure what calls cost once a library has settled; the first calls are measured apart. The garbage collector
-    is off meanwhile.
+    rounds measure what calls cost once a library has settled, and the caches have; the first calls are measured apart.
+    The garbage collector is off meanwhile.
 
     Args:
         rounds: how many; fewer, but at least `FEWEST_ROUNDS`, if `budget` seconds do not suffice.
@@ -85,7 +89,11 @@ def interleaved(
             for name, s in warm.items()
         }
         times = {name: max(1, ceil(round_seconds / max(s, 1e-8))) for name, s in warm.items()}
-        one_round = sum(times[name] * s for name, s in warm.items())
+        ahead = {
+            name: ceil(SETTLING * round_seconds / max(s, 1e-8)) if s < SETTLED * round_seconds else 0
+            for name, s in warm.items()
+        }
+        one_round = sum((times[name] + ahead[name]) * s for name, s in warm.items())
         affordable = budget / one_round if one_round else rounds
         count = max(min(rounds, FEWEST_ROUNDS), int(min(rounds, affordable)))
         found: dict[str, list[float]] = {name: [] for name in calls}
@@ -93,6 +101,7 @@ def interleaved(
         for _ in range(count):
             shuffle(order)
             for name in order:
+                repeated(calls[name], ahead[name], clock)
                 found[name].append(repeated(calls[name], times[name], clock))
     finally:
         if collecting:

@@ -42,7 +42,7 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
         size = program_size(program, step.out.modes) * itemsize(step.out.dtype)
         return machine.call + size / bandwidth(machine, size)
     if isinstance(step, Fused):
-        return pieces_seconds(step, machine) if step.how == PIECES else loops.together_seconds(step)
+        return _pieces_seconds(step, machine) if step.how == PIECES else loops.together_seconds(step)
     if not isinstance(step, Contract):
         return machine.call
     if loops.is_loop(step.how):
@@ -60,7 +60,7 @@ def _step_seconds(program: Program, step: Step, machine: Machine, names: Sequenc
     return ways(task, machine, names)[0].seconds
 
 
-def pieces_seconds(step: Fused, machine: Machine = DEFAULT_MACHINE) -> float:
+def _pieces_seconds(step: Fused, machine: Machine) -> float:
     """Return the predicted seconds of a step taken in pieces: of all pieces, and of what is read and written once."""
     (mode,) = step.modes
     body, known = step.body, step.body.values()

@@ -216,8 +216,10 @@ def _growths(draws: Any, beta: float) -> list[float]:
     return found
 
 
+# The one class here that inherits: the innermost loop reads `power[w]`, and only a dict itself answers that without a
+# call into Python, as the list does that stands in its place where all extents are equal.
 class _Powers(dict[float, float]):
-    """Powers of two by their exponent, scaled by an offset: what a list is where all extents are equal."""
+    """Powers of two by their exponent, scaled by an offset."""
 
     def __init__(self, offset: float, unit: float) -> None:
         super().__init__()

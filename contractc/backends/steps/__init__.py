@@ -370,10 +370,8 @@ def _einsum_seconds(task: Task, machine: Machine) -> float:
     run = task.size(axes[-1]) if axes else 1
     rate = _EINSUM_RATES.get(task.dtype, 1.0e9)
     apart = 0
-    if (
-        out and axes and axes[-1] in out and axes[-1] != out[-1]
-    ):  # it goes along the result, so not along rows
-        rate /= 2
+    if out and axes and axes[-1] in out and axes[-1] != out[-1]:
+        rate /= 2  # it goes along the result, so not along rows
         within = axes[axes.index(out[-1]) :] if out[-1] in axes else axes
         apart = count if prod([task.size(axis) for axis in within]) * width > _CACHE else 0
     seconds = max(count / rate, _SLOW_READING * memory_seconds(machine, read, made, 2 * (read + made)))

@@ -43,7 +43,7 @@ FIRST_LEVEL, SECOND_LEVEL, CACHED = 2**15, 2**20, 48.0
 
 FAR, FAR_ARRAY = 2**25, 2**23
 """Bytes of the working set at whose rate what comes from memory is priced, to choose between schedules; bytes of an
-array from which its short runs are waited for: 4 MB in runs of 64 bytes took no longer than in order, 32 MB twice."""
+array from which its short runs are waited for: 4 MB in runs of 64 bytes took as long as in order, 16 MB three times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,6 @@ def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
         return None
     offsets, inner = _places(step, whole)
     return Nests(whole, rest, offsets, inner, _seconds(step, whole, rest))
-
-
-def values_of(step: Fused) -> Mapping[int, Value]:
-    """Return all values of the body by number."""
-    return step.body.values()
 
 
 def count(step: Fused, value: Value, piece: int) -> int:
