@@ -126,7 +126,7 @@ def _lowered_seconds(network: TensorNetwork, path: Path, otherwise: float) -> fl
     trained = [k for k, t in enumerate(network.tensors) if t.trained]
     if not trained:
         return program_seconds(finished(program, Target(), kernels=fusers(Target())))
-    parts = parts_for_numpy(program, trained)
+    parts = parts_for_numpy(program, trained, quick=True)
     return otherwise if parts is None else parts.seconds
 
 
