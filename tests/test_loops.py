@@ -153,6 +153,28 @@ def test_the_best_schedule_is_found_without_pricing_all(
     assert all(schedule.least_seconds(asked, width) <= s.seconds for s in priced)
 
 
+def khatri_rao(columns: int) -> problem.Problem:
+    """Return the problem of all products of rows, 200 of each matrix."""
+    values = tuple(Value(k, modes, "float32") for k, modes in enumerate(((0, 2), (1, 2), (0, 1, 2))))
+    program = Program(values[:2], (Contract(values[2], (0, 1)),), (2,), (200, 200, columns))
+    (step,) = program.steps
+    assert isinstance(step, Contract)
+    return problem.problem_of(program, step, [loops.ORDERED] * 2)
+
+
+def test_a_large_result_is_written_in_whole_rows_past_the_caches() -> None:
+    asked = khatri_rao(64)
+    best = schedule.best_schedule(asked, 64)
+    assert best is not None
+    assert best.width * best.columns == 64
+    assert schedule.is_streamed(asked, best.lane, best.width, best.unpacked)
+    beside = khatri_rao(63)  # its rows do not begin at cache lines
+    other = schedule.best_schedule(beside, 64)
+    assert other is not None
+    assert not schedule.is_streamed(beside, other.lane, other.width, other.unpacked)
+    assert other.seconds > 1.5 * best.seconds
+
+
 def in_threads(patch: pytest.MonkeyPatch, count: int) -> None:
     """Let `count` threads share every step that can be shared, however small it is."""
     patch.setattr(threads, "allowed", lambda: count)

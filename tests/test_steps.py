@@ -222,6 +222,14 @@ def test_copying_the_small_operand_beats_copying_the_large_one() -> None:
     assert LEFT not in understood(best.how)[1]
 
 
+def test_a_thin_product_that_adds_up_rows_is_faster_than_one_that_adds_up_columns() -> None:
+    def least(out: tuple[int, int]) -> float:
+        found = ways(Task((0, 1), (0, 2), out, (512, 768, 5), "float32"), DEFAULT_MACHINE, (TORCH,))
+        return next(way.seconds for way in found if way.how == words(MATMUL, provider=TORCH))
+
+    assert least((1, 2)) > 2 * least((2, 1))
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 3000))
 def test_predicted_seconds_grow_with_the_work_beyond_the_grid(m: int, n: int, k: int) -> None:
     from contractc.cost import product_seconds

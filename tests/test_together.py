@@ -25,8 +25,7 @@ from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
 from contractc.providers.loops import arrays as layouts
-from contractc.providers.loops import driver
-from contractc.providers.loops import kernel as kernels
+from contractc.providers.loops import nests, schedule
 from contractc.providers.loops.nests import nests_of
 from tolerances import tolerance
 
@@ -323,8 +322,8 @@ def test_the_peak_counts_what_lies_between_steps() -> None:
 @with_loops
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
 def test_what_is_written_past_the_caches_is_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "STREAMED", 64)
-    monkeypatch.setattr(driver, "STREAMED", 64)
+    monkeypatch.setattr(schedule, "STREAMED", 64)
+    monkeypatch.setattr(nests, "STREAMED", 64)
     values = [Value(k, (1,) if k == 1 else (0, 1), dtype) for k in range(4)]
     steps = (Contract(values[2], (0, 1)), Contract(values[3], (0, 0)))
     sizes: list[tuple[int, int]] = [(9, 48), (7, 50), (2, 1008)]

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from contractc.dtypes import itemsize
 from contractc.programs import Fused, Value
 from contractc.providers.loops.arrays import IN_ORDER
-from contractc.providers.loops.kernel import ALIGNMENT, FENCE, STREAMED, aligned, kernel
-from contractc.providers.loops.nests import AFTER, BEFORE, INSIDE, Nest, Nests, count, nests_of
+from contractc.providers.loops.kernel import ALIGNMENT, FENCE, aligned, kernel
+from contractc.providers.loops.nests import AFTER, BEFORE, INSIDE, Nest, Nests, count, nests_of, streams
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.schedule import Schedule
 from contractc.providers.loops.text import Arithmetic, Function, Index, Writer, kind_of, module
@@ -112,12 +111,11 @@ class _Driver:
 
     def _function(self, nest: Nest) -> Function:
         value = self.known[nest.makes]
-        large = count(self.step, value, 0) * itemsize(value.dtype) >= STREAMED
-        streams = large and not any(nest.makes in s.inputs for s in self.step.body.steps)
-        key = nest.problem, nest.schedule, nest.adds, streams
+        past = streams(self.step, value)
+        key = nest.problem, nest.schedule, nest.adds, past
         if key not in self.inner:
             name = f"nest{len(self.inner)}"
-            made = kernel(nest.problem, nest.schedule, self.vector_bytes, name, nest.adds, streams)
+            made = kernel(nest.problem, nest.schedule, self.vector_bytes, name, nest.adds, past)
             self.inner[key] = made.function
             self.workspace = max(self.workspace, made.workspace)
         return self.inner[key]

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from contractc.dtypes import itemsize
 from contractc.notation import Term
 from contractc.providers.loops.blocks import COLUMN, blocking, step_shape
 from contractc.providers.loops.forms import ORDERED, UNIT
 from contractc.providers.loops.nest import Place, Ref, Tile, write_step
 from contractc.providers.loops.problem import Problem
 from contractc.providers.loops.reorder import Layout, can_transpose, pack, unpack
-from contractc.providers.loops.schedule import Schedule, levels
+from contractc.providers.loops.schedule import Schedule, in_lines, is_streamed, levels
 from contractc.providers.loops.text import LINE, Arithmetic, Function, Index, Kind, Writer, kind_of, module
 
 ON_STACK = 2**13
 """Bytes of an intermediate up to which it is a stack slot, which LLVM may keep in registers."""
 
 ALIGNMENT = 64
-
-STREAMED = 3 * 2**20
-"""Bytes of a result from which it is written past the caches: three of 8 MB took half the time so, one of 4 MB two
-thirds, gradients with one of 2.7 MB 1.2 times as long; what a cache holds is read from there by the next step."""
 
 FENCE = "fence seq_cst"
 """What is behind stores past the caches: other processors might see them later than stores that follow."""
@@ -59,8 +54,9 @@ def kernel(
     With `adds` it adds to what the result holds already. `streams` tells whether to write past the caches where vectors
     are whole cache lines, and that the caller has a `FENCE` behind; None for where the result is large.
     """
-    large = problem.size(problem.out) * itemsize(problem.result) >= STREAMED
-    made = _Kernel(problem, schedule, vector_bytes, adds, large if streams is None else streams)
+    asked = in_lines if streams else is_streamed
+    past = streams is not False and asked(problem, schedule.lane, schedule.width, schedule.unpacked)
+    made = _Kernel(problem, schedule, vector_bytes, adds, past and not adds)
     return made.written(name, FENCE if streams is None else "")
 
 
@@ -107,7 +103,7 @@ class _Kernel:
             if flag:
                 self.values[k] = self._scratch(p.terms[k], True)
         self.levels = levels(p, s.lane, s.outer)
-        if self.streams and self._in_lines():
+        if self.streams:
             w = self.w
             low = w.op(f"and i64 {w.op('ptrtoint ptr %out to i64')}, {LINE - 1}")
             with w.when(w.op(f"icmp eq i64 {low}, 0")):
@@ -136,14 +132,6 @@ class _Kernel:
         """Write everything that is computed."""
         self._steps(0, {}, None)
         self._outer(list(self.s.outer), {})
-
-    def _in_lines(self) -> bool:
-        """Return whether the vectors of the result are whole cache lines, written once, if it begins at a line."""
-        p, s, kind = self.p, self.s, self.result.kind
-        own = {m: p.extents[m] for m in p.out}
-        rows = len(own) == 1 or own[p.out[-1]] * kind.bytes * kind.parts % LINE == 0
-        vectors = s.width * kind.bytes * kind.parts % LINE == 0 and self.kept and not s.unpacked
-        return rows and vectors and not (self.adds or p.dynamic)
 
     def _named(self, mode: int) -> str:
         return "*".join(f"m{m}" for m in self.p.members[mode])

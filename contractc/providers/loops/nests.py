@@ -22,8 +22,10 @@ from contractc.providers.loops.schedule import (
     CALL,
     CLOCK,
     NOT_HIDDEN,
+    STREAMED,
     Schedule,
     best_schedule,
+    in_lines,
     rate_behind,
     schedules,
 )
@@ -92,6 +94,12 @@ def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
 def count(step: Fused, value: Value, piece: int) -> int:
     """Return the elements of `value` for a piece of so many positions; 0 for all of them."""
     return prod([piece if piece and m in step.modes else step.body.extents[m] for m in value.modes])
+
+
+def streams(step: Fused, value: Value) -> bool:
+    """Return whether `value` is written past the caches where it can be: it is large, and no step reads it."""
+    large = count(step, value, 0) * itemsize(value.dtype) >= STREAMED
+    return large and not any(value.number in inner.inputs for inner in step.body.steps)
 
 
 def _stages(step: Fused) -> dict[int, int] | None:
@@ -233,10 +241,18 @@ def _seconds(step: Fused, whole: Sequence[Nest], rest: Sequence[Nest]) -> float:
                 pieces = extent / step.piece if step.modes[0] in known[i].modes else 1.0
                 moved[i] = pieces * _bytes(nest.problem, nest.schedule, k)
     made = [v.number for v in step.outs]
-    read = sum(n for i, n in moved.items() if i not in made)
-    memory = memory_seconds(DEFAULT_MACHINE, read, sum(moved[i] for i in made), sum(sizes.values()))
+    past = [nest.makes for nest in whole if nest.makes in made and _is_streamed(step, nest, known)]
+    written = sum(moved[i] for i in made if i not in past)
+    memory = memory_seconds(DEFAULT_MACHINE, sum(moved.values()) - written, written, sum(sizes.values()))
     fresh = sum(fresh_seconds(DEFAULT_MACHINE, sizes[i]) for i in made)
     return call + around + max(busy, memory) + NOT_HIDDEN * min(busy, memory) + fresh
+
+
+def _is_streamed(step: Fused, nest: Nest, known: Mapping[int, Value]) -> bool:
+    """Return whether the result of a nest is written past the caches, which takes as long as reading it."""
+    schedule = nest.schedule
+    past = not nest.adds and streams(step, known[nest.makes])
+    return past and in_lines(nest.problem, schedule.lane, schedule.width, schedule.unpacked)
 
 
 def _nest_seconds(step: Fused, nest: Nest, known: Mapping[int, Value], everything: int) -> float:

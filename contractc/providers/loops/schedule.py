@@ -28,8 +28,9 @@ CLOCK = 3.0e9
 CACHES = ((2**15, 0.0), (3 * 2**19, 48.0), (2**24, 12.0), (2**62, 4.0))
 """Bytes of the caches and of memory, and bytes a cycle from there; 0: as fast as they are used."""
 
-RUN = 150
-"""Bytes in a row with which memory is read at half its rate: 64 of 800 took 3.8 times as long as all 800, 256 2.1."""
+RUN, STEEP = 300, 2 / 3
+"""Bytes in a row with which memory is read at half its rate, and the power with which shorter runs take longer: 64 of
+800 took 3.8 times as long as all 800, 256 2.1."""
 
 PAGE = 4096
 """Bytes of a page: one element far from all others takes a cache line of the caches, or a page of its pages."""
@@ -37,6 +38,10 @@ PAGE = 4096
 LINES = ((2**15, 0.0), (2**18, 4.0e-9), (2**62, 1.2e-8))
 """Bytes of the lines that are touched before one is used again, and seconds to get that line back: 45 to 63 ms for
 three million lines of 1 MB at a time, 3 ms for 262,000 of 0.5 MB."""
+
+STREAMED = 3 * 2**20
+"""Bytes of a result from which it is written past the caches: three of 8 MB took half the time so, one of 4 MB two
+thirds, gradients with one of 2.7 MB 1.2 times as long; what a cache holds is read from there by the next step."""
 
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
@@ -141,7 +146,8 @@ def _floors(problem: Problem, vector_bytes: int) -> list[tuple[float, tuple[int,
         extent = problem.extents[lane]
         vectors = -(-extent // (width * columns)) * columns / extent
         cycles = sum(each * (vectors if lane in modes else 1.0) for modes, each in steps)
-        memory = _memory_seconds(problem, lane, width * columns, tuple(range(len(problem.extents))))
+        streamed = is_streamed(problem, lane, width, False)
+        memory = _memory_seconds(problem, lane, width * columns, tuple(range(len(problem.extents))), streamed)
         found.append((0.999 * (max(cycles / CLOCK, memory) + CALL), (lane, width, columns)))
     return sorted(found)
 
@@ -228,28 +234,46 @@ def _priced(
     if scratch > 2**15:
         cycles *= 1.15
     seconds = cycles / CLOCK
-    memory = _memory_seconds(problem, lane, width * columns, outer) + _line_seconds(problem, outer)
+    streamed = is_streamed(problem, lane, width, unpacked)
+    memory = _memory_seconds(problem, lane, width * columns, outer, streamed) + _line_seconds(problem, outer)
     total = max(seconds, memory) + NOT_HIDDEN * min(seconds, memory) + CALL
     total += fresh_seconds(DEFAULT_MACHINE, problem.size(problem.out) * itemsize(problem.result))
     return Schedule(lane, width, columns, outer, packed, unpacked, scratch, total, seconds)
 
 
-def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term) -> float:
+def is_streamed(problem: Problem, lane: int, width: int, unpacked: bool) -> bool:
+    """Return whether the result is written past the caches, if it begins at a cache line."""
+    large = problem.size(problem.out) * itemsize(problem.result) >= STREAMED
+    return large and in_lines(problem, lane, width, unpacked)
+
+
+def in_lines(problem: Problem, lane: int, width: int, unpacked: bool) -> bool:
+    """Return whether the vectors of the result are whole cache lines, written once, if it begins at a line."""
+    if lane not in problem.out or unpacked or problem.dynamic:
+        return False
+    kind = kind_of(problem.result)
+    size = kind.bytes * kind.parts
+    rows = len(set(problem.out)) == 1 or problem.extents[problem.out[-1]] * size % LINE == 0
+    return rows and width * size % LINE == 0
+
+
+def _memory_seconds(problem: Problem, lane: int, tile: int, outer: Term, streamed: bool) -> float:
     """Return the seconds to bring all inputs in and the result out, once.
 
-    An input that is larger than the caches and is read in short runs comes slower: one of each row for every tile,
-    where a tile has rows, modes that are not looped over outside. Else the next tile goes on where this one ends.
+    A result that is `streamed` takes as long as one that is read: 13 to 18 GB/s were written so. What is larger than
+    the caches and comes or goes in short runs takes longer: one of each row for every tile, where a tile has rows,
+    modes that are not looped over outside. Else the next tile goes on where this one ends.
     """
-    terms = (*problem.terms[: problem.inputs], problem.out)
-    sizes = [
-        problem.size(t) * itemsize(d) for t, d in zip(terms, (*problem.dtypes, problem.result), strict=True)
-    ]
-    read = 0.0
-    for term, size, dtype in zip(terms, sizes[:-1], problem.dtypes, strict=False):
+    terms, dtypes = (*problem.terms[: problem.inputs], problem.out), (*problem.dtypes, problem.result)
+    moved, whole = [], 0
+    for term, dtype in zip(terms, dtypes, strict=True):
+        size = problem.size(term) * itemsize(dtype)
         short = term and term[-1] == lane and tile < problem.extents[lane] and size > CACHES[1][0]
         short = short and any(m != lane and m not in outer for m in term)
-        read += size * (1 + RUN / (tile * itemsize(dtype)) if short else 1.0)
-    return memory_seconds(DEFAULT_MACHINE, read, sizes[-1], sum(sizes))
+        moved.append(size * (1 + (RUN / (tile * itemsize(dtype))) ** STEEP if short else 1.0))
+        whole += size
+    written = 0.0 if streamed else moved[-1]
+    return memory_seconds(DEFAULT_MACHINE, sum(moved) - written, written, whole)
 
 
 def _line_seconds(problem: Problem, outer: Term) -> float:
