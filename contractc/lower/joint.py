@@ -96,15 +96,15 @@ def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False
         [Parts(*cut(whole), _seconds(whole)) for whole in wholes],
         key=lambda parts: parts.seconds,
     )
-    tiny = best.seconds < TINY * len(best.forward.steps + best.back.steps)
-    if tiny or not quick:
-        apart = _each_finished(plain)
-        if apart.seconds * (1.0 if tiny else GAIN_APART) < _seconds(best.forward, best.back):
-            best = apart
     if any(map(spilled, wholes)):
         found = _in_pieces(program, wanted)
         if found is not None and GAIN_PIECES * found.seconds < best.seconds:
             return found
+    tiny = best.seconds < TINY * len(best.forward.steps + best.back.steps)
+    if tiny or not quick:
+        apart = _each_finished(plain)
+        if apart.seconds * (1.0 if tiny else GAIN_APART) < _seconds(best.forward, best.back):
+            return apart
     return best
 
 
