@@ -25,6 +25,7 @@ from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
 from contractc.providers.loops import arrays as layouts
+from contractc.providers.loops import kernel as kernels
 from contractc.providers.loops import nests, schedule
 from contractc.providers.loops.nests import nests_of
 from tolerances import tolerance
