@@ -12,7 +12,7 @@ import numpy as np
 
 from contractc.backends import backend_named
 from contractc.dtypes import result_dtype, to_numpy
-from contractc.errors import EinsumError, UnsupportedError
+from contractc.errors import EinsumError, OperandError, UnsupportedError
 from contractc.machine import Target
 from contractc.network import check_count
 from contractc.notation import Einsum, labelled, parse, parse_interleaved
@@ -106,10 +106,14 @@ def read_ahead(
 
 
 def _admitted(x: Any, number: int, like: Any, as_array: Callable[[Any, int, Any], Any]) -> Any:
-    """Return operand `number` as the array that `as_array` makes of it, or held as factors if they are fit."""
+    """Return operand `number` as the array that `as_array` makes of it, or held as factors if those are where it is."""
     if not is_factorized(x):
         return as_array(x, number, like)
-    as_array(x.factors[0], number, like)
+    factor = x.factors[0]
+    if is_torch(factor) and is_torch(like) and factor.device != like.device and like.ndim:
+        raise OperandError(
+            f"operand {number} is on {factor.device}, but others on {like.device}; move one of them"
+        )
     return x
 
 
