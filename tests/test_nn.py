@@ -487,6 +487,11 @@ def test_requests_that_make_no_layer_are_refused() -> None:
             FactorizedLinear(one, 4)  # type: ignore[arg-type]
     with pytest.raises(contractc.OperandError, match="x has no features, the layer takes 4"):
         FactorizedLinear(4, 4, rank=1)(torch.tensor(1.0))
+    table = FactorizedEmbedding(200, 4, format="low_rank", rank=2)
+    rows = table.to_layer().weight
+    for kind in (torch.uint8, torch.int8, torch.int16):  # bytes are a mask to torch's own indexing
+        numbers = torch.arange(200).remainder(100)
+        torch.testing.assert_close(table(numbers.to(kind)), rows[numbers])
     for index in (torch.tensor([True]), torch.tensor([1.0])):
         with pytest.raises(contractc.OperandError, match="rows are named by whole numbers, not by torch"):
             FactorizedEmbedding(4, 4, rank=1)(index)

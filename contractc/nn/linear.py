@@ -188,7 +188,7 @@ class FactorizedEmbedding(nn.Module):
         """
         if index.dtype is torch.bool or index.dtype.is_floating_point or index.dtype.is_complex:
             raise OperandError(f"rows are named by whole numbers, not by {index.dtype}")
-        numbers = index.reshape(-1)
+        numbers = index.reshape(-1).long()  # bytes would be a mask, and count to 255 only
         parts: dict[int, torch.Tensor] = {}
         slowest, *others = self.weight.layout.axes[0]
         for m in reversed(others):
