@@ -75,7 +75,7 @@ def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False
 
     Of these the one of the least predicted seconds: all finished as one program, copies of matrix products as steps of
     their own or not; the value and the gradients each finished by itself, so that steps of one of them may be one call;
-    and the two parts with what lies between their steps taken in pieces that the caches hold, also where it is too large
+    and the two parts with what lies between steps taken in pieces that the caches hold, also where it is too large
     for its memory to be given out again. Exponents that guard the range of the value are put back for the rule of the
     gradients, and taken out of both together where they are needed.
 
