@@ -9,13 +9,12 @@ from contractc.dtypes import is_floating
 from contractc.fused import all_unfused
 from contractc.grouping import groups
 from contractc.hosted import NUMPY, alone, compiled, hostable
-from contractc.lower.joint import cut, joined, parts_for_numpy
+from contractc.lower.joint import cut, joined, parts_for_numpy, reusable
 from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
 from contractc.lower.passes import natural_layout
 from contractc.machine import Target
 from contractc.programs import COPY, Contract, Loop, Program
-from contractc.providers.memory import MOST
 
 LEAST_SECONDS = 1e-4
 """Predicted seconds of the value from which on a call into Python on the way back, 30 us, is made up for."""
@@ -39,7 +38,7 @@ def with_joint_backward(
     Elsewhere it is where batched matrix products read copies: torch makes them anew on the way back, for each factor
     of a product its own, where one backward program shares them. All else torch differentiates call by call.
     """
-    host = hostable(program, target) and _reusable(program)
+    host = hostable(program, target)
     program = natural_layout(all_unfused(program))
     (result, *others) = program.results
     small = seconds < LEAST_SECONDS
@@ -54,7 +53,8 @@ def with_joint_backward(
         return run
 
     def make(needs: Sequence[bool], here: bool) -> Any:
-        return _joint(program, constants, backend, needs, here) if here or copies else None
+        made = _joint(program, constants, backend, needs, True) if here else None
+        return _joint(program, constants, backend, needs, False) if made is None and copies else made
 
     differentiated: Callable[..., Any] = backend.joint.differentiated(
         run, make, host, alone(program, seconds), CALLS_BEFORE if small else 0
@@ -65,14 +65,6 @@ def with_joint_backward(
 def _has_several(program: Program) -> bool:
     """Return whether `program` has several products."""
     return sum(len(step.inputs) > 1 for step in program.steps) > 1
-
-
-def _reusable(program: Program) -> bool:
-    """Return whether all values of `program` are small enough for their memory to be given out again.
-
-    Pages from the system, which every step of a training would wait for, take back what the NumPy program gains.
-    """
-    return all(program.bytes_of(v) <= MOST // 2 for v in program.values().values())
 
 
 def _joint(
@@ -87,7 +79,7 @@ def _joint(
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
     if host:
         parts = parts_for_numpy(program, wanted)
-        pair = None if parts is None else (parts.forward, parts.back)
+        pair = None if parts is None or not reusable(parts) else (parts.forward, parts.back)
     else:  # copies of batched matrix products are shared
         both = joined(program, wanted, pack)
         pair = None if both is None else cut(both)
@@ -121,10 +113,10 @@ def peak_in_training(program: Program, wanted: Sequence[int]) -> int:
     Args:
         wanted: the inputs whose gradients are asked for, as numbers of values.
     """
-    if not (hostable(program, Target(backend="torch")) and _reusable(program)):
+    if not hostable(program, Target(backend="torch")):
         return 0
     parts = parts_for_numpy(natural_layout(all_unfused(program)), wanted)
-    if parts is None:
+    if parts is None or not reusable(parts):
         return 0
     forward, back = parts.forward, parts.back
     known = {v.number: v for v in (*forward.values().values(), *back.inputs)}

@@ -14,7 +14,7 @@ import contractc
 from contractc import formats, training
 from contractc.hosted import compiled
 from contractc.lower import finished, joint, lower, pieces
-from contractc.lower.joint import as_it_is, cut, joined, parts_for_numpy
+from contractc.lower.joint import as_it_is, cut, joined, parts_for_numpy, reusable
 from contractc.lower.memory import made_bytes
 from contractc.lower.pieces import in_pieces, modes_for_pieces, spilled
 from contractc.machine import Target
@@ -202,3 +202,29 @@ def test_derivatives_in_pieces_are_those_of_differences(
         torch.set_num_threads(threads)
     assert set(taken) == {PIECES}
     torch.testing.assert_close(layer(*tensors), x @ weight.to_dense().T)
+
+
+def test_values_whose_memory_is_not_given_out_again_are_made_in_pieces_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    factors = [torch.randn(1, 24, 24, 24, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    x = torch.randn(640, 576, dtype=torch.float64, requires_grad=True)
+    weight = formats.monarch(*factors)
+    program = lower(contractc.plan("bi,oi->bo", x, weight), Target(backend="torch"))
+    wanted = [v.number for v in program.inputs]
+    whole = parts_for_numpy(program, wanted)
+    assert whole is not None and len(whole.forward.results) > 1 and reusable(whole)
+    monkeypatch.setattr("contractc.lower.joint.MOST", 2**21)  # a quarter of what the intermediates need
+    assert not reusable(whole)
+    parts = parts_for_numpy(program, wanted)
+    assert parts is not None and len(parts.forward.results) == 1 and reusable(parts)
+    monkeypatch.setattr("contractc.hosted.LONG_SECONDS", 1.0)
+    found = contractc.contract("bi,oi->bo", x, weight)
+    dense = weight.to_dense()
+    expected = x @ dense.t()
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(found)
+    grads = torch.autograd.grad(found, (x, *factors), cotangent)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, (x, *factors), cotangent))

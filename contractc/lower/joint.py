@@ -14,6 +14,7 @@ from contractc.lower import finished, fusers
 from contractc.lower.backward import backward
 from contractc.lower.exponents import guard_range, unguarded
 from contractc.lower.fuse import library_seconds
+from contractc.lower.memory import owners
 from contractc.lower.pack import SMALL, pack
 from contractc.lower.passes import PASSES
 from contractc.lower.pieces import LARGE, spilled, taken_in_pieces
@@ -21,6 +22,7 @@ from contractc.lower.seconds import program_seconds, program_size
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.programs import COPY, Contract, Fused, Program, Reshape, Step, Value
 from contractc.providers import providers
+from contractc.providers.memory import MOST
 
 TINY = 2.0e-5
 """Predicted seconds of a step, in the mean, below which steps that follow each other may be worth one call."""
@@ -73,8 +75,9 @@ def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False
 
     Of these the one of the least predicted seconds: all finished as one program, copies of matrix products as steps of
     their own or not; the value and the gradients each finished by itself, so that steps of one of them may be one call;
-    and the two parts with what lies between their steps taken in pieces that the caches hold. Exponents that guard the
-    range of the value are put back for the rule of the gradients, and taken out of both together where they are needed.
+    and the two parts with what lies between steps taken in pieces that the caches hold, also where it is too large
+    for its memory to be given out again. Exponents that guard the range of the value are put back for the rule of the
+    gradients, and taken out of both together where they are needed.
 
     Args:
         quick: only tiny steps are looked at as one call: large ones take half a second, too long for each plan of many.
@@ -98,7 +101,7 @@ def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False
     )
     if any(map(spilled, wholes)):
         found = _in_pieces(program, wanted)
-        if found is not None and GAIN_PIECES * found.seconds < best.seconds:
+        if found is not None and (not reusable(best) or GAIN_PIECES * found.seconds < best.seconds):
             return found
     tiny = best.seconds < TINY * len(best.forward.steps + best.back.steps)
     if tiny or not quick:
@@ -106,6 +109,21 @@ def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False
         if apart.seconds * (1.0 if tiny else GAIN_APART) < _seconds(best.forward, best.back):
             return apart
     return best
+
+
+def reusable(parts: Parts) -> bool:
+    """Return whether what lies between operands and results is small enough for its memory to be given out again.
+
+    Pages from the system, which every step of a training would wait for, take back what the NumPy program gains.
+    """
+    for part, given_away in ((parts.forward, parts.forward.results[:1]), (parts.back, parts.back.results)):
+        owner = owners(part)
+        outside = {v.number for v in (*part.inputs, *(c.value for c in part.constants))}
+        outside |= {owner.get(i, i) for i in given_away}
+        between = [v for n, v in part.values().items() if owner.get(n, n) not in outside]
+        if any(part.bytes_of(v) > MOST // 2 for v in between):
+            return False
+    return True
 
 
 def _each_finished(both: Program) -> Parts:
@@ -205,10 +223,15 @@ def _cheap(program: Program, step: Step, known: Mapping[int, Value]) -> bool:
 
 
 def _faster_than_kept(program: Program, step: Step) -> bool:
-    """Return whether making what `step` makes takes less than sending it to memory and getting it from there."""
+    """Return whether making what `step` makes takes less than sending it to memory and getting it from there.
+
+    Where memory would come from the system anew each time it is taken to.
+    """
     size = sum([program.bytes_of(v) for v in step.outs])
     if size < LARGE or not isinstance(step, Contract):
         return False
+    if size > MOST // 2:
+        return True
     return library_seconds(program, step, DEFAULT_MACHINE, providers()) < 4 * size / bandwidth(
         DEFAULT_MACHINE, 2**30
     )
