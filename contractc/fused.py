@@ -78,9 +78,10 @@ def all_unfused(program: Program) -> Program:
     Before:  %3 = contract %0 %1 %2  # fused: 0 1, 2 3
     After:   %4 = contract %0 %1,  %3 = contract %2 %4
     """
+    program = replace(program, steps=tuple(_apart(program)))
     number = 1 + max(program.values())
     steps: list[Step] = []
-    for step in _apart(program):
+    for step in program.steps:
         if isinstance(step, Loop):
             step = replace(step, body=all_unfused(step.body))
         if not isinstance(step, Contract) or not step.path:

@@ -9,7 +9,7 @@ from contractc.dtypes import is_floating
 from contractc.fused import all_unfused
 from contractc.grouping import groups
 from contractc.hosted import NUMPY, alone, compiled, hostable
-from contractc.lower.joint import Parts, cut, joined, parts_for_numpy
+from contractc.lower.joint import cut, joined, parts_for_numpy
 from contractc.lower.memory import made_bytes, owners
 from contractc.lower.pack import pack
 from contractc.lower.passes import natural_layout
@@ -85,10 +85,15 @@ def _joint(
     """
     numbers = [v.number for v in program.inputs]
     wanted = [n for n, needed in zip(numbers, needs, strict=True) if needed]
-    parts = parts_for_numpy(program, wanted) if host else _parts(program, wanted)
-    if parts is None:
+    if host:
+        parts = parts_for_numpy(program, wanted)
+        pair = None if parts is None else (parts.forward, parts.back)
+    else:  # copies of batched matrix products are shared
+        both = joined(program, wanted, pack)
+        pair = None if both is None else cut(both)
+    if pair is None:
         return None
-    forward, back = parts.forward, parts.back
+    forward, back = pair
     if backend.refuses(all_unfused(back)) is not None or not _extents_known(back):
         return None
     values = {c.value.number: x for c, x in zip(program.constants, constants, strict=True)}
@@ -105,12 +110,6 @@ def _joint(
     targets = [numbers.index(n) for n in wanted if n in below]
     plain = backend.compile(program, constants).run
     return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers), host)
-
-
-def _parts(program: Program, wanted: Sequence[int]) -> Parts | None:
-    """Return value and gradients for torch: copies of batched matrix products are shared."""
-    both = joined(program, wanted, pack)
-    return None if both is None else Parts(*cut(both), 0.0)
 
 
 def peak_in_training(program: Program, wanted: Sequence[int]) -> int:

@@ -380,3 +380,18 @@ def test_changes_of_what_lies_between_steps_change_no_result(case: tuple[Program
         got = backend_named("numpy").compile(changed).run(*operands)
         for one, two in zip(got if isinstance(got, tuple) else (got,), exact, strict=True):
             agree(np.asarray(one), np.asarray(two))
+
+
+def test_steps_of_three_inputs_inside_of_one_call_are_unfused_too() -> None:
+    terms = [(0, 1), (1, 2), (2, 3), (0, 2), (0, 1), (2,)]
+    values = [Value(k, term, "float64") for k, term in enumerate(terms)]
+    whole = Contract(values[4], (3, 2, 1), path=((0, 1), (2, 3)))
+    steps = (Contract(values[3], (0, 1)), whole, Contract(values[5], (3,)))
+    body = Program(tuple(values[:3]), steps, (4, 5), (3, 4, 5, 6))
+    step = Fused((values[4], values[5]), (0, 1, 2), body, (), 0, loops.HOW)
+    program = Program(body.inputs, (step,), (4, 5), body.extents)
+    apart = all_unfused(program)
+    assert apart.faults() == [] and [len(s.inputs) for s in apart.steps] == [2, 2, 2, 1]
+    operands = [np.random.default_rng(k).standard_normal((k + 3, k + 4)) for k in range(3)]
+    for found, expected in zip(apart.evaluate(*operands), program.evaluate(*operands), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from contractc import calls, formats, recent
 from contractc.fused import all_unfused
 from contractc.lower import lower
 from contractc.lower.backward import backward
-from contractc.lower.joint import as_it_is, cut, joined
+from contractc.lower.joint import as_it_is, cut, joined, parts_for_numpy
 from contractc.lower.pack import pack
+from contractc.lower.passes import natural_layout
 from contractc.machine import Target
 from contractc.plans import Plan
-from contractc.programs import COPY, Contract
+from contractc.programs import COPY, Call, Contract, Program, Value
 from contractc.search import search, search_gradients
 from expressions import Expression
 from test_gradients import ROWS, case, same
@@ -366,3 +368,90 @@ def test_peak_in_training_is_what_forward_and_backward_hold_together() -> None:
     given = sum(t.nbytes for t in (x, *cores, cotangent))
     printed = training.peak_in_training(compiled.program, [v.number for v in compiled.program.inputs])
     assert printed == pytest.approx(given + made, rel=0.1)
+
+
+def test_results_made_again_that_no_step_reads_come_last() -> None:
+    known = [Value(0, (0, 1), "float64"), Value(1, (1, 0), "float64"), Value(2, (0, 0), "float64")]
+    view, product = Value(3, (1, 0), "float64"), Value(4, (0,), "float64")
+    steps = (Contract(view, (0,)), Contract(product, (3, 1)), Contract(Value(5, (0, 0), "float64"), (2,)))
+    both = Program(tuple(known), steps, (4, 5, 3), (70, 80))
+    assert both.faults() == []
+    forward, back = cut(both)
+    assert [s.outs[0].number for s in forward.steps] == [3, 4] and forward.results == (4,)
+    assert [s.outs[0].number for s in back.steps] == [5, 3] and back.results == (5, 3)
+    assert [p.faults() for p in (forward, back)] == [[], []]
+
+
+# values whose range is guarded
+
+
+CHAIN = 56
+
+
+def guarded_chain(dtype: Any) -> tuple[list[Any], list[Any]]:
+    """Return matrices whose product is near 1 while that of the first half overflows, and the arguments of it."""
+    generator = torch.Generator().manual_seed(3)
+    matrices = []
+    for k in range(CHAIN):
+        x = torch.randn(2, 2, dtype=dtype, generator=generator) * 2.0 ** (6 if k < CHAIN // 2 else -6)
+        matrices.append(x.requires_grad_())
+    return matrices, [part for k, x in enumerate(matrices) for part in (x, [k, k + 1])] + [[0, CHAIN]]
+
+
+def derivatives(product: Any, matrices: list[Any]) -> list[Any]:
+    """Return a product, its gradients, and gradients of a function of these; all in double precision, at most 1."""
+    found = [product]
+    firsts = torch.autograd.grad(product.sum().abs(), matrices, create_graph=True)
+    found += firsts
+    scaled = sum((g * m).sum().abs() ** 2 for g, m in zip(firsts, matrices, strict=True))
+    found += torch.autograd.grad(scaled, matrices)
+    wide = torch.complex128 if product.is_complex() else torch.float64
+    return [x.detach().to(wide) for x in found]
+
+
+def test_derivatives_of_chains_that_leave_the_range_on_the_way(
+    counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contractc.hosted.LONG_SECONDS", 1.0)
+    matrices, arguments = guarded_chain(torch.complex64)
+    executable = contractc.compile(*arguments)
+    assert sum(isinstance(step, Call) for step in executable.program.steps) > 2
+    found = derivatives(executable(*matrices), matrices)
+    assert counted
+    exact = [x.detach().to(torch.complex128).requires_grad_() for x in matrices]
+    expected = derivatives(reduce(torch.matmul, exact), exact)
+    for mine, right in zip(found, expected, strict=True):
+        assert 0 < right.abs().max() < 1e30
+        torch.testing.assert_close(mine, right, rtol=0, atol=2e-4 * float(right.abs().max()))
+
+
+def test_guarded_value_and_gradients_run_as_programs_with_exponents() -> None:
+    matrices, arguments = guarded_chain(torch.float32)
+    program = contractc.compile(*arguments).program
+    numbers = [v.number for v in program.inputs]
+    parts = parts_for_numpy(natural_layout(all_unfused(program)), numbers)
+    assert parts is not None
+    for part in (parts.forward, parts.back):
+        assert part.faults() == [] and any(isinstance(step, Call) for step in part.steps)
+    arrays = [x.detach().numpy() for x in matrices]
+    made = dict(zip(parts.forward.results, parts.forward.evaluate(*arrays), strict=True))
+    known = dict(zip(numbers, arrays, strict=True)) | made
+    ones = np.ones((2, 2), np.float32)
+    gradients = parts.back.evaluate(*(known[v.number] for v in parts.back.inputs[:-1]), ones)
+    exact = [x.detach().double().requires_grad_() for x in matrices]
+    product = reduce(torch.matmul, exact)
+    expected = torch.autograd.grad(product, exact, torch.ones_like(product))
+    pairs = zip((made[parts.forward.results[0]], *gradients), (product, *expected), strict=True)
+    for mine, right in pairs:
+        exactly = right.detach().numpy()
+        np.testing.assert_allclose(mine, exactly, rtol=0, atol=2e-4 * np.abs(exactly).max())
+
+
+def test_mantissas_have_gradients_and_exponents_none(counted: list[int]) -> None:
+    matrices, arguments = guarded_chain(torch.float64)
+    mantissa, exponent = contractc.contract(*arguments, strip_exponent=True)
+    assert isinstance(exponent, int)
+    found = torch.autograd.grad((mantissa * 2.0**exponent).sum(), matrices)
+    expected = torch.autograd.grad(reduce(torch.matmul, matrices).sum(), matrices)
+    for mine, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-9 * float(right.abs().max()))

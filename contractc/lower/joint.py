@@ -27,6 +27,10 @@ TINY = 2.0e-5
 
 Packing = Callable[[Program], Program]
 
+GAIN_APART = 1.03
+"""How many times faster value and gradients finished apart have to be by prediction where steps are not tiny: layers
+predicted to be 1.04, 1.18 and 1.30 times faster so were 1.05 to 1.2, 1.28 and 1.68 times faster."""
+
 GAIN_PIECES = 1.5
 """How many times faster value and gradients in pieces have to be by prediction: of layers predicted to be 1.2 to 1.3
 times faster one was as fast and one slower, of those predicted to be 1.7 times faster two were so 1.4 times."""
@@ -64,39 +68,43 @@ class Parts:
     seconds: float
 
 
-def parts_for_numpy(program: Program, wanted: Sequence[int]) -> Parts | None:
+def parts_for_numpy(program: Program, wanted: Sequence[int], quick: bool = False) -> Parts | None:
     """Return `program` and its gradients by the inputs `wanted` for NumPy, or None where `joined` gives none.
 
     Of these the one of the least predicted seconds: all finished as one program, copies of matrix products as steps of
-    their own or not; the two parts with what lies between their steps taken in pieces that the caches hold.
+    their own or not; the value and the gradients each finished by itself, so that steps of one of them may be one call;
+    and the two parts with what lies between their steps taken in pieces that the caches hold. Exponents that guard the
+    range of the value are put back for the rule of the gradients, and taken out of both together where they are needed.
+
+    Args:
+        quick: only tiny steps are looked at as one call: large ones take half a second, too long for each plan of many.
     """
     target = Target()
     # One call for several steps might stand on both sides of the cut.
     kernels = [replace(kernel, several=None) for kernel in fusers(target)]
     bare = unguarded(program)
     guard = as_it_is if bare is program else guard_range
-    best: Parts | None = None
-    large = False
-    for packing in (as_it_is, pack):
-        both = joined(bare, wanted, packing)
-        if both is None:
-            return None
-        both = guard(both)
-        if packing is pack and best is not None and not any(map(_is_copy, both.steps)):
-            break
-        whole = finished(both, target, kernels=kernels)
-        large = large or spilled(whole) > 0
-        seconds = program_seconds(whole) + spilled(whole)
-        if best is None or seconds < best.seconds:
-            best = Parts(*cut(whole), seconds)
-    if best is not None and best.seconds < TINY * len(best.forward.steps + best.back.steps):
-        best = min(
-            best, _each_finished(guard(joined(bare, wanted, as_it_is) or bare)), key=lambda p: p.seconds
-        )
-    if best is not None and large:
+    plain = joined(bare, wanted, as_it_is)
+    if plain is None:
+        return None
+    plain, copied = guard(plain), joined(bare, wanted, pack)
+    forms = [plain]
+    if copied is not None and any(map(_is_copy, copied.steps)):
+        forms.append(guard(copied))
+    wholes = [finished(form, target, kernels=kernels) for form in forms]
+    best = min(
+        [Parts(*cut(whole), _seconds(whole)) for whole in wholes],
+        key=lambda parts: parts.seconds,
+    )
+    if any(map(spilled, wholes)):
         found = _in_pieces(program, wanted)
         if found is not None and GAIN_PIECES * found.seconds < best.seconds:
             return found
+    tiny = best.seconds < TINY * len(best.forward.steps + best.back.steps)
+    if tiny or not quick:
+        apart = _each_finished(plain)
+        if apart.seconds * (1.0 if tiny else GAIN_APART) < _seconds(best.forward, best.back):
+            return apart
     return best
 
 
@@ -107,7 +115,7 @@ def _each_finished(both: Program) -> Parts:
         finished(part, Target(), ordered=part is forward, kernels=fusers(Target()))
         for part in (forward, back)
     )
-    return Parts(forward, back, program_seconds(forward) + program_seconds(back))
+    return Parts(forward, back, _seconds(forward, back))
 
 
 def _in_pieces(program: Program, wanted: Sequence[int]) -> Parts | None:
@@ -119,8 +127,11 @@ def _in_pieces(program: Program, wanted: Sequence[int]) -> Parts | None:
     if not any(isinstance(step, Fused) for step in (*forward.steps, *back.steps)):
         return None
     forward, back = (finished(part, Target(), ordered=part is forward) for part in (forward, back))
-    seconds = sum([program_seconds(part) + spilled(part) for part in (forward, back)])
-    return Parts(forward, back, seconds)
+    return Parts(forward, back, _seconds(forward, back))
+
+
+def _seconds(*programs: Program) -> float:
+    return sum([program_seconds(program) + spilled(program) for program in programs])
 
 
 def _for_a_piece(body: Program) -> Program:
@@ -155,12 +166,18 @@ def cut(both: Program, pieces: bool = False) -> tuple[Program, Program]:
         ):
             again.append(step)
             ready |= {v.number for v in step.outs}
-    read = {i for step in rest for i in step.inputs}.union(others)
+    first_read = dict.fromkeys(others, len(rest))
+    for place, step in reversed([*enumerate(rest)]):
+        first_read |= dict.fromkeys(step.inputs, place)
+    before: list[list[Step]] = [[] for _ in range(len(rest) + 1)]
     for step in reversed(again):
-        made = {v.number for v in step.outs}
-        if not read.isdisjoint(made):  # just before it is read: that much less is in memory at a time
-            rest.insert(next(k for k, later in enumerate(rest) if not made.isdisjoint(later.inputs)), step)
-            read.update(step.inputs)
+        places = [first_read[v.number] for v in step.outs if v.number in first_read]
+        if places:  # just before it is read: that much less is in memory at a time
+            before[min(places)].insert(0, step)
+            for i in step.inputs:
+                first_read[i] = min(*places, first_read.get(i, len(rest)))
+    rest = [step for place, own in enumerate(before) for step in (*own, *rest[place : place + 1])]
+    read = first_read.keys()
     made = {v.number for step in rest for v in step.outs}
     kept = sorted(read - given - made)
     operands = [v for v in both.inputs[:-1] if v.number in read]

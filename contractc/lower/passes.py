@@ -182,7 +182,7 @@ def natural_layout(program: Program) -> Program:
     known = dict(program.values())
     fixed = {
         *program.results,
-        *(i for step in program.steps if isinstance(step, Reshape) for i in step.inputs),
+        *(i for step in program.steps if isinstance(step, Reshape | Call) for i in step.inputs),
     }
     constant = {c.value.number for c in program.constants}
     readers = {i: step for step in program.steps if isinstance(step, Contract) for i in step.inputs}

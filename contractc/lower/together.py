@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from math import ceil, sqrt
 
+from contractc.cost import BLAS, flops
 from contractc.fused import Names, numbered_anew, renamed
 from contractc.lower.between import improved
 from contractc.lower.fuse import Fuser
+from contractc.machine import DEFAULT_MACHINE
 from contractc.notation import Term
 from contractc.programs import Contract, Fused, Loop, Program, Step, Value
 
@@ -106,6 +109,7 @@ class _Pass:
         if len(steps) < 2:
             return list(steps)
         alone = [self._alone(step) for step in steps]
+        floors = [0.0, *accumulate(self._floor(step) for step in steps)]
         spent = [0.0]
         chosen: list[tuple[int, int]] = [(0, -1)]
         for end in range(1, len(steps) + 1):
@@ -114,6 +118,8 @@ class _Pass:
                 latest = (end - 2) // self.apart * self.apart
                 for begin in range(latest, max(-1, end - MOST_STEPS - 1), -self.apart):
                     least = min((best - spent[begin]) / GAIN, sum(alone[begin:end]) - LEAST_SAVED)
+                    if floors[end] - floors[begin] >= least:
+                        continue
                     seconds, form = self._together(first + begin, first + end)
                     if seconds < least:
                         best, how = spent[begin] + GAIN * seconds, (begin, form)
@@ -147,6 +153,13 @@ class _Pass:
         terms = [*(self.known[i].modes for i in step.inputs), step.out.modes]
         views = 2 * sum(len(t) > 2 for t in terms) if len(terms) > 2 else 0
         return self.fuser.alone(self.program, step) + STEP + views * VIEW
+
+    def _floor(self, step: Step) -> float:
+        """Return seconds that no kernel does the arithmetic of a step in."""
+        assert isinstance(step, Contract)
+        terms = [self.known[i].modes for i in step.inputs]
+        done = flops(terms, step.out.modes, self.program.extents) if len(terms) > 1 else 0
+        return done / DEFAULT_MACHINE.rate(step.out.dtype) if step.out.dtype in BLAS else 0.0
 
     def _together(self, first: int, last: int) -> tuple[float, int]:
         """Return the least predicted seconds of the steps from `first` until before `last` as one, and the form."""

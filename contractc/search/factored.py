@@ -260,7 +260,7 @@ def lowered_seconds(network: TensorNetwork, path: Path, otherwise: float, target
         return predicted_seconds(program, target, trained)
     if not trained:
         return program_seconds(finished(program, CPU, kernels=fusers(CPU)))
-    parts = parts_for_numpy(program, trained)
+    parts = parts_for_numpy(program, trained, quick=True)
     return otherwise if parts is None else parts.seconds
 
 
