@@ -46,6 +46,9 @@ NEAR, UNLIKELY = 2.0, 0.9
 """How many times as dear as the cheapest by a rough price a choice that was not searched for may be to be priced step
 by step: where there are few tensors, and where that takes longer."""
 
+MOST_LOWERED = 10
+"""Paths that are priced step by step in any case, the cheapest first: with gradients each takes 0.1 s and more."""
+
 FEW = 4
 """Paths of each choice that are priced by their kernels."""
 
@@ -174,23 +177,24 @@ def _weighed(
 ) -> list[tuple[Alternative, Path, str]]:
     """Return the paths `found`, then those `shown`, as alternatives: near the cheapest priced by the steps that run.
 
-    The other paths `found` keep their rough price. Of a long network those `shown` have theirs times what the steps of
-    the cheapest take beyond its own, as long as they do not seem to be better than that.
+    The other paths `found` keep their rough price. Beyond the first, and those `shown` of a long network, they have it
+    times what the steps of the cheapest take beyond its own, as long as they do not seem to be better than that.
     """
     rough = {path: cost.seconds for path, (cost, _) in found.items()}
-    least = min(rough.values())
-    close = (target.device != "cpu" or least > WORTH_LOWERING) and len(found) + len(shown) > 1
-    exact: dict[Path, float] = {}
-    for path in _near(network, rough, target) if close else ():
-        exact[path] = lowered_seconds(network, path, rough[path], target)
+    long = target.device != "cpu" or min(rough.values()) > WORTH_LOWERING
+    close = long and len(found) + len(shown) > 1
+    near = _near(network, rough, target) if close else []
+    first, rest = near[:MOST_LOWERED], near[MOST_LOWERED:]
+    exact = {path: lowered_seconds(network, path, rough[path], target) for path in first}
     seconds = {**rough, **exact}
-    cheapest = min(seconds.values())
-    beyond = cheapest / min(rough[path] for path in seconds if seconds[path] == cheapest) if cheapest else 1.0
-    short = len(network.tensors) <= MOST_FACTORS
-    for path, (cost, _) in shown.items():
-        guess = beyond * cost.seconds
-        if close and guess < (NEAR if short else UNLIKELY) * cheapest:
-            guess = lowered_seconds(network, path, cost.seconds, target)
+    least = min(exact or rough, key=lambda path: seconds[path])
+    cheapest, beyond = seconds[least], seconds[least] / rough[least] if rough[least] else 1.0
+    worth = NEAR if len(network.tensors) <= MOST_FACTORS else UNLIKELY
+    others = {path: (rough[path], UNLIKELY) for path in rest}
+    for path, (price, likely) in {**others, **{p: (c.seconds, worth) for p, (c, _) in shown.items()}}.items():
+        guess = beyond * price
+        if close and guess < likely * cheapest:
+            guess = lowered_seconds(network, path, price, target)
         seconds[path] = guess
     return [
         (Alternative(layout_choices(network, path), *cost._replace(seconds=seconds[path])), path, name)
