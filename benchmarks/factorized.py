@@ -418,8 +418,9 @@ def peak(case: Case, training: bool) -> tuple[int, int]:
     result = call()
     grown = _resident("VmHWM") - before
     del result
-    known = compiled.plan.network.bytes_of_inputs() + training * cotangent.nbytes
-    return grown + known, printed_peak(compiled, training)
+    program = compiled.program  # what was made of constants is there before the call, and they need not be
+    held = sum(program.bytes_of(v) for v in (*program.inputs, *(c.value for c in program.constants)))
+    return grown + held + training * cotangent.nbytes, printed_peak(compiled, training)
 
 
 def printed_peak(compiled: Executable, training: bool) -> int:

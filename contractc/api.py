@@ -217,7 +217,9 @@ def plan(
     expression: Any,
     *operands: Any,
     dtype: Any = "float64",
+    constants: Iterable[int] = (),
     dynamic: Iterable[Hashable] = (),
+    target: str | Target | None = None,
     optimize: Any = None,
     memory_limit: int | str | None = None,
     semiring: str = "sum_product",
@@ -231,7 +233,8 @@ def plan(
     Args:
         expression: as in `compile`.
         operands: for each operand an array, or its shape (a tuple of ints) with `dtype`.
-        dtype, dynamic, optimize, memory_limit, semiring, conj, mode: as in `compile`.
+        constants: numbers of the operands that are the same at every call; their values do not matter here.
+        dtype, dynamic, target, optimize, memory_limit, semiring, conj, mode: as in `compile`.
 
     >>> print(plan("ij,jk->ik", (3, 4), (4, 5)))
     plan by optimal: 1 step, sum_product, float64
@@ -248,9 +251,10 @@ def plan(
     members: Members = ()
     if is_several(expression):
         expression, members = joined(expression, len(operands), semiring)
-    einsum_, given, chosen = read_ahead(expression, operands, semiring, None)
+    einsum_, given, chosen = read_ahead(expression, operands, semiring, target)
     options = Options(frozen(optimize), memory_limit, semiring, conjugated(conj, len(given)))
-    tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, ())
+    fixed = sorted(set(constants))
+    tensors = conj_and_constant(described(given, dtype_named(dtype) or "float64"), options.conj, fixed)
     tensors = trained(tensors, given, mode)
-    found = plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started)
+    found = plan_of(network_of(einsum_, tensors, chosen, options, dynamic, members), options, started, chosen)
     return plan_compiled(found, chosen, options)

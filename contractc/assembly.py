@@ -93,6 +93,7 @@ def executable_of(
 def _peak(program: Program, target: Target, seconds: float, ahead: bool) -> int:
     """Return the bytes that `program` has in memory at most, or 0 where extents are known only when it runs.
 
+    Results without operands are copies of what was made of the constants.
     Of a program for torch that runs as the NumPy program they are that program's, which nobody watches.
     """
     from contractc.lower.memory import peak_bytes
@@ -104,7 +105,8 @@ def _peak(program: Program, target: Target, seconds: float, ahead: bool) -> int:
         from contractc.hosted import NUMPY, for_numpy
 
         program, target = for_numpy(program, ahead), NUMPY
-    return peak_bytes(program, target, allowed())
+    copies = sum([program.bytes_of(program.value(i)) for i in program.results] if not program.inputs else ())
+    return peak_bytes(program, target, allowed()) + copies
 
 
 def _elsewhere(program: Program, target: Target, seconds: float) -> bool:

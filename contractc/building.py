@@ -30,6 +30,8 @@ from contractc.remembering import remembered
 from contractc.search import check_allocation
 from contractc.several import Members, restricted
 
+NUMPY = Target()
+
 MOST_ANEW = 3
 """Tensors up to which plain calls that change to loops may change their order too: there are three."""
 
@@ -70,9 +72,11 @@ def network_of(
     return network
 
 
-def plan_of(network: TensorNetwork, options: Options, started: float | None = None) -> Plan:
+def plan_of(
+    network: TensorNetwork, options: Options, started: float | None = None, target: Target = NUMPY
+) -> Plan:
     """Return the plan for `network` that the options ask for; a limit of time counts from `started` on."""
-    return remembered(network, options.optimize, memory_allowed(network, options), started)
+    return remembered(network, options.optimize, memory_allowed(network, options), started, target)
 
 
 def memory_allowed(network: TensorNetwork, options: Options) -> int | None:
@@ -200,7 +204,7 @@ def planned(
     allowed = memory_allowed(network, options)
 
     def find(limit: int | None) -> Plan:
-        return remembered(network, options.optimize, limit, started if limit == allowed else None)
+        return remembered(network, options.optimize, limit, started if limit == allowed else None, target)
 
     if options.tune and allowed is None and not network.dynamic and is_open(options):
         made = []

@@ -135,7 +135,7 @@ def _build(
     wanted = _tensors_of(operands, wrt)
 
     def find(limit: int | None) -> Plan:
-        return search_gradients(network, wanted, options.optimize, limit)
+        return search_gradients(network, wanted, options.optimize, limit, target=target)
 
     return kept_within(find, limit, target, options)
 

@@ -46,7 +46,8 @@ class Plan:
 
     `others` are paths of other good orders that the search has met, for `tune=True` to time.
 
-    `alternatives` are the choices for operands held as factors that were priced, the one taken among them.
+    `alternatives` are the choices for operands held as factors that were priced, the one taken among them. The
+    seconds of the value are those that the one taken was priced at.
     """
 
     network: TensorNetwork
@@ -274,7 +275,7 @@ def step_table(plan: Plan) -> str:
         if tensor.unit:
             one, two = (" ".join(map(network.label, half)) for half in network.unit_halves(k))
             head += f"\n  %{k}: reshape of {one} to {two}"
-    if len(plan.alternatives) > 1:
+    if plan.alternatives:
         head += _alternatives_text(plan)
     total = (
         f"{count_text(plan.flops)} flops, {bytes_text(plan.traffic)} traffic, {bytes_text(plan.peak)} peak, "
@@ -309,8 +310,11 @@ def choices_told(plan: Plan) -> list[str]:
             )
             best = min(others, key=lambda a: a.seconds)
             why = f"{seconds_text(taken)} predicted{with_gradients}, {best.choices[g]} {seconds_text(best.seconds)}"
+            why += f", but {bytes_text(best.peak)} at its peak" * (best.seconds < taken)
+        elif plan.alternatives:
+            why = "there is no other way"
         else:
-            why = "all orders that were looked at come to that"
+            why = "as the order asked for has it"
         lines.append(f"factors {' '.join(f'%{k}' for k in group)}: {choice}; {why}")
     return lines
 

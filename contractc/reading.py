@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ import numpy as np
 
 from contractc.backends import backend_named
 from contractc.dtypes import result_dtype, to_numpy
-from contractc.errors import EinsumError, UnsupportedError
+from contractc.errors import EinsumError, OperandError, UnsupportedError
 from contractc.machine import Target
 from contractc.network import check_count
 from contractc.notation import Einsum, labelled, parse, parse_interleaved
@@ -74,7 +74,7 @@ def read(
         raise UnsupportedError(f"the operands belong to {library}; backend={backend!r} cannot run them")
     module = backend_named(library)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
-    arrays = [x if is_factorized(x) else module.as_array(x, k, like) for k, x in enumerate(given)]
+    arrays = [_admitted(x, k, like, module.as_array) for k, x in enumerate(given)]
     if backend == "triton":
         return found, arrays, Target("triton", "cuda")
     return found, arrays, _where(library, device_of(like), asked=backend == library)
@@ -101,11 +101,20 @@ def read_ahead(
     module = backend_named(chosen.backend)
     as_given = getattr(module, "as_given", module.as_array)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
-    items = [
-        shape_of(x, k) if is_shape(x) else x if is_factorized(x) else as_given(x, k, like)
-        for k, x in enumerate(given)
-    ]
+    items = [shape_of(x, k) if is_shape(x) else _admitted(x, k, like, as_given) for k, x in enumerate(given)]
     return found, items, chosen
+
+
+def _admitted(x: Any, number: int, like: Any, as_array: Callable[[Any, int, Any], Any]) -> Any:
+    """Return operand `number` as the array that `as_array` makes of it, or held as factors if those are where it is."""
+    if not is_factorized(x):
+        return as_array(x, number, like)
+    factor = x.factors[0]
+    if is_torch(factor) and is_torch(like) and factor.device != like.device and like.ndim:
+        raise OperandError(
+            f"operand {number} is on {factor.device}, but others on {like.device}; move one of them"
+        )
+    return x
 
 
 def _where(library: str, device: str, *, asked: bool) -> Target:

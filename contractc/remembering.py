@@ -8,10 +8,11 @@ import time
 from dataclasses import is_dataclass, replace
 from typing import Any
 
-from contractc.machine import DEFAULT_MACHINE
+from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import TensorNetwork
 from contractc.plans import Plan
 from contractc.search import SEARCHES, search
+from contractc.search.factored import CPU
 from contractc.serial import FORMAT, encode, sources_digest
 from contractc.store import open_store
 
@@ -33,6 +34,7 @@ def remembered(
     optimize: Any = None,
     memory_limit: int | None = None,
     started: float | None = None,
+    target: Target = CPU,
 ) -> Plan:
     """Return what `search` returns, from the store if it has been found before.
 
@@ -42,13 +44,13 @@ def remembered(
     worth = len(network.tensors) >= LEAST_TENSORS and _has_a_key(optimize)
     store = open_store() if worth else None
     if store is None:
-        return search(network, optimize, memory_limit, started)
-    key = _key(network, optimize, memory_limit)
+        return search(network, optimize, memory_limit, started, target)
+    key = _key(network, optimize, memory_limit, target)
     stored = _read(store.read("plan", key), network)
     if stored is not None:
         return stored
     start = time.perf_counter()
-    plan = search(network, optimize, memory_limit, started)
+    plan = search(network, optimize, memory_limit, started, target)
     whole = not plan.search.endswith(UNFINISHED)
     if whole and time.perf_counter() - start >= WORTH_KEEPING:
         store.write("plan", key, plan.to_json().encode())
@@ -62,11 +64,13 @@ def _has_a_key(optimize: Any) -> bool:
     return optimize is None or optimize is True or (is_dataclass(optimize) and not isinstance(optimize, type))
 
 
-def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None) -> str:
-    """Return the digest of all that the plan depends on; labels are not part of it."""
+def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None, target: Target = CPU) -> str:
+    """Return the digest of all that the plan depends on; labels are not part of it, the target where it matters is."""
     noun = encode(replace(network, labels=()))
     asked = "auto" if optimize is None or optimize is True else encode(optimize)
-    text = json.dumps([FORMAT, sources_digest(*SEARCHER), encode(DEFAULT_MACHINE), asked, memory_limit, noun])
+    where = str(target) if network.groups else ""
+    found = [FORMAT, sources_digest(*SEARCHER), encode(DEFAULT_MACHINE), asked, memory_limit, noun, where]
+    text = json.dumps(found)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

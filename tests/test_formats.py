@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -317,7 +318,8 @@ def test_explain_says_what_was_made_of_the_factors_and_why() -> None:
     line = told(4, made)
     assert re.fullmatch(r"  factors %1 %2 %3: factored; [0-9.]+ us predicted, partly merged [0-9.]+ us", line)
     assert told(4, formats.forced(made, "materialised")) == "  factors %1 %2 %3: materialised; as asked for"
-    once = told(4096, made, constants=(1,))
+    dear, _ = random_tt_matrix(rng, (8, 8, 8), (8, 8, 8), 16)
+    once = told(4096, dear, constants=(1,))
     assert once.startswith("  factors %1 %2 %3: materialised once; ")
     assert "factors" not in contractc.explain(contractc.compile("bi,oi->bo", (4, 6), (5, 6)))
 
@@ -358,6 +360,40 @@ def test_factors_that_do_not_fit_are_refused() -> None:
 def test_what_is_no_factor_is_refused_by_its_number(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(contractc.OperandError, match=message):
         make()
+
+
+def test_an_operand_held_as_factors_is_no_array_for_numpy() -> None:
+    made = formats.low_rank(np.ones((4, 2)), np.ones((2, 5)))
+    for use in (np.asarray, np.sum, lambda x: np.ones((3, 4)) @ x, lambda x: np.ones(5) + x):
+        with pytest.raises(
+            TypeError, match=r"^a low rank is no array; contract it, or take its to_dense\(\)$"
+        ):
+            use(made)
+
+
+def test_factors_are_where_the_other_operands_are() -> None:
+    """Torch multiplies a tensor of the CPU with one without memory, and gives back what was in memory."""
+    torch = pytest.importorskip("torch")
+    here, away = torch.ones(4, 2), torch.ones(2, 4, device="meta")
+    message = "factor 1 of a low rank is on meta, factor 0 on cpu; move one of them"
+    with pytest.raises(contractc.OperandError, match=message):
+        formats.low_rank(here, away)
+    weight = formats.low_rank(here.to("meta"), away)
+    for call in (contractc.contract, contractc.compile, contractc.plan):
+        with pytest.raises(contractc.OperandError, match="operand 1 is on meta, but others on cpu"):
+            call("bi,oi->bo", torch.ones(3, 4), weight)
+    assert contractc.contract("bi,oi->bo", torch.ones(3, 4, device="meta"), weight).shape == (3, 4)
+
+
+def test_factors_of_two_dtypes_are_told_by_name() -> None:
+    message = "not a low rank: its factors have different dtypes, float32 and float64"
+    with pytest.raises(contractc.OperandError, match=message):
+        formats.low_rank(np.ones((4, 2), "float32"), np.ones((2, 4)))
+
+
+def test_only_operands_held_as_factors_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(contractc.OperandError, match="save writes operands held as factors, not a ndarray"):
+        formats.save(tmp_path / "w", np.ones((2, 2)))  # type: ignore[arg-type]
 
 
 def test_printed_form_tells_shape_and_parameters() -> None:

@@ -101,6 +101,12 @@ def test_peak_counts_operands_what_is_alive_and_copies() -> None:
     assert peak_bytes(lower(narrow, Target()), Target()) == small + wide
 
 
+def test_the_peak_of_a_constant_counts_the_copy_that_is_handed_over() -> None:
+    x = np.ones((64, 32))
+    assert contractc.compile("ij->ji", x, constants=(0,)).peak == 2 * x.nbytes
+    assert contractc.compile("ij,jk->ik", x, x.T, constants=(0, 1)).peak == 2 * 64 * 64 * 8
+
+
 def loops(program: Program) -> list[Loop]:
     return [step for step in program.steps if isinstance(step, Loop)]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import contractc
-from contractc import formats
+from contractc import formats, training
 from contractc.hosted import compiled
-from contractc.lower import finished, lower
+from contractc.lower import finished, joint, lower, pieces
 from contractc.lower.joint import as_it_is, cut, joined, parts_for_numpy, reusable
 from contractc.lower.memory import made_bytes
 from contractc.lower.pieces import in_pieces, modes_for_pieces, spilled
@@ -174,3 +174,57 @@ def test_values_whose_memory_is_not_given_out_again_are_made_in_pieces_and_not_k
     cotangent = torch.randn_like(found)
     grads = torch.autograd.grad(found, (x, *factors), cotangent)
     torch.testing.assert_close(grads, torch.autograd.grad(expected, (x, *factors), cotangent))
+
+
+LAYERS = {
+    "cp": lambda d: formats.cp([d(2, 3), d(4, 3), d(3, 3), d(2, 3)], d(3), split=((2, 4), (3, 2))),
+    "tt_matrix": lambda d: formats.tt_matrix([d(1, 2, 3, 3), d(3, 4, 2, 1)]),
+    "monarch": lambda d: formats.monarch(d(1, 4, 2, 3), d(1, 4, 2, 3)),
+    "low_rank": lambda d: formats.low_rank(d(8, 3), d(3, 6), d(3), d(8)),
+    "tucker": lambda d: formats.tucker(d(3, 2), [d(8, 3), d(6, 2)]),
+}
+"""Layers 6 -> 8, of factors that a function draws."""
+
+
+@pytest.mark.parametrize("format", LAYERS)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_derivatives_in_pieces_are_those_of_differences(
+    format: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First and second derivatives, by the input and every factor, of layers small enough for differences."""
+    torch = pytest.importorskip("torch")
+    for module, name, value in (
+        (pieces, "LARGE", 1),
+        (joint, "LARGE", 1),
+        (pieces, "HELD", tuple(2**k for k in range(10, 16))),
+        (joint, "GAIN_PIECES", 0.0),
+        (joint, "fusers", lambda target: ()),
+        (training, "LEAST_SECONDS", 0.0),
+    ):
+        monkeypatch.setattr(module, name, value)
+    taken: list[str] = []
+
+    def watched(program: Program, wanted: Any) -> Any:
+        parts = parts_for_numpy(program, wanted)
+        for part in () if parts is None else (parts.forward, parts.back):
+            taken.extend(step.how for step in part.steps if isinstance(step, Fused))
+        return parts
+
+    monkeypatch.setattr(training, "parts_for_numpy", watched)
+    torch.manual_seed(0)
+
+    def drawn(*shape: int) -> Any:
+        return torch.randn(shape, dtype=getattr(torch, dtype), requires_grad=True)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x, weight = drawn(33, 6), LAYERS[format](drawn)
+        layer = contractc.compile("bi,oi->bo", x, weight)
+        tensors = (x, *weight.factors)
+        assert torch.autograd.gradcheck(layer, tensors, fast_mode=True)
+        assert torch.autograd.gradgradcheck(layer, tensors, fast_mode=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert set(taken) == {PIECES}
+    torch.testing.assert_close(layer(*tensors), x @ weight.to_dense().T)

@@ -25,6 +25,7 @@ from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
 from contractc.providers.loops import arrays as layouts
+from contractc.providers.loops import kernel as kernels
 from contractc.providers.loops import nests, schedule
 from contractc.providers.loops.nests import nests_of
 from tolerances import tolerance
@@ -317,6 +318,19 @@ def test_the_peak_counts_what_lies_between_steps() -> None:
     assert isinstance(step, Fused)
     arrays = 8 * 1003 * 16 * 8
     assert arrays < peak_bytes(both.program, NUMPY) < arrays + 2**20
+
+
+@with_loops
+def test_the_peak_counts_what_a_step_of_several_packs() -> None:
+    """Of a train's gradients: the second operand has the summed modes on both sides of those that stay."""
+    o3, oo, ii, p, i3, q = range(6)
+    left, right = Value(0, (o3, oo, ii, p), "float32"), Value(1, (ii, i3, q, oo), "float32")
+    made, out = Value(2, (p, o3, i3, q), "float32"), Value(3, (p, o3), "float32")
+    steps = (Contract(made, (0, 1)), Contract(out, (2,)))
+    body = Program((left, right), steps, (2, 3), (4, 16, 112, 4, 8, 4), "sum_product")
+    step = Fused((made, out), (0, 1), body, how=loops.HOW)
+    predicted, taken = loops.together_workspace(step), loops.together(step).workspace
+    assert taken > 100_000 and abs(predicted - taken) <= kernels.ON_STACK + 128
 
 
 @with_loops

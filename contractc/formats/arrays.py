@@ -159,7 +159,7 @@ def check_rank(rank: int | Sequence[int], ranks: int = 0) -> None:
     if isinstance(rank, Sequence) and len(rank) != ranks:
         raise OperandError(f"{len(rank)} ranks for {ranks} modes")
     for r in rank if isinstance(rank, Sequence) else [rank]:
-        if not isinstance(r, int | np.integer) or r < 1:
+        if not isinstance(r, int | np.integer) or isinstance(r, bool) or r < 1:
             raise OperandError(f"a rank is a whole number from 1 on, not {r!r:.40}")
 
 

@@ -34,8 +34,9 @@ from contractc.formats.spectra import unfoldings
 from contractc.machine import Target
 from contractc.operands import dtype_name
 from contractc.options import Options
-from contractc.plans import Plan, bytes_text, seconds_text
+from contractc.plans import bytes_text, seconds_text
 from contractc.reading import described, read_ahead
+from contractc.search import lowered_seconds
 
 MOST_MODES = 10
 """The most modes that are searched over: all their subsets are unfolded."""
@@ -128,7 +129,7 @@ def compress(
         if expression is None:
             return None
         given = [operand if x is array else x for x in operands]
-        return _planned(expression, given, places[0], dtype_name(like), target, memory).seconds
+        return _seconds(expression, given, places[0], dtype_name(like), target, memory)
 
     tried = [_tried("dense", array, 0.0, predicted, memory)]
     made: list[Any] = [array]
@@ -235,16 +236,19 @@ def _tried(
     return Trial(name, error, parameters, size, seconds, verdict)
 
 
-def _planned(
+def _seconds(
     expression: Any,
     operands: Sequence[Any],
     place: int,
     dtype: str,
     target: str | Target | None,
     memory: int | None,
-) -> Plan:
-    """Return the plan of `expression` with the operand at `place` constant."""
+) -> float:
+    """Return the predicted seconds of `expression` with the operand at `place` constant, by the steps that run."""
     found, given, chosen = read_ahead(expression, operands, "sum_product", target)
     options = Options(memory_limit=memory)
     tensors = conj_and_constant(described(given, dtype), (), (place,))
-    return plan_of(network_of(found, tensors, chosen, options), options)
+    plan = plan_of(network_of(found, tensors, chosen, options), options, target=chosen)
+    if plan.sliced or len(plan.alternatives) > 1 or len(plan.results) > 1:
+        return plan.seconds
+    return lowered_seconds(plan.network, plan.path, plan.seconds, chosen)

@@ -41,6 +41,10 @@ class Factorized:
         """Return the number of elements of all factors together."""
         return sum(prod(x.shape) for x in self.factors)
 
+    def __array__(self, *_: object, **__: object) -> Any:
+        """Raise TypeError: NumPy would take this for one object, and compute something else without a word."""
+        raise TypeError(f"a {self.layout.format} is no array; contract it, or take its to_dense()")
+
     def __str__(self) -> str:
         sizes = "x".join(map(str, self.shape))
         factors = ", ".join(str(tuple(x.shape)) for x in self.factors)
@@ -59,8 +63,9 @@ class Factorized:
             expected = tuple(layout.extents[m] for m in term)
             if tuple(x.shape) != expected:
                 found.append(f"factor {f} has shape {tuple(x.shape)}, its term {expected}")
-        if len({dtype_name(x) for x in self.factors}) > 1:
-            found.append("its factors have different dtypes")
+        dtypes = dict.fromkeys(dtype_name(x) for x in self.factors)
+        if len(dtypes) > 1:
+            found.append(f"its factors have different dtypes, {' and '.join(dtypes)}")
         return found
 
     def to_dense(self) -> Any:
@@ -99,6 +104,12 @@ def check_arrays(format: str, factors: Sequence[Any]) -> None:
         if not hasattr(x, "shape"):
             raise OperandError(f"factor {f} of a {format} is a {type(x).__name__}, not an array")
     library_of(factors, f"factor {{}} of a {format}".format)
+    devices = [str(getattr(x, "device", "cpu")) for x in factors]
+    for f, device in enumerate(devices):
+        if device != devices[0]:
+            raise OperandError(
+                f"factor {f} of a {format} is on {device}, factor 0 on {devices[0]}; move one of them"
+            )
 
 
 def factorized(

@@ -22,7 +22,13 @@ LAYOUT = "contractc.layout"
 
 
 def save(path: str | os.PathLike[str], operand: Factorized) -> None:
-    """Write the factors of `operand` (`factor.0`, `factor.1`, ...) and its layout to a safetensors file."""
+    """Write the factors of `operand` (`factor.0`, `factor.1`, ...) and its layout to a safetensors file.
+
+    Raises:
+        OperandError: it is not held as factors.
+    """
+    if not isinstance(operand, Factorized):
+        raise OperandError(f"save writes operands held as factors, not a {type(operand).__name__}")
     arrays = {f"factor.{k}": to_host(x) for k, x in enumerate(operand.factors)}
     save_arrays(path, arrays, {LAYOUT: operand.layout.to_json()})
 

@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contractc.cost import priced
+from contractc.cost import costs, priced
 from contractc.errors import ResourceLimitError
+from contractc.machine import Target
 from contractc.network import TensorNetwork
 from contractc.options import Search
-from contractc.plans import Path, Plan, exact_bytes_text, ssa_from_linear
+from contractc.plans import Alternative, Path, Plan, exact_bytes_text, ssa_from_linear
 from contractc.search.ask import Ask, Found
 from contractc.search.auto import anneal, auto
 from contractc.search.bisection import bisect
 from contractc.search.candidates import candidates, tree
 from contractc.search.clock import Clock, clock_of
 from contractc.search.exact import MOST_EXACT, optimal
-from contractc.search.factored import cheapest_layout, layout_choices
+from contractc.search.factored import CPU, cheapest_layout, joint_layouts, layout_choices, lowered_seconds
 from contractc.search.greedy import greedy
 from contractc.search.limit import FIRST, within
 from contractc.search.outputs import joint_path
@@ -26,7 +27,16 @@ from contractc.search.slice import sliced_to_fit
 from contractc.search.training import gradient_plan
 from contractc.serial import checked
 
-__all__ = ["MOST_EXACT", "SEARCHES", "candidates", "check_allocation", "search", "search_gradients", "tree"]
+__all__ = [
+    "MOST_EXACT",
+    "SEARCHES",
+    "candidates",
+    "check_allocation",
+    "lowered_seconds",
+    "search",
+    "search_gradients",
+    "tree",
+]
 
 
 def left_to_right(network: TensorNetwork) -> tuple[Path, str]:
@@ -52,6 +62,7 @@ def search(
     optimize: Any = None,
     memory_limit: int | None = None,
     started: float | None = None,
+    target: Target = CPU,
 ) -> Plan:
     """Return the plan that `optimize` asks for, within `memory_limit` bytes alive at once.
 
@@ -63,6 +74,7 @@ def search(
             path optimizer.
         memory_limit: bytes of all tensors alive at once, inputs included; None for no limit.
         started: when the planning began, in seconds of `monotonic`, if a limit of time counts from before this call.
+        target: where the plan is to run, which decides what is done with operands held as factors.
 
     Raises:
         ValueError: no search has that name, or the path does not fit the network.
@@ -74,23 +86,70 @@ def search(
     named = optimize is None or optimize is True or isinstance(optimize, str | Search)
     method = options.method if optimize is options else optimize
     first = Ask(options, clock) if memory_limit is None else _unsliced(options, clock)
-    finds = _Finds(first, method)
-    path, results, name = joint_path(network, finds.of, share=named)
+    finds = _Finds(first._replace(target=target), method)
     alone = len(network.outputs) == 1
+    alternatives: tuple[Alternative, ...] = ()
+    if network.groups and not alone and method in (None, True, "auto"):
+        (path, results, name), alternatives = joint_layouts(
+            network, lambda forced: joint_path(forced, finds.of, share=named)
+        )
+    else:
+        path, results, name = joint_path(network, finds.of, share=named)
     moves = finds.found.moves if alone and finds.found is not None else ()
-    alternatives = finds.found.alternatives if finds.found is not None else ()
+    if alone and finds.found is not None:
+        alternatives = finds.found.alternatives
     choices = layout_choices(network, path)
     plan = Plan(network, path, results, (), choices, name, moves=moves, alternatives=alternatives)
     if memory_limit is not None:
         joint = alone and not network.groups and method in (None, True, "auto", "anneal")
-        others = finds.found.others if joint and finds.found is not None else ()
-        plan = within(plan, memory_limit, others, Ask(options, clock), joint)
+        others = finds.found.others if alone and finds.found is not None else ()
+        if alternatives and alone:
+            plan = _fastest_within(plan, others, memory_limit, Ask(options, clock))
+        else:
+            plan = within(plan, memory_limit, others if joint else (), Ask(options, clock), joint)
     known = finds.found.costs if alone and memory_limit is None and finds.found is not None else None
     best = priced(plan) if known is None else replace(plan, **known._asdict())
     if not alone or best.sliced or network.groups or finds.found is None:
-        return best
+        return _as_chosen(best, target)
     beside = [other for other in dict.fromkeys(finds.found.others) if other != best.path]
     return replace(best, others=tuple(beside[:KEPT])) if beside else best
+
+
+def _fastest_within(plan: Plan, paths: Sequence[Path], memory_limit: int, ask: Ask) -> Plan:
+    """Return `plan`, or another of `paths` for its network, within the limit: that of the least predicted seconds.
+
+    Raises:
+        ResourceLimitError: none keeps the limit, with the least peak of `plan`.
+    """
+    network, count = plan.network, len(plan.network.tensors)
+    if costs(network, plan.path, plan.results).peak <= memory_limit:
+        return plan
+    found: list[Plan] = []
+    errors: list[ResourceLimitError] = []
+    for path in dict.fromkeys((plan.path, *paths)):
+        choices = layout_choices(network, path)
+        other = replace(plan, path=path, results=(count + len(path) - 1,), choices=choices)
+        try:
+            found.append(priced(within(other, memory_limit, (), ask, False)))
+        except ResourceLimitError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return min(found, key=lambda other: other.seconds)
+
+
+def _as_chosen(plan: Plan, target: Target) -> Plan:
+    """Return `plan` with the seconds by which what is done with operands held as factors was chosen, of the value."""
+    taken = [a for a in plan.alternatives if a.choices == plan.choices]
+    if plan.sliced or not taken:
+        return plan
+    network = plan.network
+    if not any(t.trained for t in network.tensors):
+        return replace(plan, seconds=taken[0].seconds)
+    if target.device == "cpu":
+        return plan
+    value = replace(network, tensors=tuple(replace(t, trained=False) for t in network.tensors))
+    return replace(plan, seconds=lowered_seconds(value, plan.path, plan.seconds, target))
 
 
 KEPT = 3
@@ -126,6 +185,7 @@ def search_gradients(
     optimize: Any = None,
     memory_limit: int | None = None,
     value: bool = True,
+    target: Target = CPU,
 ) -> Plan:
     """Return the plan of the one output of `network` and of its gradients by the tensors `wanted`.
 
@@ -134,9 +194,10 @@ def search_gradients(
 
     Args:
         value: whether the output itself comes first.
+        target: where the plan is to run.
     """
     trained = [replace(t, trained=k in wanted) for k, t in enumerate(network.tensors)]
-    tree = search(replace(network, tensors=tuple(trained)), optimize)
+    tree = search(replace(network, tensors=tuple(trained)), optimize, target=target)
     plan = gradient_plan(network, tree, wanted, value)
     return plan if memory_limit is None else _within(plan, memory_limit)
 
@@ -190,8 +251,8 @@ def _path(network: TensorNetwork, optimize: Any, ask: Ask) -> Found:
     if isinstance(optimize, str) and optimize in SEARCHES:
         find = SEARCHES[optimize]
         if network.groups and (optimize == "auto" or any(network.forced)):
-            path, name, alternatives = cheapest_layout(network, lambda part: find(part, ask)[:2])
-            return Found(path, name, alternatives=alternatives)
+            found = cheapest_layout(network, lambda part: find(part, ask)[:2], ask.target)
+            return Found(found.path, found.search, others=found.paths, alternatives=found.alternatives)
         return find(network, ask)
     if isinstance(optimize, Sequence) and not isinstance(optimize, str):
         steps = list(optimize)

@@ -115,7 +115,7 @@ def _prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     whole, refused, tried = replace(program, steps=tuple(steps)), set[Task](), set[Task]()
     most = max(MOST_KERNELS, len(steps) // 2) if checked else sys.maxsize
     while True:
-        program = _fused(whole, device, refused)
+        program = fused_by_price(whole, device, refused)
         tasks = Counter(task_of(s, program) for s in program.steps if isinstance(s, Contract) and not s.how)
         tried |= set(_most_gained(tasks, device, tried, most))
         found = {t: choice(t, device) for t in tasks if t not in tried}
@@ -212,7 +212,7 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def _fused(program: Program, device: Gpu, refused: Set[Task]) -> Program:
+def fused_by_price(program: Program, device: Gpu, refused: Set[Task]) -> Program:
     """Return `program` with the pairs of steps merged that gain most, one after the other; none becomes `refused`."""
     while True:
         best: tuple[float, Contract, Contract, Contract] | None = None

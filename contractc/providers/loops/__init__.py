@@ -67,11 +67,15 @@ def together_seconds(step: Fused) -> float:
 
 
 def together_workspace(step: Fused) -> int:
-    """Return the bytes of what lies between the steps of a step of several results."""
+    """Return the bytes of what lies between the steps of a step of several results, and of what one of them packs."""
+    from contractc.providers.loops.kernel import ON_STACK
     from contractc.providers.loops.nests import nests_of
 
     nests = nests_of(numbered_anew(step)[0], _vector_bytes())
-    return 0 if nests is None else nests.inner
+    if nests is None:
+        return 0
+    packed = max([nest.schedule.scratch for nest in (*nests.whole, *nests.rest)])
+    return nests.inner + (packed if packed > ON_STACK else 0)
 
 
 def is_loop(how: str) -> bool:

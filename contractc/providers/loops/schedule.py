@@ -43,6 +43,9 @@ STREAMED = 3 * 2**20
 """Bytes of a result from which it is written past the caches: three of 8 MB took half the time so, one of 4 MB two
 thirds, gradients with one of 2.7 MB 1.2 times as long; what a cache holds is read from there by the next step."""
 
+MOST_COLUMNS = 8
+"""Vectors of a tile at most, where there are 32 registers and a number is in one of them."""
+
 MOST_SCRATCH = 3 * 2**19
 """Bytes of the intermediates and packed inputs of a tile: what stays in a second-level cache."""
 
@@ -110,6 +113,7 @@ def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]
     """Yield the modes that may run along the lanes, with the lanes of a vector and the vectors of a tile."""
     kind = kind_of(problem.work)
     most = max(1, min(16, vector_bytes // kind.bytes))
+    wide = vector_bytes == 64 and kind.parts == 1
     for lane in dict.fromkeys(m for term in problem.terms[: problem.inputs] for m in term):
         extent = problem.extents[lane]
         repeated = any(term.count(lane) > 1 for term in problem.terms)
@@ -119,9 +123,8 @@ def _cuts(problem: Problem, vector_bytes: int) -> Iterator[tuple[int, int, int]]
         width = most
         while lane not in problem.dynamic and width // 2 >= extent:
             width //= 2
-        for columns in (1, 2, 3, 4):
-            if columns == 3 and extent != 3 * width:
-                continue
+        whole = extent // width if extent % width == 0 and lane not in problem.dynamic else 1
+        for columns in sorted({1, 2, 4, min(whole, MOST_COLUMNS if wide else 4)}):
             if columns == 1 or lane in problem.dynamic or extent >= width * columns:
                 yield lane, width, columns
 
