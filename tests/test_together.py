@@ -25,8 +25,7 @@ from contractc.machine import Target
 from contractc.programs import Contract, Fused, Program, Value
 from contractc.providers import loops
 from contractc.providers.loops import arrays as layouts
-from contractc.providers.loops import kernel as kernels
-from contractc.providers.loops import nests, schedule
+from contractc.providers.loops import kernel, nests, schedule
 from contractc.providers.loops.nests import nests_of
 from tolerances import tolerance
 
@@ -330,7 +329,7 @@ def test_the_peak_counts_what_a_step_of_several_packs() -> None:
     body = Program((left, right), steps, (2, 3), (4, 16, 112, 4, 8, 4), "sum_product")
     step = Fused((made, out), (0, 1), body, how=loops.HOW)
     predicted, taken = loops.together_workspace(step), loops.together(step).workspace
-    assert taken > 100_000 and abs(predicted - taken) <= kernels.ON_STACK + 128
+    assert taken > 100_000 and abs(predicted - taken) <= kernel.ON_STACK + 128
 
 
 @with_loops

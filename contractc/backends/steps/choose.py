@@ -21,6 +21,10 @@ MOST_LETTERS = 52
 NEGLIGIBLE = 2e-6
 """Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
 
+LEAST_GAIN, RESULT_GAIN = 0.999, 0.95
+"""The part of the seconds that an order has to take to be preferred to another, and to that in which a result is asked
+for: who reads results is not known, and most read them best in C order."""
+
 
 def free_results(program: Program) -> Program:
     """Return `program` with large results made in an order of their own and given as a view in the order asked.
@@ -161,6 +165,8 @@ def cheapest(
 ) -> tuple[Term, float]:
     """Return the order of the modes of `step.out` for which making and reading it cost least, and the seconds."""
     ones = tuple(m for m in step.out.modes if m not in task.out)
+    given = any(len(reader.inputs) == 1 and reader.out.number in program.results for reader in readers)
+    gain = RESULT_GAIN if given else LEAST_GAIN
     orders = natural_orders(task.left, task.right, task.out)
     later: list[tuple[Task, int, bool]] = []
     for reader in readers:
@@ -172,15 +178,15 @@ def cheapest(
     least = sum([prices.floor(found) for found, _, _ in later])
     floor = prices.floor(task) + least
     best, chosen = float("inf"), task.out
-    for order in dict.fromkeys([*orders, task.out]):
+    for order in dict.fromkeys([task.out, *orders] if given else [*orders, task.out]):
         seconds = prices.seconds(task.giving(order))
-        if seconds + least >= best * 0.999:
+        if seconds + least >= best * gain:
             continue
         for found, mine, free in later:
             own = tuple([m for m in order if m in (found.left, found.right)[mine]])
             read = replace(found, left=own) if mine == 0 else replace(found, right=own)
             seconds += prices.suited(read) if free else prices.seconds(read)
-        if seconds < best * 0.999:
+        if seconds < best * gain:
             best, chosen = seconds, order
         if best < 1.02 * floor + NEGLIGIBLE:
             break
