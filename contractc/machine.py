@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 
 from contractc.default_rates import NANOSECONDS
@@ -131,6 +132,18 @@ def processor() -> str:
     except OSError:
         found = ""
     return found or platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def processor_features() -> frozenset[str]:
+    """Return what the processor can do, by Linux's names for x86, such as avx2; nothing where that is not told."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(
+                (frozenset(line.split()[2:]) for line in file if line.startswith("flags")), frozenset()
+            )
+    except OSError:
+        return frozenset()
 
 
 def physical_memory() -> int | None:

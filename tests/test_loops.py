@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import contractc
 import strategies
 from contractc.backends import backend_named, compiled
 from contractc.backends.compiled import numpy_library
@@ -173,6 +174,25 @@ def test_a_large_result_is_written_in_whole_rows_past_the_caches() -> None:
     assert other is not None
     assert not schedule.is_streamed(beside, other.lane, other.width, other.unpacked)
     assert other.seconds > 1.5 * best.seconds
+
+
+def test_prices_are_those_of_the_processor_before_llvmlite_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = contractc.compile("ir,jr->ijr", (200, 64), (200, 64), dtype="float32").program
+    (step,) = program.steps
+    assert isinstance(step, Contract)
+    seconds = {}
+    for width in (16, 32, 64):
+        monkeypatch.setattr(native, "vector_bytes", lambda width=width: width)
+        seconds[width] = loops.predicted(program, replace(step, how=""))
+    monkeypatch.setattr(native, "loaded", lambda: False)
+    two = {"fpu", "avx2", "fma"}
+    known = {64: {*two, "avx512f", "avx512dq", "avx512vl"}, 32: two, 16: {"fpu", "sse2"}}
+    for width, features in known.items():
+        monkeypatch.setattr(loops, "processor_features", lambda features=features: frozenset(features))
+        assert loops.predicted(program, replace(step, how="")) == seconds[width]
+    monkeypatch.setattr(loops, "processor_features", frozenset)
+    assert loops.predicted(program, replace(step, how="")) == seconds[32]
+    assert len(set(seconds.values())) == 3
 
 
 def in_threads(patch: pytest.MonkeyPatch, count: int) -> None:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contractc.fused import numbered_anew
+from contractc.machine import processor_features
 from contractc.programs import Contract, Fused, Loop, Program
 from contractc.providers.loops import native
 from contractc.providers.loops.forms import COPIED, ORDERED, STRIDED, UNIT
@@ -55,7 +56,7 @@ MOST_VARIANTS = 8
 """With more ways in which inputs lie in memory than this, inputs are copied."""
 
 ASSUMED_VECTOR_BYTES = 32
-"""For predictions where llvmlite is not loaded."""
+"""For predictions where llvmlite is not loaded and the system does not tell."""
 
 
 def together_seconds(step: Fused) -> float:
@@ -127,7 +128,11 @@ def _schedule(program: Program, step: Contract) -> Schedule | None:
 
 
 def _vector_bytes() -> int:
-    return native.vector_bytes() if native.loaded() else ASSUMED_VECTOR_BYTES
+    """Return the bytes of a vector; llvmlite, which knows them anywhere, is loaded to compile, not to price."""
+    if native.loaded():
+        return native.vector_bytes()
+    features = processor_features()
+    return native.widest(features) if features else ASSUMED_VECTOR_BYTES
 
 
 class Library(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -70,10 +70,14 @@ def vector_bytes() -> int:
     """Return the bytes of the widest vectors this processor computes with."""
     import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f") and features.get("avx512dq") and features.get("avx512vl"):
+    return widest({name for name, there in llvm.get_host_cpu_features().items() if there})
+
+
+def widest(features: Set[str]) -> int:
+    """Return the bytes of the widest vectors that loops use on a processor with these features."""
+    if features >= {"avx512f", "avx512dq", "avx512vl"}:
         return 64
-    return 32 if features.get("avx2") and features.get("fma") else 16
+    return 32 if features >= {"avx2", "fma"} else 16
 
 
 def native(text: str, function: str) -> Native:
