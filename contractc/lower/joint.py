@@ -34,8 +34,8 @@ GAIN_APART = 1.03
 predicted to be 1.2 and 1.3 times faster were so 1.3 and 1.5 times, one predicted to be as fast was as fast."""
 
 GAIN_PIECES = 1.22
-"""How many times faster value and gradients in pieces have to be by prediction: layers predicted to be 1.23 and 1.27 times
-faster took 1.13 times less, and hold less at a time; those predicted to be 1.7 times faster took 1.4 times less."""
+"""How many times faster value and gradients in pieces have to be by prediction: layers predicted to be 1.23 and 1.27
+times faster took 1.13 times less and hold less at a time, those predicted to be 1.7 times faster 1.4 times less."""
 
 
 def joined(program: Program, wanted: Sequence[int], packing: Packing) -> Program | None:
