@@ -21,7 +21,7 @@ MOST_LETTERS = 52
 NEGLIGIBLE = 2e-6
 """Seconds a call that a better order of an intermediate has to save: looking for one takes a hundred times as long."""
 
-LEAST_GAIN, RESULT_GAIN = 0.999, 0.95
+LEAST_GAIN, RESULT_GAIN = 0.999, 0.98
 """The part of the seconds that an order has to take to be preferred to another, and to that in which a result is asked
 for: who reads results is not known, and most read them best in C order."""
 
