@@ -194,7 +194,7 @@ MATRIX_FITS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("fit", MATRIX_FITS.values(), ids=MATRIX_FITS)
 def test_what_is_no_rank_no_tolerance_or_no_number_is_refused(fit: Callable[..., Any]) -> None:
     eye = np.eye(6)
-    for rank in (0, -1, 2.0):
+    for rank in (0, -1, 2.0, True):
         with pytest.raises(contractc.OperandError, match=f"a rank is a whole number from 1 on, not {rank}"):
             fit(eye, rank=rank)
     for tolerance in (-0.1, np.nan, np.inf):

@@ -230,6 +230,20 @@ def test_a_thin_product_that_adds_up_rows_is_faster_than_one_that_adds_up_column
     assert least((1, 2)) > 2 * least((2, 1))
 
 
+def test_results_leave_the_order_asked_for_only_where_that_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [Value(k, modes, "float32") for k, modes in enumerate(((0, 1), (0, 2), (1, 2)))]
+    program = Program(tuple(values[:2]), (Contract(values[2], (0, 1)),), (2,), (512, 768, 5))
+
+    def order() -> tuple[int, ...]:
+        first, *_ = arranged(free_results(program), DEFAULT_MACHINE, (NUMPY, TORCH)).steps
+        assert isinstance(first, Contract)
+        return first.out.modes
+
+    assert order() == (2, 1)  # rows are added up
+    monkeypatch.setattr("contractc.backends.steps.choose.RESULT_GAIN", 0.0)
+    assert order() == (1, 2)
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 3000))
 def test_predicted_seconds_grow_with_the_work_beyond_the_grid(m: int, n: int, k: int) -> None:
     from contractc.cost import product_seconds
