@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,6 +181,23 @@ def test_a_default_device_is_for_new_tensors_only(device: str, counted: list[int
         torch.set_default_device(None)
     assert len(counted) > before
     assert all(x.device.type == "cpu" and torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_loops_of_torch_write_to_memory_here_whatever_the_default_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(hosting, "LEAST_SECONDS", math.inf)  # so that torch runs them, not the NumPy program
+    operands = [torch.rand(4000, 4, 4), torch.rand(4000, 4, 4).transpose(1, 2)]
+    executable = contractc.compile("bnm,bmk->bnk", *operands)
+    assert any("loops" in getattr(step, "how", "") for step in executable.program.steps)
+    torch.set_default_device("meta")
+    try:
+        found = executable(*operands)
+    finally:
+        torch.set_default_device(None)
+    assert found.device.type == "cpu"
+    torch.testing.assert_close(found, operands[0] @ operands[1])
 
 
 def test_torch_puts_slices_of_other_semirings_in_their_places() -> None:

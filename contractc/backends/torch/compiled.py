@@ -38,8 +38,8 @@ def torch_loops(
         Tensor.data_ptr,
         Tensor.stride,
         _copied,
-        lambda shape: torch.empty(shape, dtype=dtype),
-        lambda size: torch.empty(size, dtype=torch.uint8),
+        lambda shape: torch.empty(shape, dtype=dtype, device="cpu"),
+        lambda size: torch.empty(size, dtype=torch.uint8, device="cpu"),
         dtypes,
     )
 
