@@ -329,7 +329,8 @@ def test_the_peak_counts_what_a_step_of_several_packs() -> None:
     body = Program((left, right), steps, (2, 3), (4, 16, 112, 4, 8, 4), "sum_product")
     step = Fused((made, out), (0, 1), body, how=loops.HOW)
     predicted, taken = loops.together_workspace(step), loops.together(step).workspace
-    assert taken > 30_000 and abs(predicted - taken) <= kernel.ON_STACK + 128
+    assert abs(predicted - taken) <= kernel.ON_STACK + 128
+    assert taken > 30_000 or loops.native.vector_bytes() < 32
 
 
 @with_loops
