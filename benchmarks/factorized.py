@@ -22,7 +22,6 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -439,18 +438,13 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**14)}
-"""Has glibc give every array above 16 KiB pages of its own: the gaps that it leaves between arrays (0.15 of 1.7 MB in the
-block TT) are its own, and no program can print them."""
-
-
 def peak_of_child(case: Case, training: bool) -> list[int]:
     """Return what `peak` gives in a new process; nothing where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
         return []
     kind = "train" if training else "infer"
     command = [sys.executable, __file__, "--peak", kind, "--only", case.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **OWN_PAGES})
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: list[int] = json.loads(done.stdout.splitlines()[-1])
     return found
 
