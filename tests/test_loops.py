@@ -264,6 +264,14 @@ def summed_lanes(asked: problem.Problem, widest: int) -> Any:
     return found[0]
 
 
+def test_a_mode_planned_to_be_empty_may_be_longer_when_it_is_called() -> None:
+    shapes = [(0, 256), (256, 256), (256, 256)]
+    executable = contractc.compile("zi,ij,jk->zk", *shapes, dynamic="z", optimize=[(1, 2), (0, 1)])
+    for extent in (0, 3):
+        operands = [np.ones((extent, 256)), np.ones((256, 256)), np.ones((256, 256))]
+        np.testing.assert_array_equal(executable(*operands), np.full((extent, 256), 256.0**2))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -146,6 +146,30 @@ def test_derivatives_of_first_and_second_order(text: str, dtype: Any, counted: l
             assert torch.autograd.gradgradcheck(function, needed)
 
 
+@pytest.mark.parametrize("mask", range(1, 8))
+def test_gradients_recorded_or_watched_on_the_way_back_know_the_operands_of_what_was_kept(
+    mask: int, counted: list[int]
+) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tensors = [torch.randn(64, 64).requires_grad_(bool(mask >> k & 1)) for k in range(3)]
+    needed = [x for x in tensors if x.requires_grad]
+    values = [f(*tensors) for f in (ours, plainly)]
+    assert counted
+    expected = torch.autograd.grad(values[1].sin().sum(), needed, create_graph=True)
+    made = torch.autograd.grad(values[0].sin().sum(), needed, create_graph=True)
+    close = {"rtol": 1e-4, "atol": 1e-2}
+    torch.testing.assert_close(made, expected, **close)
+    second = [
+        torch.autograd.grad(sum(g.square().mean() for g in found), needed, retain_graph=True)
+        for found in (made, expected)
+    ]
+    torch.testing.assert_close(*second, rtol=1e-3, atol=1.0)
+    with FlopCounterMode(display=False):
+        watched = torch.autograd.grad(values[0].sin().sum(), needed)
+    torch.testing.assert_close(watched, tuple(g.detach() for g in expected), **close)
+
+
 def test_one_tensor_in_two_places_gets_both_gradients(counted: list[int]) -> None:
     x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     y = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)

@@ -28,14 +28,15 @@ class Joint:
 
     `forward` takes the operands and returns the value, in a tuple with the intermediates if there are any. `backward`
     takes the operands at the places `operands`, the intermediates and the cotangent, and returns the gradients by the
-    operands `targets`. `plain` is the value alone as calls that torch can differentiate. `host` says that the first two
-    are for memory of the CPU that nobody watches.
+    operands `targets`. The operands `others` are those that intermediates stand for there. `plain` is the value alone
+    as calls that torch can differentiate. `host` says that the first two are for memory of the CPU that nobody watches.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     plain: Callable[..., Any]
     operands: tuple[int, ...]
+    others: tuple[int, ...]
     targets: tuple[int, ...]
     arity: int
     host: bool
@@ -104,18 +105,20 @@ class _Contraction(torch.autograd.Function):
         value, *kept = results if isinstance(results, tuple) else (results,)
         ctx.joint = joint
         ctx.shapes = [x.shape for x in operands]
-        ctx.save_for_backward(*[operands[k] for k in joint.operands], *kept)
+        read, others = ([operands[k] for k in places] for places in (joint.operands, joint.others))
+        ctx.save_for_backward(*read, *kept, *others)
         return value
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         joint: Joint = ctx.joint
         saved = ctx.saved_tensors
+        read = saved[: len(saved) - len(joint.others)]
         again = torch.is_grad_enabled()
-        if again or (joint.host and not unwatched((*saved, cotangent))):
+        if again or (joint.host and not unwatched((*read, cotangent))):
             gradients = _again(joint, saved, ctx.shapes, cotangent, again)
         else:
-            gradients = joint.backward(*saved, cotangent)
+            gradients = joint.backward(*read, cotangent)
             assert gradients is not MISS, "generated code refuses the operands it was generated for"
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         found: list[Tensor | None] = [None] * joint.arity
@@ -131,10 +134,11 @@ def _again(
 
     The value is computed anew.
 
-    What the backward code does not read the gradients do not depend on, so zeros stand for it. Every operand gets a
-    view of its own: one tensor may stand in several places.
+    What is not saved the gradients do not depend on, so zeros stand for it. Every operand gets a view of its own: one
+    tensor may stand in several places.
     """
-    given = dict(zip(joint.operands, saved, strict=False))
+    others = saved[len(saved) - len(joint.others) :]
+    given = dict(zip(joint.operands, saved, strict=False)) | dict(zip(joint.others, others, strict=True))
     zero = cotangent.detach().new_zeros(())
     with torch.enable_grad():
         views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
