@@ -25,7 +25,7 @@ from contractc.backends.triton import choose, toolchain
 from contractc.backends.triton.choose import prepared, unfused
 from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
 from contractc.backends.triton.gpus import like, measured, stored
-from contractc.backends.triton.gradients import gradient_task
+from contractc.backends.triton.backward import gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Model
 from contractc.backends.triton.problem import Problem, parts, runs_of
