@@ -90,7 +90,8 @@ def refuses(program: Program) -> str | None:
 def prepared(program: Program, target: Target, *, ahead: bool = True, wanted: Sequence[int] = ()) -> Program:
     """Return `program` with its steps fused and each step's way chosen, by prediction for the target's GPU.
 
-    With `wanted`, inputs by the numbers of their values, for the value and the gradients by these together. A program that is not made `ahead` of its calls is left as it is: choosing takes longer than a call is worth, and
+    With `wanted`, inputs by the numbers of their values, that is for the value and the gradients by these together. A
+    program that is not made `ahead` of its calls is left as it is: choosing takes longer than a call is worth, and
     `compile` sees to it later.
     """
     if not ahead and not toolchain.interpreted():

@@ -218,9 +218,7 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def fused_by_price(
-    program: Program, device: Gpu, refused: Set[Task], wanted: Sequence[int] = ()
-) -> Program:
+def fused_by_price(program: Program, device: Gpu, refused: Set[Task], wanted: Sequence[int] = ()) -> Program:
     """Return `program` with the pairs of steps merged that gain most, one after the other; none becomes `refused`.
 
     What counts is the value and the gradients by the inputs `wanted`, as autograd takes them.

@@ -12,7 +12,6 @@ from contractc.backends.triton.backward import differentiable, gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.tasks import Task
 
-
 Compute = Callable[..., Tensor]
 """The contraction that a task describes, of tensors."""
 
