@@ -100,8 +100,12 @@ def _joint(
     read = [numbers.index(v.number) for v in back.inputs[:-1] if v.number in numbers]
     below = _reached(program)
     targets = [numbers.index(n) for n in wanted if n in below]
+    # A gradient depends on all operands but its own, be it through what was kept of them.
+    others = [k for k, n in enumerate(numbers) if n in below and k not in read and targets != [k]]
     plain = backend.compile(program, constants).run
-    return backend.joint.Joint(run, run_back, plain, tuple(read), tuple(targets), len(numbers), host)
+    return backend.joint.Joint(
+        run, run_back, plain, tuple(read), tuple(others), tuple(targets), len(numbers), host
+    )
 
 
 def peak_in_training(program: Program, wanted: Sequence[int]) -> int:

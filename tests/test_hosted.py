@@ -240,3 +240,25 @@ def test_lines_that_outer_loops_use_in_parts_cost_seconds() -> None:
     b, o, _ = program.inputs[0].modes
     assert _line_seconds(problem, (b,)) == 0.0
     assert _line_seconds(problem, (o,)) >= 2**20 * 1.2e-8
+
+
+@pytest.mark.parametrize("kind", ["freed", "freed view", "zeros not written out", "functional"])
+@pytest.mark.parametrize("least", [0.0, math.inf])
+def test_tensors_without_memory_are_left_to_torch(
+    kind: str, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(hosting, "LEAST_SECONDS", least)
+    operands = [torch.rand(4000, 4, 4), torch.rand(4000, 4, 4)]
+    executable = contractc.compile("bnm,bmk->bnk", *operands)
+    if kind == "functional":
+        found = torch.func.functionalize(executable)(*operands)
+        torch.testing.assert_close(found, operands[0] @ operands[1])
+    elif kind == "zeros not written out":
+        found = executable(torch._efficientzerotensor((4000, 4, 4)), operands[1])
+        assert not torch.any(found)
+    else:
+        freed = torch.rand(5000, 4, 4)[1000 if kind == "freed view" else 0 :][:4000]
+        freed.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="not allocated"):
+            executable(freed, operands[1])

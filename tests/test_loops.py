@@ -178,8 +178,7 @@ def test_a_large_result_is_written_in_whole_rows_past_the_caches() -> None:
 
 def test_prices_are_those_of_the_processor_before_llvmlite_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     program = contractc.compile("ir,jr->ijr", (200, 64), (200, 64), dtype="float32").program
-    (step,) = program.steps
-    assert isinstance(step, Contract)
+    step = next(s for s in program.steps if isinstance(s, Contract) and len(s.inputs) == 2)
     seconds = {}
     for width in (16, 32, 64):
         monkeypatch.setattr(native, "vector_bytes", lambda width=width: width)
@@ -263,6 +262,14 @@ def test_what_is_not_finite_stays_in_its_place(special: float) -> None:
 def summed_lanes(asked: problem.Problem, widest: int) -> Any:
     found = [s for s in schedule.schedules(asked, widest) if s.lane not in asked.out]
     return found[0]
+
+
+def test_a_mode_planned_to_be_empty_may_be_longer_when_it_is_called() -> None:
+    shapes = [(0, 256), (256, 256), (256, 256)]
+    executable = contractc.compile("zi,ij,jk->zk", *shapes, dynamic="z", optimize=[(1, 2), (0, 1)])
+    for extent in (0, 3):
+        operands = [np.ones((extent, 256)), np.ones((256, 256)), np.ones((256, 256))]
+        np.testing.assert_array_equal(executable(*operands), np.full((extent, 256), 256.0**2))
 
 
 @pytest.mark.parametrize(

@@ -238,10 +238,14 @@ def test_an_executable_says_what_does_not_fit() -> None:
         compiled(x)
 
 
-def test_sparse_tensors_are_refused() -> None:
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_sparse_and_nested_tensors_are_refused() -> None:
     with pytest.raises(OperandError) as caught:
         contractc.contract("ij,j->i", torch.eye(3).to_sparse(), torch.ones(3))
     assert str(caught.value) == "operand 0 is a tensor of layout torch.sparse_coo, not a dense one"
+    with pytest.raises(OperandError) as caught:
+        contractc.contract("ij,j->i", torch.nested.nested_tensor([torch.ones(3)]), torch.ones(3))
+    assert str(caught.value) == "operand 0 is a nested tensor, not a dense one"
 
 
 def test_tensors_of_two_devices_are_refused() -> None:

@@ -146,6 +146,50 @@ def test_derivatives_of_first_and_second_order(text: str, dtype: Any, counted: l
             assert torch.autograd.gradgradcheck(function, needed)
 
 
+@pytest.mark.parametrize("mask", range(1, 8))
+def test_gradients_recorded_or_watched_on_the_way_back_know_the_operands_of_what_was_kept(
+    mask: int, counted: list[int]
+) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tensors = [torch.randn(64, 64).requires_grad_(bool(mask >> k & 1)) for k in range(3)]
+    needed = [x for x in tensors if x.requires_grad]
+    values = [f(*tensors) for f in (ours, plainly)]
+    assert counted
+    expected = torch.autograd.grad(values[1].sin().sum(), needed, create_graph=True)
+    made = torch.autograd.grad(values[0].sin().sum(), needed, create_graph=True)
+    close = {"rtol": 1e-4, "atol": 1e-2}
+    torch.testing.assert_close(made, expected, **close)
+    second = [
+        torch.autograd.grad(sum(g.square().mean() for g in found), needed, retain_graph=True)
+        for found in (made, expected)
+    ]
+    torch.testing.assert_close(*second, rtol=1e-3, atol=1.0)
+    with FlopCounterMode(display=False):
+        watched = torch.autograd.grad(values[0].sin().sum(), needed)
+    torch.testing.assert_close(watched, tuple(g.detach() for g in expected), **close)
+
+
+@pytest.mark.parametrize("change", ["in place", "inference"])
+def test_operands_that_nothing_is_asked_of_may_be_gone_on_the_way_back(
+    change: str, counted: list[int]
+) -> None:
+    """Only the product of the first two is kept, as torch keeps it; for gradients of gradients they are needed."""
+    with torch.inference_mode(change == "inference"):
+        first, second = torch.randn(64, 64), torch.randn(64, 64)
+    third = torch.randn(64, 64, requires_grad=True)
+    value = ours(first, second, third)
+    assert counted
+    expected = (first @ second).t() @ torch.ones(64, 64)
+    if change == "in place":
+        first.zero_()
+    (found,) = torch.autograd.grad(value.sum(), third, retain_graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    if change == "in place":
+        with pytest.raises(RuntimeError, match="operand 0 was changed in place"):
+            torch.autograd.grad(value.sum(), third, create_graph=True)
+
+
 def test_one_tensor_in_two_places_gets_both_gradients(counted: list[int]) -> None:
     x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     y = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)

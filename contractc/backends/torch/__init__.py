@@ -38,8 +38,10 @@ def as_array(x: Any, number: int, like: Any = None) -> Tensor:
             `like` (a 0-d tensor of the CPU goes with any device, as in torch).
     """
     if isinstance(x, Tensor):
-        if x.layout != torch.strided or x.is_quantized:
-            raise OperandError(f"operand {number} is a tensor of layout {x.layout}, not a dense one")
+        if x.layout != torch.strided or x.is_quantized or x.is_nested:
+            kind = "nested " if x.is_nested else "quantized " if x.is_quantized else ""
+            layout = "" if kind else f" of layout {x.layout}"
+            raise OperandError(f"operand {number} is a {kind}tensor{layout}, not a dense one")
         if (
             isinstance(like, Tensor)
             and x.device != like.device

@@ -80,8 +80,9 @@ def unwatched(tensors: Sequence[Any], recorded: bool = False) -> bool:
         if not x.is_cpu or (recording and x.requires_grad):
             return False
         try:
-            x.data_ptr()
-        except RuntimeError:  # a wrapper of torch.func
+            if not x.untyped_storage().data_ptr():  # freed, as that of sharded parameters is
+                return False
+        except RuntimeError:  # a wrapper of torch.func, or zeros that are not written out
             return False
     return not has_tangents(tensors)
 

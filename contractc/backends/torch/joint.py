@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,15 @@ class Joint:
 
     `forward` takes the operands and returns the value, in a tuple with the intermediates if there are any. `backward`
     takes the operands at the places `operands`, the intermediates and the cotangent, and returns the gradients by the
-    operands `targets`. `plain` is the value alone as calls that torch can differentiate. `host` says that the first two
-    are for memory of the CPU that nobody watches.
+    operands `targets`. The operands `others` are those that intermediates stand for there. `plain` is the value alone
+    as calls that torch can differentiate. `host` says that the first two are for memory of the CPU that nobody watches.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     plain: Callable[..., Any]
     operands: tuple[int, ...]
+    others: tuple[int, ...]
     targets: tuple[int, ...]
     arity: int
     host: bool
@@ -104,18 +105,24 @@ class _Contraction(torch.autograd.Function):
         value, *kept = results if isinstance(results, tuple) else (results,)
         ctx.joint = joint
         ctx.shapes = [x.shape for x in operands]
-        ctx.save_for_backward(*[operands[k] for k in joint.operands], *kept)
+        others = [k for k in joint.others if operands[k].requires_grad]
+        ctx.others = others
+        ctx.fixed = {k: (operands[k], _version(operands[k])) for k in joint.others if k not in others}
+        ctx.save_for_backward(*[operands[k] for k in joint.operands], *kept, *[operands[k] for k in others])
         return value
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         joint: Joint = ctx.joint
         saved = ctx.saved_tensors
+        read = saved[: len(saved) - len(ctx.others)]
         again = torch.is_grad_enabled()
-        if again or (joint.host and not unwatched((*saved, cotangent))):
-            gradients = _again(joint, saved, ctx.shapes, cotangent, again)
+        if again or (joint.host and not unwatched((*read, cotangent))):
+            given = dict(zip(joint.operands, saved, strict=False)) | _unchanged(ctx.fixed)
+            given |= dict(zip(ctx.others, saved[len(read) :], strict=True))
+            gradients = _again(joint, given, ctx.shapes, cotangent, again)
         else:
-            gradients = joint.backward(*saved, cotangent)
+            gradients = joint.backward(*read, cotangent)
             assert gradients is not MISS, "generated code refuses the operands it was generated for"
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         found: list[Tensor | None] = [None] * joint.arity
@@ -124,17 +131,31 @@ class _Contraction(torch.autograd.Function):
         return (None, *found)
 
 
+def _version(x: Tensor) -> int | None:
+    """Return how often a tensor has been changed in place, or None where nobody counts."""
+    return None if x.is_inference() else x._version
+
+
+def _unchanged(fixed: Mapping[int, tuple[Tensor, int | None]]) -> dict[int, Tensor]:
+    """Return operands that nothing is asked of, and that were not saved: the first gradients need not know them."""
+    for k, (x, version) in fixed.items():
+        if _version(x) != version:
+            raise RuntimeError(
+                f"operand {k} was changed in place since the value was computed, and is needed again"
+            )
+    return {k: x for k, (x, _) in fixed.items()}
+
+
 def _again(
-    joint: Joint, saved: Sequence[Tensor], shapes: Sequence[torch.Size], cotangent: Tensor, recorded: bool
+    joint: Joint, given: Mapping[int, Tensor], shapes: Sequence[torch.Size], cotangent: Tensor, recorded: bool
 ) -> Sequence[Tensor]:
     """Return the gradients by calls of torch, as functions of operands and cotangent if that is `recorded`.
 
     The value is computed anew.
 
-    What the backward code does not read the gradients do not depend on, so zeros stand for it. Every operand gets a
-    view of its own: one tensor may stand in several places.
+    What is not `given` the gradients do not depend on, so zeros stand for it. Every operand gets a view of its own: one
+    tensor may stand in several places.
     """
-    given = dict(zip(joint.operands, saved, strict=False))
     zero = cotangent.detach().new_zeros(())
     with torch.enable_grad():
         views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]

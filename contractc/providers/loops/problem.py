@@ -86,7 +86,7 @@ def refused(program: Program, step: Contract) -> str | None:
         return f"{narrowed[0]} would lose its meaning as {step.out.dtype}"
     if step.out.dtype == "bool" and dtypes != {"bool"}:
         return "the result is bool but an input is not"
-    if 0 in (program.extents[m] for v in values for m in v.modes if m not in program.dynamic):
+    if 0 in (program.extents[m] for v in values for m in v.modes):
         return "there is nothing to loop over"
     return None
 
