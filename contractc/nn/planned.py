@@ -13,6 +13,7 @@ from contractc.api import compile
 from contractc.executable import Executable
 from contractc.formats import Factorized
 from contractc.operands import Layout
+from contractc.reading import where
 
 
 class Planned(nn.Module):
@@ -49,7 +50,7 @@ class Planned(nn.Module):
             self.expression,
             *(_stand_in(x, self.dtype, recorded) for x in self.operands),
             dynamic=tuple(self.dynamic),
-            target=f"torch:{self.device}",
+            target=where("torch", self.device),
             mode="train" if recorded else "infer",
         )
 
