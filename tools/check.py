@@ -1,4 +1,4 @@
-"""Run every check, two at a time where there are two cores, and end with a table of what passed, was skipped and failed.
+"""Run every check, two at a time on two cores, and end with a table of what passed, was skipped and failed.
 
     python tools/check.py [stage ...]
 
