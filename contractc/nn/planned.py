@@ -12,6 +12,7 @@ from torch import nn
 from contractc.api import compile
 from contractc.executable import Executable
 from contractc.formats import Factorized
+from contractc.machine import Target
 from contractc.operands import Layout
 from contractc.reading import where
 
@@ -20,7 +21,9 @@ class Planned(nn.Module):
     """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
 
     What is cheapest with gradients need not be so without: `learning` is planned with mode="train", `inferring` with
-    mode="infer". As a module it goes where the module around it goes, and knows whether that trains.
+    mode="infer". Where these run as kernels, `watched` are the same planned for calls of torch, which is what
+    torch.compile and autocast see; elsewhere it is None. As a module it goes where the module around it goes, and knows
+    whether that trains.
 
     Args:
         operands: a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
@@ -29,6 +32,7 @@ class Planned(nn.Module):
 
     learning: Executable
     inferring: Executable
+    watched: tuple[Executable, Executable] | None
 
     def __init__(
         self,
@@ -43,14 +47,19 @@ class Planned(nn.Module):
 
     def _plan(self, like: torch.Tensor) -> None:
         self.dtype, self.device = like.dtype, _device(like)
-        self.learning, self.inferring = (self._compiled(recorded) for recorded in (True, False))
+        target, calls = where("torch", self.device), Target("torch", self.device)
+        self.learning, self.inferring = self._compiled(target, True), self._compiled(target, False)
+        if target == calls:
+            self.watched = None
+        else:
+            self.watched = self._compiled(calls, True), self._compiled(calls, False)
 
-    def _compiled(self, recorded: bool) -> Executable:
+    def _compiled(self, target: Target, recorded: bool) -> Executable:
         return compile(
             self.expression,
             *(_stand_in(x, self.dtype, recorded) for x in self.operands),
             dynamic=tuple(self.dynamic),
-            target=where("torch", self.device),
+            target=target,
             mode="train" if recorded else "infer",
         )
 
@@ -63,8 +72,10 @@ class Planned(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         """Return the contraction of `tensors`, as planned for training while this trains and torch records."""
-        chosen = self.learning if self.training and torch.is_grad_enabled() else self.inferring
-        return chosen(*tensors)
+        learning, inferring = self.learning, self.inferring
+        if self.watched is not None and (torch.compiler.is_compiling() or _autocast(tensors[0])):
+            learning, inferring = self.watched
+        return (learning if self.training and torch.is_grad_enabled() else inferring)(*tensors)
 
     def extra_repr(self) -> str:
         return self.expression
