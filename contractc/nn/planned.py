@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -48,20 +49,13 @@ class Planned(nn.Module):
     def _plan(self, like: torch.Tensor) -> None:
         self.dtype, self.device = like.dtype, _device(like)
         target, calls = where("torch", self.device), Target("torch", self.device)
-        self.learning, self.inferring = self._compiled(target, True), self._compiled(target, False)
-        if target == calls:
-            self.watched = None
-        else:
-            self.watched = self._compiled(calls, True), self._compiled(calls, False)
+        self.learning, self.inferring = self._both(target)
+        self.watched = None if target == calls else self._both(calls)
 
-    def _compiled(self, target: Target, recorded: bool) -> Executable:
-        return compile(
-            self.expression,
-            *(_stand_in(x, self.dtype, recorded) for x in self.operands),
-            dynamic=tuple(self.dynamic),
-            target=target,
-            mode="train" if recorded else "infer",
-        )
+    def _both(self, target: Target) -> tuple[Executable, Executable]:
+        """Return what is cheapest with gradients, and what is without."""
+        asked = self.expression, self.operands, self.dynamic, self.dtype, target
+        return _compiled(*asked, recorded=True), _compiled(*asked, recorded=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Planned:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -79,6 +73,22 @@ class Planned(nn.Module):
 
     def extra_repr(self) -> str:
         return self.expression
+
+
+@lru_cache(maxsize=512)
+def _compiled(
+    expression: str,
+    operands: tuple[tuple[int, ...] | Layout, ...],
+    dynamic: str,
+    dtype: torch.dtype,
+    target: Target,
+    *,
+    recorded: bool,
+) -> Executable:
+    """Return an expression compiled for operands without values: equal layers share what they run."""
+    given = [_stand_in(x, dtype, recorded) for x in operands]
+    mode = "train" if recorded else "infer"
+    return compile(expression, *given, dynamic=tuple(dynamic), target=target, mode=mode)
 
 
 def _device(like: torch.Tensor) -> str:

@@ -147,7 +147,9 @@ def test_all_batches_run_the_same_kernels(launched: Counter[str]) -> None:
     assert sources[1] == sources[-1]
 
 
-def test_tracers_and_autocast_see_what_is_planned_for_calls(launched: Counter[str]) -> None:
+def test_tracers_and_autocast_see_what_is_planned_for_calls(
+    launched: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = small("monarch")
     assert layer.planned.watched is not None
     assert {str(one.target) for one in layer.planned.watched} == {"torch"}
@@ -165,3 +167,7 @@ def test_tracers_and_autocast_see_what_is_planned_for_calls(launched: Counter[st
     torch.testing.assert_close(layer(x.float()), found)
     assert launched
     torch.testing.assert_close(narrow.float(), found, rtol=0.1, atol=0.1)
+    monkeypatch.setattr(layer.planned, "watched", (lambda *_: "train", lambda *_: "infer"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.planned(x) == "train"
+        assert layer.eval().planned(x) == "infer"
