@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import remembering
+from contractc import formats, remembering
 from contractc.building import network_of
 from contractc.machine import Machine, Target
 from contractc.network import TensorNetwork
@@ -140,3 +140,28 @@ def test_the_api_plans_from_the_store(room: Store, searches: list[Any]) -> None:
     assert replace(compiled.plan, peak=found.peak) == found  # its peak is that of the program
     assert len(searches) == 1
     np.testing.assert_allclose(compiled(*matrices), np.linalg.multi_dot(matrices))
+
+
+def test_choices_for_a_gpu_are_read_while_its_rates_are_the_same(
+    room: Store, searches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from contractc.backends.triton import gpus
+
+    weight = formats.low_rank(np.ones((64, 4), np.float32), np.ones((4, 64), np.float32))
+
+    def planned(target: str) -> Plan:
+        return contractc.plan("bi,oi->bo", (32, 64), weight, dtype="float32", target=target, mode="train")
+
+    first = planned("torch:cuda:90")
+    assert first.alternatives and planned("torch:cuda:90") == first and len(searches) == 1
+    for count in (2, 3):
+        planned("numpy" if count == 2 else "torch:cuda:80")
+        assert len(searches) == count
+    planned("torch:cpu")
+    planned("torch:cpu")
+    assert len(searches) == 5  # soon found
+    known = gpus.like
+    monkeypatch.setattr(gpus, "like", lambda *given: replace(known(*given), launch=1e-6))
+    assert planned("torch:cuda:90").seconds < first.seconds
+    assert len(searches) == 6

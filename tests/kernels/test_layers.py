@@ -145,3 +145,29 @@ def test_all_batches_run_the_same_kernels(launched: Counter[str]) -> None:
         sources.append(set(launched))
     assert (layer.planned.learning, layer.planned.inferring) == planned
     assert sources[1] == sources[-1]
+
+
+def test_tracers_and_autocast_see_what_is_planned_for_calls(
+    launched: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = small("monarch")
+    assert layer.planned.watched is not None
+    assert {str(one.target) for one in layer.planned.watched} == {"torch"}
+    x = torch.randn(5, 4, dtype=DOUBLE)
+    for name, one in zip(("learning", "inferring"), layer.planned.watched, strict=True):
+        assert [t.trained for t in one.plan.network.tensors] == [name == "learning"] * 3
+    torch._dynamo.reset()
+    traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = layer.float()(x.float())
+        assert narrow.dtype == torch.bfloat16
+    assert not launched
+    found = traced(x.float())
+    assert not launched
+    torch.testing.assert_close(layer(x.float()), found)
+    assert launched
+    torch.testing.assert_close(narrow.float(), found, rtol=0.1, atol=0.1)
+    monkeypatch.setattr(layer.planned, "watched", (lambda *_: "train", lambda *_: "infer"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.planned(x) == "train"
+        assert layer.eval().planned(x) == "infer"
