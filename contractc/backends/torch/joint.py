@@ -139,7 +139,9 @@ def _again(
     """
     others = saved[len(saved) - len(joint.others) :]
     given = dict(zip(joint.operands, saved, strict=False)) | dict(zip(joint.others, others, strict=True))
-    zero = cotangent.detach().new_zeros(())
+    zero = torch.zeros(
+        (), dtype=cotangent.dtype, device=cotangent.device
+    )  # of one cotangent where it stands for many
     with torch.enable_grad():
         views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
         views = [
