@@ -267,6 +267,15 @@ def test_transforms_of_torch_see_plain_calls(counted: list[int]) -> None:
     assert counted
 
 
+def test_tensors_that_cannot_be_saved_are_left_to_torch(counted: list[int]) -> None:
+    with torch.inference_mode():
+        x, y = torch.randn(64, 64), torch.randn(64, 64)
+    z = torch.randn(64, 64, requires_grad=True)
+    contractc.contract("ij,jk,kl->il", x, y, z).sum().backward()
+    assert not counted and z.grad is not None
+    torch.testing.assert_close(z.grad, (x @ y).sum(0)[:, None].expand(64, 64), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("mask", range(1, 8))
 def test_many_cotangents_at_a_time(mask: int, counted: list[int]) -> None:
     tensors = [x.requires_grad_(bool(mask >> k & 1)) for k, x in enumerate(drawn("ij,jk,kl->il"))]

@@ -64,8 +64,8 @@ def differentiated(
     def run_and_record(*operands: Any) -> Any:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return run(*operands)
-        if any(type(x) is not Tensor and type(x) is not Parameter for x in operands):
-            return run(*operands)  # of a class that takes part in calls
+        if any((type(x) is not Tensor and type(x) is not Parameter) or x.is_inference() for x in operands):
+            return run(*operands)  # of a class that takes part in calls, or such as cannot be saved
         needs = tuple([x.requires_grad for x in operands])
         if True not in needs or _transformed(operands):
             return run(*operands)
