@@ -180,8 +180,7 @@ def test_a_large_result_is_written_in_whole_rows_past_the_caches() -> None:
 
 def test_prices_are_those_of_the_processor_before_llvmlite_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     program = contractc.compile("ir,jr->ijr", (200, 64), (200, 64), dtype="float32").program
-    (step,) = program.steps
-    assert isinstance(step, Contract)
+    step = next(s for s in program.steps if isinstance(s, Contract) and len(s.inputs) == 2)
     seconds = {}
     for width in (16, 32, 64):
         monkeypatch.setattr(native, "vector_bytes", lambda width=width: width)

@@ -329,7 +329,8 @@ def test_the_peak_counts_what_a_step_of_several_packs() -> None:
     body = Program((left, right), steps, (2, 3), (4, 16, 112, 4, 8, 4), "sum_product")
     step = Fused((made, out), (0, 1), body, how=loops.HOW)
     predicted, taken = loops.together_workspace(step), loops.together(step).workspace
-    assert taken > 100_000 and abs(predicted - taken) <= kernel.ON_STACK + 128
+    assert abs(predicted - taken) <= kernel.ON_STACK + 128
+    assert taken > 30_000 or loops.native.vector_bytes() < 32
 
 
 @with_loops
@@ -346,7 +347,8 @@ def test_what_is_written_past_the_caches_is_the_same(dtype: str, monkeypatch: py
         operands = [rng.integers(-4, 5, size).astype(dtype) for size in (extents, extents[1:])]
         alone = replace(program, steps=(replace(steps[0], how=loops.HOW),), results=(2,))
         text = loops.text_of(alone, steps[0], loops.native.vector_bytes())
-        whole_lines = extents[1] != 50 and loops.native.vector_bytes() == 64
+        lanes = min(16, loops.native.vector_bytes() // operands[0].real.itemsize)
+        whole_lines = extents[1] != 50 and lanes * operands[0].itemsize >= 64
         assert ("!nontemporal" in text) == whole_lines
         for case in (whole(program), whole(program, (0,), 3), alone):
             run = backend_named("numpy").compile(case).run

@@ -15,6 +15,7 @@ from contractc import ranking, tune
 from contractc.backends import numpy as numpy_backend
 from contractc.backends.steps import understood
 from contractc.errors import UnsupportedError
+from contractc.lower import fuse
 from contractc.lower.seconds import program_seconds
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.plans import Plan
@@ -68,6 +69,7 @@ def test_a_way_that_is_hardly_faster_does_not_replace_the_choice_of_the_model(
 @pytest.mark.skipif(not loops.installed(), reason="llvmlite is not installed")
 def test_fused_steps_that_lose_run_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     text, shapes = "ij,ij,ij->ij", [(900, 900)] * 3
+    monkeypatch.setattr(fuse, "GAIN", 0.1)  # whatever the processor
     program = program_of(text, *shapes)
     assert any(isinstance(s, Contract) and s.path for s in program.steps)
     measured_as(monkeypatch, lambda how: 2.0 if how == loops.HOW else 1.0)

@@ -80,7 +80,7 @@ def unwatched(tensors: Sequence[Any], recorded: bool = False) -> bool:
         if not x.is_cpu or (recording and x.requires_grad):
             return False
         try:
-            if not x.untyped_storage().data_ptr():  # freed, as sharded parameters are; `x.data_ptr` adds an offset
+            if not x.untyped_storage().data_ptr():  # freed, as that of sharded parameters is
                 return False
         except RuntimeError:  # a wrapper of torch.func, or zeros that are not written out
             return False

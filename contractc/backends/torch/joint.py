@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,8 @@ def differentiated(
     def run_and_record(*operands: Any) -> Any:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return run(*operands)
-        if any((type(x) is not Tensor and type(x) is not Parameter) or x.is_inference() for x in operands):
-            return run(*operands)  # of a class that takes part in calls, or such as cannot be saved
+        if any(type(x) is not Tensor and type(x) is not Parameter for x in operands):
+            return run(*operands)  # of a class that takes part in calls
         needs = tuple([x.requires_grad for x in operands])
         if True not in needs or _transformed(operands):
             return run(*operands)
@@ -105,18 +105,22 @@ class _Contraction(torch.autograd.Function):
         value, *kept = results if isinstance(results, tuple) else (results,)
         ctx.joint = joint
         ctx.shapes = [x.shape for x in operands]
-        read, others = ([operands[k] for k in places] for places in (joint.operands, joint.others))
-        ctx.save_for_backward(*read, *kept, *others)
+        others = [k for k in joint.others if operands[k].requires_grad]
+        ctx.others = others
+        ctx.fixed = {k: (operands[k], _version(operands[k])) for k in joint.others if k not in others}
+        ctx.save_for_backward(*[operands[k] for k in joint.operands], *kept, *[operands[k] for k in others])
         return value
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         joint: Joint = ctx.joint
         saved = ctx.saved_tensors
-        read = saved[: len(saved) - len(joint.others)]
+        read = saved[: len(saved) - len(ctx.others)]
         again = torch.is_grad_enabled()
         if again or (joint.host and not unwatched((*read, cotangent))):
-            gradients = _again(joint, saved, ctx.shapes, cotangent, again)
+            given = dict(zip(joint.operands, saved, strict=False)) | _unchanged(ctx.fixed)
+            given |= dict(zip(ctx.others, saved[len(read) :], strict=True))
+            gradients = _again(joint, given, ctx.shapes, cotangent, again)
         else:
             gradients = joint.backward(*read, cotangent)
             assert gradients is not MISS, "generated code refuses the operands it was generated for"
@@ -127,21 +131,33 @@ class _Contraction(torch.autograd.Function):
         return (None, *found)
 
 
+def _version(x: Tensor) -> int | None:
+    """Return how often a tensor has been changed in place, or None where nobody counts."""
+    return None if x.is_inference() else x._version
+
+
+def _unchanged(fixed: Mapping[int, tuple[Tensor, int | None]]) -> dict[int, Tensor]:
+    """Return operands that nothing is asked of, and that were not saved: the first gradients need not know them."""
+    for k, (x, version) in fixed.items():
+        if _version(x) != version:
+            raise RuntimeError(
+                f"operand {k} was changed in place since the value was computed, and is needed again"
+            )
+    return {k: x for k, (x, _) in fixed.items()}
+
+
 def _again(
-    joint: Joint, saved: Sequence[Tensor], shapes: Sequence[torch.Size], cotangent: Tensor, recorded: bool
+    joint: Joint, given: Mapping[int, Tensor], shapes: Sequence[torch.Size], cotangent: Tensor, recorded: bool
 ) -> Sequence[Tensor]:
     """Return the gradients by calls of torch, as functions of operands and cotangent if that is `recorded`.
 
     The value is computed anew.
 
-    What is not saved the gradients do not depend on, so zeros stand for it. Every operand gets a view of its own: one
+    What is not `given` the gradients do not depend on, so zeros stand for it. Every operand gets a view of its own: one
     tensor may stand in several places.
     """
-    others = saved[len(saved) - len(joint.others) :]
-    given = dict(zip(joint.operands, saved, strict=False)) | dict(zip(joint.others, others, strict=True))
-    zero = torch.zeros(
-        (), dtype=cotangent.dtype, device=cotangent.device
-    )  # of one cotangent where it stands for many
+    # Not made from the cotangent, which may stand for many.
+    zero = torch.zeros((), dtype=cotangent.dtype, device=cotangent.device)
     with torch.enable_grad():
         views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
         views = [
