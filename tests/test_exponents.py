@@ -104,14 +104,14 @@ def splits(program: Program) -> int:
 
 def test_only_programs_that_may_overflow_have_exponents_and_few_of_them() -> None:
     shapes = [(4, 4)] * 20
-    terms = [[k, k + 1] for k in range(600)]
+    terms = [[k, k + 1] for k in range(300)]
     short = [x for shape, term in zip(shapes, terms, strict=False) for x in (shape, term)]
     assert splits(contractc.compile(*short, [0, 20]).program) == 0
     assert splits(contractc.compile("ij,jk->ik", (4096, 4096), (4096, 4096), dtype="float32").program) == 0
     long = [x for term in terms for x in ((16, 16), term)]
-    assert 5 < splits(contractc.compile(*long, [0, 600]).program) < 40
-    assert splits(contractc.compile(*long, [0, 600], dtype="int64").program) == 0
-    assert splits(contractc.compile(*long, [0, 600], semiring="max_plus").program) == 0
+    assert 3 < splits(contractc.compile(*long, [0, 300]).program) < 20
+    assert splits(contractc.compile(*long, [0, 300], dtype="int64").program) == 0
+    assert splits(contractc.compile(*long, [0, 300], semiring="max_plus").program) == 0
 
 
 def test_gradients_of_a_long_chain_add_up_shared_exponents_once() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -337,6 +338,10 @@ def test_narrow_products_in_any_order_are_those_of_numpy(equation: str) -> None:
     np.testing.assert_array_equal(found, np.einsum(equation, x, y))
 
 
+MOVES: list[Any] = []
+"""Code that has been compiled, so that equal code is not compiled for each example."""
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     data=st.data(),
@@ -358,6 +363,7 @@ def test_compiled_copies_move_every_element(data: st.DataObject, shape: list[int
     if found is None:
         out[...] = x
     else:
+        MOVES.append(found[0])
         table = np.array(found[1], np.int64)
         found[0].run(x.ctypes.data, out.ctypes.data, table.ctypes.data)
     np.testing.assert_array_equal(out, x)
