@@ -6,21 +6,24 @@ import hashlib
 import json
 import time
 from dataclasses import is_dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from contractc.machine import DEFAULT_MACHINE, Target
 from contractc.network import TensorNetwork
 from contractc.plans import Plan
+from contractc.providers import loops, providers
 from contractc.search import SEARCHES, search
 from contractc.search.factored import CPU
 from contractc.serial import FORMAT, encode, sources_digest
 from contractc.store import open_store
 
 LEAST_TENSORS = 16
-"""Networks with fewer tensors are searched anew every time: that is sooner done than a look at the disk.
+"""Networks with fewer tensors are searched anew every time: that is sooner done than a look at the disk."""
 
-Not so with operands held as factors on a GPU, where each choice is priced by the kernels that would run: 0.1 to 3 s.
-"""
+LEAST_FACTORED = 4
+"""The same where an operand is held as factors: each choice is priced by the steps that would run, which takes 2 to
+100 ms for two factors, 0.2 to 3 s for more, and for the kernels of a GPU long in any case."""
 
 WORTH_KEEPING = 0.02
 """Seconds a search has to take for its plan to be kept; reading the plan of 200 tensors takes 0.005."""
@@ -28,8 +31,14 @@ WORTH_KEEPING = 0.02
 SEARCHER = ("search/*.py", "cost.py", "machine.py", "plans.py", "slices.py")
 """The modules that decide what plan is found."""
 
-PRICER = ("lower/*.py", "backends/triton/*.py")
-"""The modules that decide beside these what an operand held as factors is worth on a GPU."""
+PRICER = (
+    "lower/*.py",
+    "backends/steps/*.py",
+    "backends/triton/*.py",
+    "providers/*.py",
+    "providers/loops/*.py",
+)
+"""The modules that decide beside these what becomes of an operand held as factors."""
 
 UNFINISHED = ("interrupted", "cut short", "no time for more")
 """How the words for a search end that was not let finish: its plan is not kept."""
@@ -47,8 +56,7 @@ def remembered(
     A plan read from the store is checked like any other that comes from outside, and used only if it is for
     this very network. It was found by the same source of the search, for the same model of the machine.
     """
-    long = len(network.tensors) >= LEAST_TENSORS or _by_kernels(network, target)
-    store = open_store() if long and _has_a_key(optimize) else None
+    store = open_store() if _takes_long(network, target) and _has_a_key(optimize) else None
     if store is None:
         return search(network, optimize, memory_limit, started, target)
     key = _key(network, optimize, memory_limit, target)
@@ -63,9 +71,11 @@ def remembered(
     return plan
 
 
-def _by_kernels(network: TensorNetwork, target: Target) -> bool:
-    """Return whether choices are priced for a GPU."""
-    return bool(network.groups) and target.device.startswith("cuda")
+def _takes_long(network: TensorNetwork, target: Target) -> bool:
+    """Return whether a search is expected to take longer than a look at the disk."""
+    if not network.groups:
+        return len(network.tensors) >= LEAST_TENSORS
+    return len(network.tensors) >= LEAST_FACTORED or target.device.startswith("cuda")
 
 
 def _has_a_key(optimize: Any) -> bool:
@@ -80,13 +90,20 @@ def _key(network: TensorNetwork, optimize: Any, memory_limit: int | None, target
     noun = encode(replace(network, labels=()))
     asked = "auto" if optimize is None or optimize is True else encode(optimize)
     found = [FORMAT, sources_digest(*SEARCHER), encode(DEFAULT_MACHINE), asked, memory_limit, noun]
-    found.append(str(target) if network.groups else "")
-    if _by_kernels(network, target):
-        from contractc.backends.triton.gpus import gpu_model  # which loads torch
-
-        found += [sources_digest(*PRICER), encode(gpu_model(target.device))]
+    if network.groups:
+        found += [str(target), sources_digest(*PRICER), *_prices_depend_on(target)]
     text = json.dumps(found)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prices_depend_on(target: Target) -> list[Any]:
+    """Return what decides beside the source what steps are predicted to take."""
+    if target.device.startswith("cuda"):
+        from contractc.backends.triton.gpus import gpu_model  # which loads torch
+
+        return [encode(gpu_model(target.device))]
+    compiled = find_spec("llvmlite") is not None  # which is loaded to compile, not to look for a plan
+    return [providers(), loops.vector_bytes() if compiled else 0]
 
 
 def _read(data: bytes | None, network: TensorNetwork) -> Plan | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from threading import get_ident
+from threading import Event, Thread, get_ident
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -262,6 +264,29 @@ def test_what_is_not_finite_stays_in_its_place(special: float) -> None:
 def summed_lanes(asked: problem.Problem, widest: int) -> Any:
     found = [s for s in schedule.schedules(asked, widest) if s.lane not in asked.out]
     return found[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_process_forked_while_a_thread_compiles_can_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = Event()
+
+    def slow(*given: Any) -> native.Native:
+        begun.set()
+        sleep(0.2)
+        return native.Native("other", 0, int, b"", None)
+
+    monkeypatch.setattr(native, "_built", slow)
+    thread = Thread(target=native.native, args=("define void @other()", "other"))
+    thread.start()
+    assert begun.wait(10)
+    child = os.fork()
+    if child == 0:
+        there = native._lock.acquire(timeout=10)
+        os._exit(0 if there else 1)
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_mode_planned_to_be_empty_may_be_longer_when_it_is_called() -> None:

@@ -18,6 +18,7 @@ from contractc.notation import parse
 from contractc.operands import Operand
 from contractc.options import Options
 from contractc.plans import Plan
+from contractc.providers import loops
 from contractc.remembering import remembered
 from contractc.search import search
 from contractc.store import Store, opened
@@ -155,13 +156,35 @@ def test_choices_for_a_gpu_are_read_while_its_rates_are_the_same(
 
     first = planned("torch:cuda:90")
     assert first.alternatives and planned("torch:cuda:90") == first and len(searches) == 1
-    for count in (2, 3):
-        planned("numpy" if count == 2 else "torch:cuda:80")
-        assert len(searches) == count
-    planned("torch:cpu")
-    planned("torch:cpu")
-    assert len(searches) == 5  # soon found
+    planned("torch:cuda:80")
+    assert len(searches) == 2
     known = gpus.like
     monkeypatch.setattr(gpus, "like", lambda *given: replace(known(*given), launch=1e-6))
     assert planned("torch:cuda:90").seconds < first.seconds
-    assert len(searches) == 6
+    assert len(searches) == 3
+
+
+def test_choices_are_read_while_vectors_and_libraries_are_the_same(
+    room: Store, searches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = formats.tt([np.ones(s, np.float32) for s in ((1, 8, 2), (2, 8, 2), (2, 8, 1))])
+
+    def planned() -> Plan:
+        return contractc.plan("bijk,ijk->b", (32, 8, 8, 8), weight, dtype="float32", mode="train")
+
+    first = planned()
+    assert first.alternatives and planned() == first and len(searches) == 1
+    monkeypatch.setattr(remembering, "providers", lambda: ("another",))
+    planned()
+    assert len(searches) == 2
+
+    def found(*given: Any) -> Plan:
+        searches.append(given)
+        return first
+
+    monkeypatch.setattr(remembering, "search", found)
+    monkeypatch.setattr(remembering, "find_spec", lambda name: name)
+    for count, width in enumerate((8, 1024), 3):
+        monkeypatch.setattr(loops, "vector_bytes", lambda width=width: width)
+        assert planned() == planned() == first
+        assert len(searches) == count

@@ -287,6 +287,17 @@ def test_transforms_of_torch_see_plain_calls(counted: list[int]) -> None:
     assert counted
 
 
+@pytest.mark.parametrize("mask", range(1, 8))
+def test_many_cotangents_at_a_time(mask: int, counted: list[int]) -> None:
+    tensors = [x.requires_grad_(bool(mask >> k & 1)) for k, x in enumerate(drawn("ij,jk,kl->il"))]
+    needed = [x for x in tensors if x.requires_grad]
+    values = [f(*tensors) for f in (ours, plainly)]
+    assert counted
+    cotangents = torch.randn(5, *values[0].shape, dtype=values[0].dtype)
+    made = [torch.autograd.grad(y, needed, cotangents, is_grads_batched=True) for y in values]
+    torch.testing.assert_close(*made)
+
+
 def test_autocast_checkpoint_and_compile(counted: list[int]) -> None:
     operands = [x.float().detach().requires_grad_() for x in drawn("ij,jk,kl->il", extent=3)]
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -156,7 +156,8 @@ def _again(
     What is not `given` the gradients do not depend on, so zeros stand for it. Every operand gets a view of its own: one
     tensor may stand in several places.
     """
-    zero = cotangent.detach().new_zeros(())
+    # Not made from the cotangent, which may stand for many.
+    zero = torch.zeros((), dtype=cotangent.dtype, device=cotangent.device)
     with torch.enable_grad():
         views = [given[k].view_as(given[k]) if k in given else zero.expand(s) for k, s in enumerate(shapes)]
         views = [

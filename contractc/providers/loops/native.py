@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
-from threading import Lock
+from threading import RLock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -38,7 +39,11 @@ class Native:
 _compiled: WeakValueDictionary[str, Native] = WeakValueDictionary()
 """Functions in use, by the digest of their text: equal steps of several executables share one."""
 
-_lock = Lock()
+_lock = RLock()
+"""Held while something is compiled, and while the process forks: a child would wait for a thread that it has not."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def loaded() -> bool:
