@@ -105,6 +105,24 @@ def test_modes_of_torch_see_aten_calls(counted: list[int]) -> None:
     assert compiled(x, y).dtype == torch.float32 and counted
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("text", TEXTS)
+def test_graphs_of_torch_jit_are_made_of_aten_calls(text: str, counted: list[int]) -> None:
+    xs = drawn(text)
+    executable = contractc.compile(text, *xs)
+    for recorded in (False, True):
+        given = [x.clone().requires_grad_(recorded) for x in xs]
+        counted.clear()
+        traced = torch.jit.trace(lambda *ys: executable(*ys), tuple(given), check_trace=False)
+        assert not counted
+        others = [(x.detach() + 1).requires_grad_(recorded) for x in given]
+        found, expected = traced(*others), executable(*others)
+        torch.testing.assert_close(found, expected)
+        if recorded:
+            ours, theirs = (torch.autograd.grad(y.square().sum(), others) for y in (found, expected))
+            torch.testing.assert_close(ours, theirs)
+
+
 def test_explain_says_that_tensors_may_run_as_the_numpy_program(counted: list[int]) -> None:
     x, y = drawn("ij,jk->ik")
     assert hosting.REMARK in str(contractc.compile("ij,jk->ik", x, y))

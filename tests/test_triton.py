@@ -247,6 +247,27 @@ def test_what_is_fused_gains_together_with_its_gradients() -> None:
     )
 
 
+def test_kernels_of_gradients_are_compiled_with_those_of_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Problem] = []
+
+    def fits(problem: Problem, config: TileConfig, device: Gpu) -> bool:
+        asked.append(problem)
+        return True
+
+    monkeypatch.setattr(choose, "fits", fits)
+    given = task(
+        "zui,zuj,ijk->zuk", {"z": 4096, "u": 16, "i": 3, "j": 3, "k": 3}, "float32", ((0, 1), (3, 2))
+    )
+    for wanted, count in (((), 1), ((0,), 2)):
+        choose.chosen.cache_clear()
+        asked.clear()
+        prepared(program_of(given), H200, checked=True, wanted=wanted)
+        tasks = with_gradients(given, wanted)
+        assert all(choice(t, H200).how != "library" for t in tasks)
+        assert set(asked) == {t.problem(t.in_order())[0] for t in tasks} and len(asked) == count
+    choose.chosen.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

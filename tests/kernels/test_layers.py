@@ -171,3 +171,13 @@ def test_tracers_and_autocast_see_what_is_planned_for_calls(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.planned(x) == "train"
         assert layer.eval().planned(x) == "infer"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
+def test_graphs_of_torch_jit_hold_no_results_of_kernels(launched: Counter[str]) -> None:
+    layer = small("tt_matrix").requires_grad_(False)
+    x = torch.randn(5, 4, dtype=DOUBLE)
+    traced = torch.jit.trace(layer, x, check_trace=False)  # type: ignore[no-untyped-call]
+    assert not launched
+    close(traced(x + 1), layer(x + 1))
+    assert launched

@@ -68,6 +68,7 @@ def unwatched(tensors: Sequence[Any], recorded: bool = False) -> bool:
     """
     if (
         torch.compiler.is_compiling()
+        or in_jit_trace()
         or _python_dispatch.is_in_torch_dispatch_mode()
         or torch.is_autocast_enabled("cpu")
         or _sees_functions()
@@ -85,6 +86,11 @@ def unwatched(tensors: Sequence[Any], recorded: bool = False) -> bool:
         except RuntimeError:  # a wrapper of torch.func, or zeros that are not written out
             return False
     return not has_tangents(tensors)
+
+
+def in_jit_trace() -> bool:
+    """Return whether torch.jit.trace writes down the running calls: what it does not see is a constant of its graph."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _sees_functions() -> bool:

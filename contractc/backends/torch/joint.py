@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from contractc.backends.torch.compiled import has_tangents, unwatched
+from contractc.backends.torch.compiled import has_tangents, in_jit_trace, unwatched
 from contractc.backends.torch.hosted import threads
 from contractc.recent import MISS
 
@@ -88,7 +88,7 @@ def differentiated(
 
 def _transformed(operands: Sequence[Tensor]) -> bool:
     """Return whether something else than autograd's recording takes part in a call."""
-    if _transforms_active() or has_tangents(operands):
+    if _transforms_active() or in_jit_trace() or has_tangents(operands):
         return True
     device = operands[0].device.type  # "meta", for one, has no autocast
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from contractc.backends.triton import toolchain
-from contractc.backends.triton.backward import with_gradients
+from contractc.backends.triton.backward import differentiable, with_gradients
 from contractc.backends.triton.emit import source_of
 from contractc.backends.triton.kept import kept
 from contractc.backends.triton.model import Model
@@ -139,7 +139,22 @@ def _prepared(program: Program, device: Gpu, *, checked: bool, wanted: Sequence[
         for s in program.steps
         if isinstance(s, Contract) and not s.how
     }
-    return with_ways(program, hows)
+    program = with_ways(program, hows)
+    if checked and wanted:
+        _prepare_gradients(program, device, recorded)
+    return program
+
+
+def _prepare_gradients(program: Program, device: Gpu, recorded: Set[int]) -> None:
+    """Compile the kernels of the gradients that autograd will ask for, two at a time, so that they are at hand."""
+    tasks: dict[Task, None] = {}
+    for step in program.steps:
+        if isinstance(step, Contract) and step.how.startswith("tile"):
+            task = task_of(replace(step, how=""), program)
+            if differentiable(task):
+                tasks |= dict.fromkeys(with_gradients(task, _back(step, recorded))[1:])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda task: chosen(task, device, checked=True), tasks))
 
 
 def with_ways(program: Program, hows: Mapping[int, str]) -> Program:

@@ -253,6 +253,7 @@ def transformed() -> bool:
     """Return whether a transform, a tracer, a dispatch mode or forward differentiation is active."""
     return bool(
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
