@@ -120,7 +120,9 @@ def build(
             constants=tuple(Constant(c.value, d) for c, d in zip(program.constants, digests, strict=True)),
         )
     choose = getattr(backend, "prepared", None)
-    program = program if choose is None else choose(program, target, ahead=options.ahead)
+    if choose is not None:
+        wanted = [k for k, t in enumerate(plan.network.tensors) if t.trained]
+        program = choose(program, target, ahead=options.ahead, wanted=wanted)
     if options.tune:
         from contractc import tune  # loaded by those who tune
 

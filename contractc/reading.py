@@ -77,7 +77,7 @@ def read(
     arrays = [_admitted(x, k, like, module.as_array) for k, x in enumerate(given)]
     if backend == "triton":
         return found, arrays, Target("triton", "cuda")
-    return found, arrays, _where(library, device_of(like), asked=backend == library)
+    return found, arrays, where(library, device_of(like), asked=backend == library)
 
 
 def read_ahead(
@@ -97,7 +97,7 @@ def read_ahead(
                 "triton", "cuda" + f":{device.removeprefix('cuda').removeprefix(':')}".rstrip(":")
             )
         else:
-            chosen = _where(name, device or device_of(like), asked=target is not None)
+            chosen = where(name, device or device_of(like), asked=target is not None)
     module = backend_named(chosen.backend)
     as_given = getattr(module, "as_given", module.as_array)
     like = next((x for x in flattened(given) if hasattr(x, "dtype")), None)
@@ -117,7 +117,7 @@ def _admitted(x: Any, number: int, like: Any, as_array: Callable[[Any, int, Any]
     return x
 
 
-def _where(library: str, device: str, *, asked: bool) -> Target:
+def where(library: str, device: str, *, asked: bool = False) -> Target:
     """Return where arrays of `library` on `device` run: tensors on CUDA as kernels, unless torch is asked for."""
     if library == "torch" and device == "cuda" and not asked and find_spec("triton") is not None:
         return Target("triton", "cuda")

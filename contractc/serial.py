@@ -130,6 +130,7 @@ def checked(noun: Any) -> Any:
 
 
 @cache
+@cache
 def sources_digest(*patterns: str) -> str:
     """Return a digest of the modules of this package that match `patterns`, by which others' results are forgotten."""
     from pathlib import Path  # loaded by those who ask

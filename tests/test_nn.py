@@ -539,3 +539,14 @@ def test_a_layer_runs_what_was_planned_for_its_mode(monkeypatch: pytest.MonkeyPa
         assert words() == "infer"
     layer.eval()
     assert words() == "infer"
+
+
+def test_equal_layers_share_what_they_run() -> None:
+    one, two, other = (FactorizedLinear(16, 16, format="monarch", rank=r) for r in (1, 1, 2))
+    assert one.planned.learning is two.planned.learning is not one.planned.inferring
+    assert one.planned.inferring is two.planned.inferring
+    assert other.planned.learning is not one.planned.learning is not two.double().planned.learning
+    assert two.float().planned.learning is one.planned.learning
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(two(x), F.linear(x, two.weight.operand().to_dense(), two.bias))
+    torch.testing.assert_close(one(x), F.linear(x, one.weight.operand().to_dense(), one.bias))

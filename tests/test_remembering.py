@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import contractc
-from contractc import remembering
+from contractc import formats, remembering
 from contractc.building import network_of
 from contractc.machine import Machine, Target
 from contractc.network import TensorNetwork
@@ -18,6 +18,7 @@ from contractc.notation import parse
 from contractc.operands import Operand
 from contractc.options import Options
 from contractc.plans import Plan
+from contractc.providers import loops
 from contractc.remembering import remembered
 from contractc.search import search
 from contractc.store import Store, opened
@@ -140,3 +141,50 @@ def test_the_api_plans_from_the_store(room: Store, searches: list[Any]) -> None:
     assert replace(compiled.plan, peak=found.peak) == found  # its peak is that of the program
     assert len(searches) == 1
     np.testing.assert_allclose(compiled(*matrices), np.linalg.multi_dot(matrices))
+
+
+def test_choices_for_a_gpu_are_read_while_its_rates_are_the_same(
+    room: Store, searches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from contractc.backends.triton import gpus
+
+    weight = formats.low_rank(np.ones((64, 4), np.float32), np.ones((4, 64), np.float32))
+
+    def planned(target: str) -> Plan:
+        return contractc.plan("bi,oi->bo", (32, 64), weight, dtype="float32", target=target, mode="train")
+
+    first = planned("torch:cuda:90")
+    assert first.alternatives and planned("torch:cuda:90") == first and len(searches) == 1
+    planned("torch:cuda:80")
+    assert len(searches) == 2
+    known = gpus.like
+    monkeypatch.setattr(gpus, "like", lambda *given: replace(known(*given), launch=1e-6))
+    assert planned("torch:cuda:90").seconds < first.seconds
+    assert len(searches) == 3
+
+
+def test_choices_are_read_while_vectors_and_libraries_are_the_same(
+    room: Store, searches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = formats.tt([np.ones(s, np.float32) for s in ((1, 8, 2), (2, 8, 2), (2, 8, 1))])
+
+    def planned() -> Plan:
+        return contractc.plan("bijk,ijk->b", (32, 8, 8, 8), weight, dtype="float32", mode="train")
+
+    first = planned()
+    assert first.alternatives and planned() == first and len(searches) == 1
+    monkeypatch.setattr(remembering, "providers", lambda: ("another",))
+    planned()
+    assert len(searches) == 2
+
+    def found(*given: Any) -> Plan:
+        searches.append(given)
+        return first
+
+    monkeypatch.setattr(remembering, "search", found)
+    monkeypatch.setattr(remembering, "find_spec", lambda name: name)
+    for count, width in enumerate((8, 1024), 3):
+        monkeypatch.setattr(loops, "vector_bytes", lambda width=width: width)
+        assert planned() == planned() == first
+        assert len(searches) == count

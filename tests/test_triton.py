@@ -22,17 +22,18 @@ import contractc
 from benchmarks.ttir import overflows
 from contractc.backends import triton as backend
 from contractc.backends.triton import choose, toolchain
-from contractc.backends.triton.choose import prepared, unfused
+from contractc.backends.triton.backward import gradient_task, with_gradients
+from contractc.backends.triton.choose import prepared, seconds_of, unfused
 from contractc.backends.triton.emit import HEADER_LINES, SEMIRINGS, source_of
 from contractc.backends.triton.gpus import like, measured, stored
-from contractc.backends.triton.gradients import gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.model import Model
+from contractc.backends.triton.prices import predicted_seconds
 from contractc.backends.triton.problem import Problem, parts, runs_of
 from contractc.backends.triton.ranking import RANKED, ranked
 from contractc.backends.triton.rows import add, row_of
-from contractc.backends.triton.steps import program_of
-from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal
+from contractc.backends.triton.steps import expanded, program_of
+from contractc.backends.triton.tasks import Task, best, choice, pairwise_tasks, refusal, task_of
 from contractc.backends.triton.tiles import TileConfig, parsed
 from contractc.backends.triton.tuning import tuned
 from contractc.errors import OperandError
@@ -225,6 +226,25 @@ def test_gradient_task_is_the_adjoint(at: int) -> None:
     (found,) = program_of(adjoint).evaluate(weight.numpy(), *others)
     torch.testing.assert_close(torch.as_tensor(found), expected)
     assert len(pairwise_tasks(adjoint)) == 3
+
+
+def test_what_is_fused_gains_together_with_its_gradients() -> None:
+    extents = {"x": 256, **dict.fromkeys("abcdef", 8), "r": 4, "s": 4}
+    train = task("xabc,adr,rbes,scf->xdef", extents, "float32", ((0, 1), (4, 2), (5, 3)))
+    program = expanded(program_of(train))
+    every = [v.number for v in program.inputs]
+    place = Target("triton", "cuda:90")
+    alone = prepared(program, H200, checked=False)
+    both = prepared(program, H200, checked=False, wanted=every)
+    assert [len(step.inputs) for step in alone.steps] == [4]
+    assert [len(step.inputs) for step in both.steps] == [2, 2, 2]
+    assert not both.faults()
+    assert predicted_seconds(program, place, every) < 0.8 * sum(
+        seconds_of(t, H200) for t in with_gradients(train, range(4))
+    )
+    assert predicted_seconds(program, place) < 0.5 * sum(
+        seconds_of(task_of(s, both), H200) for s in both.steps if isinstance(s, Contract)
+    )
 
 
 @pytest.mark.parametrize(

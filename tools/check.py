@@ -1,4 +1,4 @@
-"""Run every check, one after the other, and end with a table of what passed, was skipped and failed.
+"""Run every check, two at a time on two cores, and end with a table of what passed, was skipped and failed.
 
     python tools/check.py [stage ...]
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +79,6 @@ def run(stage: Stage) -> Outcome:
     missing = [folder for folder in stage.folders if not (ROOT / folder).is_dir()]
     if missing:
         return Outcome(stage.name, "skipped", f"there is no folder {', '.join(missing)}")
-    print(f"{stage.name} ...", end=" ", flush=True)
     start = time.monotonic()
     done = subprocess.run(
         stage.command,
@@ -96,13 +96,12 @@ def run(stage: Stage) -> Outcome:
     )
     detail = f"{counts[-1]}, {seconds}" if counts else seconds
     if stage.command[: len(PYTEST)] == PYTEST and done.returncode == 5:
-        print("nothing to run")
         return Outcome(stage.name, "skipped", "there are none")
     if done.returncode:
-        print(f"FAILED\n{done.stdout}", flush=True)
+        print(f"{stage.name} ... FAILED\n{done.stdout}", flush=True)
         return Outcome(stage.name, "FAILED", detail)
-    print(seconds, flush=True)
-    print("".join(f"  {line}\n" for line in done.stdout.splitlines() if line.startswith("SKIPPED")), end="")
+    skipped = [f"\n  {line}" for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    print(f"{stage.name} ... {seconds}{''.join(skipped)}", flush=True)
     return Outcome(stage.name, "passed", detail)
 
 
@@ -113,7 +112,8 @@ def main(names: Sequence[str]) -> int:
     if unknown:
         print(f"no stage is called {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    outcomes = [run(known[name]) for name in names or known]
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        outcomes = list(pool.map(run, [known[name] for name in names or known]))
     print()
     for outcome in outcomes:
         print(f"{outcome.verdict:8} {outcome.stage:9} {outcome.detail}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,14 +13,18 @@ from torch import nn
 from contractc.api import compile
 from contractc.executable import Executable
 from contractc.formats import Factorized
+from contractc.machine import Target
 from contractc.operands import Layout
+from contractc.reading import where
 
 
 class Planned(nn.Module):
     """A compiled expression, called with tensors: an operand that has a layout is given as its factors.
 
     What is cheapest with gradients need not be so without: `learning` is planned with mode="train", `inferring` with
-    mode="infer". As a module it goes where the module around it goes, and knows whether that trains.
+    mode="infer". Where these run as kernels, `watched` are the same planned for calls of torch, which is what
+    torch.compile and autocast see; elsewhere it is None. As a module it goes where the module around it goes, and knows
+    whether that trains.
 
     Args:
         operands: a shape or a layout for each operand; the extents of the `dynamic` modes are what is planned for.
@@ -28,6 +33,7 @@ class Planned(nn.Module):
 
     learning: Executable
     inferring: Executable
+    watched: tuple[Executable, Executable] | None
 
     def __init__(
         self,
@@ -42,16 +48,14 @@ class Planned(nn.Module):
 
     def _plan(self, like: torch.Tensor) -> None:
         self.dtype, self.device = like.dtype, _device(like)
-        self.learning, self.inferring = (self._compiled(recorded) for recorded in (True, False))
+        target, calls = where("torch", self.device), Target("torch", self.device)
+        self.learning, self.inferring = self._both(target)
+        self.watched = None if target == calls else self._both(calls)
 
-    def _compiled(self, recorded: bool) -> Executable:
-        return compile(
-            self.expression,
-            *(_stand_in(x, self.dtype, recorded) for x in self.operands),
-            dynamic=tuple(self.dynamic),
-            target=f"torch:{self.device}",
-            mode="train" if recorded else "infer",
-        )
+    def _both(self, target: Target) -> tuple[Executable, Executable]:
+        """Return what is cheapest with gradients, and what is without."""
+        asked = self.expression, self.operands, self.dynamic, self.dtype, target
+        return _compiled(*asked, recorded=True), _compiled(*asked, recorded=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Planned:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -62,11 +66,29 @@ class Planned(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         """Return the contraction of `tensors`, as planned for training while this trains and torch records."""
-        chosen = self.learning if self.training and torch.is_grad_enabled() else self.inferring
-        return chosen(*tensors)
+        learning, inferring = self.learning, self.inferring
+        if self.watched is not None and (torch.compiler.is_compiling() or _autocast(tensors[0])):
+            learning, inferring = self.watched
+        return (learning if self.training and torch.is_grad_enabled() else inferring)(*tensors)
 
     def extra_repr(self) -> str:
         return self.expression
+
+
+@lru_cache(maxsize=512)
+def _compiled(
+    expression: str,
+    operands: tuple[tuple[int, ...] | Layout, ...],
+    dynamic: str,
+    dtype: torch.dtype,
+    target: Target,
+    *,
+    recorded: bool,
+) -> Executable:
+    """Return an expression compiled for operands without values: equal layers share what they run."""
+    given = [_stand_in(x, dtype, recorded) for x in operands]
+    mode = "train" if recorded else "infer"
+    return compile(expression, *given, dynamic=tuple(dynamic), target=target, mode=mode)
 
 
 def _device(like: torch.Tensor) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,25 @@ from contractc.backends.triton.tiles import TileConfig
 
 INTERPRETED = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 """The interpreter is chosen when kernels are loaded, so these tests are a run of their own."""
+
+
+@contextmanager
+def kernels_always_win() -> Iterator[None]:
+    """Make the library's product as slow as it has to be for every step to be a kernel."""
+    from contractc.backends.triton import choose, steps, tasks
+
+    def slow(*given: Any, **named: Any) -> float:
+        return 1.0
+
+    cached = (tasks.choice, choose.chosen, steps._function, steps._apart)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "library_seconds", slow)
+        for function in cached:
+            function.cache_clear()
+        yield
+    for function in cached:
+        function.cache_clear()
+
 
 CLASSES = {
     "pairwise": ("ij,jk->ik", "ij,kj->ki", "abc,cbd->da", "iajb,bja->i", "ia,ja->ij", "abi,bja->ij"),

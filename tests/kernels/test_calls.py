@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import INTERPRETED
+from drawn import INTERPRETED, kernels_always_win
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,20 +24,9 @@ pytestmark = INTERPRETED
 
 
 @pytest.fixture(autouse=True)
-def kernels_always_win(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make the library's product as slow as it has to be for every step to be a kernel."""
-    from contractc.backends.triton import choose, steps, tasks
-
-    def slow(*given: Any, **named: Any) -> float:
-        return 1.0
-
-    monkeypatch.setattr(tasks, "library_seconds", slow)
-    cached = (tasks.choice, choose.chosen, steps._function)
-    for function in cached:
-        function.cache_clear()
-    yield
-    for function in cached:
-        function.cache_clear()
+def kernels_win() -> Iterator[None]:
+    with kernels_always_win():
+        yield
 
 
 def tensors(shapes: Any, dtype: torch.dtype = torch.float64, grad: bool = False) -> list[torch.Tensor]:
@@ -340,3 +329,29 @@ def test_operands_held_as_factors_run_in_kernels(
     text = "zbi,zoi->zbo" if b else "bi,oi->bo"
     found = compiled(text, [x, weight])(x, *weight.factors)  # type: ignore[list-item]
     torch.testing.assert_close(found, x @ dense.mT)
+
+
+def test_a_fused_step_is_taken_apart_where_gradients_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contractc.backends.triton import choose, steps
+
+    xs = tensors([(4, 3), (3, 5), (5, 2)], grad=True)
+    executable = compiled("ij,jk,kl->il", xs, mode="infer")
+    (step,) = [x for x in _globals(executable).values() if isinstance(x, Step)]
+    assert len(step.task.terms) == 4
+    asked: list[Any] = []
+
+    def never_fused(program: Any, device: Any, refused: Any, wanted: Any = ()) -> Any:
+        asked.append(wanted)
+        return program
+
+    monkeypatch.setattr(choose, "fused_by_price", never_fused)
+    steps._apart.cache_clear()
+    xs[1].requires_grad_(False)
+    found = executable(*xs)
+    assert asked == [[0, 2]]
+    assert found.grad_fn is not None and len(found.grad_fn.next_functions) == 2  # inputs, not three
+    expected = torch.einsum("ij,jk,kl->il", *xs)
+    torch.testing.assert_close(found, expected)
+    leaves = [xs[0], xs[2]]
+    ours, theirs = (torch.autograd.grad(y.square().sum(), leaves) for y in (found, expected))
+    torch.testing.assert_close(ours, theirs)

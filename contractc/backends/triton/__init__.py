@@ -87,16 +87,18 @@ def refuses(program: Program) -> str | None:
     return aten_backend.refuses(program)
 
 
-def prepared(program: Program, target: Target, *, ahead: bool = True) -> Program:
+def prepared(program: Program, target: Target, *, ahead: bool = True, wanted: Sequence[int] = ()) -> Program:
     """Return `program` with its steps fused and each step's way chosen, by prediction for the target's GPU.
 
-    A program that is not made `ahead` of its calls is left as it is: choosing takes longer than a call is worth, and
+    With `wanted`, inputs by the numbers of their values, that is for the value and the gradients by these together. A
+    program that is not made `ahead` of its calls is left as it is: choosing takes longer than a call is worth, and
     `compile` sees to it later.
     """
     if not ahead and not toolchain.interpreted():
         return program
     toolchain.require()
-    return _prepared(program, gpu_model(target.device), checked=not toolchain.interpreted())
+    device, checked = gpu_model(target.device), not toolchain.interpreted()
+    return _prepared(program, device, checked=checked, wanted=wanted)
 
 
 def compile(program: Program, constants: Sequence[Any] = ()) -> Compiled:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from contractc.backends.triton import toolchain
+from contractc.backends.triton.backward import with_gradients
 from contractc.backends.triton.emit import source_of
 from contractc.backends.triton.kept import kept
 from contractc.backends.triton.model import Model
@@ -48,8 +49,10 @@ Two at a time they take 0.2 s each on two cores, so a program of 30 steps waits 
 """
 
 
-def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
+def prepared(program: Program, device: Gpu, *, checked: bool, wanted: Sequence[int] = ()) -> Program:
     """Return `program` with its steps fused where that is predicted to be faster, each with how it is done.
+
+    With `wanted`, inputs by the numbers of their values, it has to be faster together with the gradients by these.
 
     With `checked`, the kernels of what is fused by prediction are compiled, two at a time, and those that spill are
     not used: what was fused for one is fused anew without it. Then it is kept in the store, and taken from there by
@@ -60,8 +63,9 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
     """
     store = open_store() if checked else None
     if store is None:
-        return _prepared(program, device, checked=checked)
-    key = digest([sources_digest("backends/triton/*.py"), str(toolchain.VERSION), device, program])
+        return _prepared(program, device, checked=checked, wanted=wanted)
+    versions = [sources_digest("backends/triton/*.py"), str(toolchain.VERSION)]
+    key = digest([*versions, device, program, sorted(wanted)])
     stored = store.read("prepared", key)
     if stored is not None:
         with suppress(ValueError):
@@ -69,7 +73,7 @@ def prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
             same = (found.inputs, found.results, found.constants)
             if same == (program.inputs, program.results, program.constants) and _holds(found, device):
                 return _as_tuned(found, device)
-    made = _prepared(program, device, checked=checked)
+    made = _prepared(program, device, checked=checked, wanted=wanted)
     store.write("prepared", key, made.to_json().encode())
     return _as_tuned(made, device)
 
@@ -106,16 +110,18 @@ def _holds(program: Program, device: Gpu) -> bool:
         return all(pool.map(lambda pair: fits(pair[0], pair[1], device), made))
 
 
-def _prepared(program: Program, device: Gpu, *, checked: bool) -> Program:
+def _prepared(program: Program, device: Gpu, *, checked: bool, wanted: Sequence[int]) -> Program:
     steps: list[Step] = []
+    recorded = recorded_values(program, wanted)
     for step in program.steps:
         if isinstance(step, Loop):
-            step = replace(step, body=_prepared(step.body, device, checked=checked))
+            inside = sorted(recorded.intersection(step.inputs))
+            step = replace(step, body=_prepared(step.body, device, checked=checked, wanted=inside))
         steps.append(step)
     whole, refused, tried = replace(program, steps=tuple(steps)), set[Task](), set[Task]()
     most = max(MOST_KERNELS, len(steps) // 2) if checked else sys.maxsize
     while True:
-        program = fused_by_price(whole, device, refused)
+        program = fused_by_price(whole, device, refused, wanted)
         tasks = Counter(task_of(s, program) for s in program.steps if isinstance(s, Contract) and not s.how)
         tried |= set(_most_gained(tasks, device, tried, most))
         found = {t: choice(t, device) for t in tasks if t not in tried}
@@ -212,8 +218,12 @@ def unfused(step: Contract, program: Program, number: int) -> list[Contract]:
     return made
 
 
-def fused_by_price(program: Program, device: Gpu, refused: Set[Task]) -> Program:
-    """Return `program` with the pairs of steps merged that gain most, one after the other; none becomes `refused`."""
+def fused_by_price(program: Program, device: Gpu, refused: Set[Task], wanted: Sequence[int] = ()) -> Program:
+    """Return `program` with the pairs of steps merged that gain most, one after the other; none becomes `refused`.
+
+    What counts is the value and the gradients by the inputs `wanted`, as autograd takes them.
+    """
+    recorded = recorded_values(program, wanted)
     while True:
         best: tuple[float, Contract, Contract, Contract] | None = None
         for first, second in _mergeable(program):
@@ -221,17 +231,48 @@ def fused_by_price(program: Program, device: Gpu, refused: Set[Task]) -> Program
             task = None if merged is None else task_of(merged, program)
             if merged is None or task is None or task in refused or refusal(task) is not None:
                 continue
-            apart = sum(_seconds(s, program, device) for s in (first, second))
-            found = choice(task, device)
-            if found.how == LIBRARY or found.kernel is None or found.kernel > GAIN * apart:
-                continue
-            if best is None or apart - found.kernel > best[0]:
-                best = (apart - found.kernel, first, second, merged)
+            parts = [with_gradients(task_of(s, program), _back(s, recorded)) for s in (first, second)]
+            apart = sum([seconds_of(t, device) for tasks in parts for t in tasks])
+            together = _merged_seconds(with_gradients(task, _back(merged, recorded)), device, GAIN * apart)
+            if together is not None and (best is None or apart - together > best[0]):
+                best = (apart - together, first, second, merged)
         if best is None:
             return program
         _, first, second, merged = best
         steps = [merged if s is second else s for s in program.steps if s is not first]
         program = replace(program, steps=tuple(steps))
+
+
+def _merged_seconds(tasks: Sequence[Task], device: Gpu, most: float) -> float | None:
+    """Return the predicted seconds of a fused task as a kernel and of its gradients, or None if they are over `most`.
+
+    Nothing takes less than a launch, so what cannot be within `most` is not looked at.
+    """
+    if len(tasks) * device.launch > most:
+        return None
+    found = choice(tasks[0], device)
+    if found.how == LIBRARY or found.kernel is None:
+        return None
+    total = found.kernel
+    for done, task in enumerate(tasks[1:], 1):
+        if total + (len(tasks) - done) * device.launch > most:
+            return None
+        total += seconds_of(task, device)
+    return total if total <= most else None
+
+
+def recorded_values(program: Program, wanted: Sequence[int]) -> set[int]:
+    """Return the values that depend on the inputs `wanted`."""
+    found = set(wanted)
+    for step in program.steps:
+        if not found.isdisjoint(step.inputs):
+            found.update(v.number for v in step.outs)
+    return found
+
+
+def _back(step: Contract, recorded: Set[int]) -> list[int]:
+    """Return the inputs of a step by whose gradients something is asked."""
+    return [k for k, i in enumerate(step.inputs) if i in recorded]
 
 
 def _mergeable(program: Program) -> list[tuple[Contract, Contract]]:
@@ -282,9 +323,10 @@ def _moved(i: int, at: int, inner: int, outer: int, count: int, made: int, shift
     return i if i < at else i + inner - 1
 
 
-def _seconds(step: Contract, program: Program, device: Gpu) -> float:
-    found = choice(task_of(step, program), device)
-    return min(found.library, found.kernel if found.kernel is not None else float("inf"))
+def seconds_of(task: Task, device: Gpu) -> float:
+    """Return the predicted seconds of a task, by a kernel or by the library."""
+    found = choice(task, device)
+    return found.library if found.kernel is None else min(found.library, found.kernel)
 
 
 def notes(program: Program, device: Gpu) -> Sequence[str]:

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from contractc.backends.triton.backward import differentiable, gradient_task
 from contractc.backends.triton.launch import Step
 from contractc.backends.triton.tasks import Task
-from contractc.dtypes import is_complex
-from contractc.notation import Term
-
-
-def differentiable(step: Step) -> bool:
-    """Return whether the derivative of a step is contractions: sums of products, each mode once in a term."""
-    task = step.task
-    return task.semiring == "sum_product" and all(len(set(t)) == len(t) for t in task.terms)
-
 
 Compute = Callable[..., Tensor]
 """The contraction that a task describes, of tensors."""
 
 
-def recorded(compute: Compute, step: Step, *tensors: Tensor) -> Tensor:
-    """Return the contraction of `tensors`, recorded for autograd; backward steps are made by `compute`."""
-    if not differentiable(step):
+Apart = Callable[[Task, tuple[bool, ...]], Callable[..., Tensor] | None]
+"""A fused task as several steps, given which inputs require grad, or None where it is cheaper as a whole."""
+
+
+def recorded(compute: Compute, apart: Apart, step: Step, *tensors: Tensor) -> Tensor:
+    """Return the contraction of `tensors`, recorded for autograd; backward steps are made by `compute`.
+
+    What is fastest as one kernel for its value alone need not be so with its gradients: each of them computes what is
+    inside anew, where several steps keep it.
+    """
+    if not differentiable(step.task):
         result: Tensor = step.plain(*tensors)
         return result
+    steps = apart(step.task, tuple([x.requires_grad for x in tensors]))
+    if steps is not None:
+        return steps(*tensors)
     return _Recorded.apply(compute, step, *tensors)  # type: ignore[no-any-return]
 
 
@@ -68,55 +70,3 @@ def gradient_of(compute: Compute, step: Step, at: int, gradient: Tensor, tensors
     index = tuple(None if m in lone else slice(None) for m in term)
     order = [kept.index(m) for m in term if m not in lone]
     return found.permute(order)[index].expand(x.shape)
-
-
-def gradient_task(task: Task, at: int) -> tuple[Task, Term]:
-    """Return the task that gives the gradient of input `at` from that of the output and the other inputs.
-
-    Also returned are the modes that only this input has: the gradient is the same along them. For y = w x it is
-    conj(w) g; for y = w conj(x) it is w conj(g), g the gradient of y as torch defines it.
-    """
-    count = len(task.terms) - 1
-    flags = task.conj or (False,) * count
-    others = [k for k in range(count) if k != at]
-    seen = {m for k in (*others, count) for m in task.terms[k]}
-    lone = tuple(m for m in task.terms[at] if m not in seen)
-    terms = (task.terms[-1], *(task.terms[k] for k in others), tuple(m for m in task.terms[at] if m in seen))
-    dtypes = (task.dtypes[-1], *(task.dtypes[k] for k in others), task.dtypes[at])
-    if is_complex(task.dtypes[-1]) and not is_complex(task.dtypes[at]):
-        dtypes = (*dtypes[:-1], task.dtypes[-1])
-    conj = (flags[at], *(flags[k] ^ (not flags[at]) for k in others))
-    path = _rerooted(task, at) if count > 2 else ()
-    made = replace(
-        task, terms=terms, dtypes=dtypes, conj=conj if is_complex(task.dtypes[-1]) else (), path=path
-    )
-    return made, lone
-
-
-def _rerooted(task: Task, at: int) -> tuple[tuple[int, ...], ...]:
-    """Return the path of the tree with the output where input `at` was: the gradient walks down to it."""
-    count = len(task.terms) - 1
-    number = {at: -1, -1: 0}
-    number |= {k: j + 1 for j, k in enumerate(k for k in range(count) if k != at)}
-    children = {count + s: ids for s, ids in enumerate(task.path)}
-    path: list[tuple[int, ...]] = []
-
-    def holds(i: int) -> bool:
-        return i == at or any(holds(j) for j in children.get(i, ()))
-
-    def built(i: int) -> int:
-        if i not in children:
-            return number[i]
-        one, two = (built(j) for j in children[i])
-        path.append((one, two))
-        return count + len(path) - 1
-
-    here, current = count + len(task.path) - 1, 0
-    while here != at:
-        one, two = children[here]
-        down, side = (one, two) if holds(one) else (two, one)
-        other = built(side)
-        path.append((current, other))
-        current = count + len(path) - 1
-        here = down
-    return tuple(path)

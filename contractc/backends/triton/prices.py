@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from math import prod
 
 from contractc.backends.steps.tasks import is_view
-from contractc.backends.triton.choose import fused_by_price
+from contractc.backends.triton.backward import with_gradients
+from contractc.backends.triton.choose import fused_by_price, seconds_of
 from contractc.backends.triton.gpus import gpu_model
-from contractc.backends.triton.gradients import gradient_task
-from contractc.backends.triton.tasks import Task, aten_seconds, choice, task_of
+from contractc.backends.triton.tasks import Task, aten_seconds, task_of
 from contractc.dtypes import itemsize
 from contractc.machine import Gpu, Target
 from contractc.programs import Broadcast, Contract, Loop, Program, Step
@@ -24,7 +24,8 @@ def predicted_seconds(program: Program, target: Target, wanted: Sequence[int] = 
         wanted: inputs, as numbers of values.
     """
     kernels, device = target.backend == "triton", gpu_model(target.device)
-    return _seconds(fused_by_price(program, device, set()) if kernels else program, device, wanted, kernels)
+    fused = fused_by_price(program, device, set(), wanted) if kernels else program
+    return _seconds(fused, device, wanted, kernels)
 
 
 def _seconds(program: Program, device: Gpu, wanted: Sequence[int], kernels: bool) -> float:
@@ -54,15 +55,12 @@ def _step_seconds(program: Program, step: Step, device: Gpu, recorded: set[int],
     if not isinstance(step, Contract) or is_view(program, step):
         return 0.0
     task = task_of(step, program)
-    whole = all(len(set(term)) == len(term) for term in task.terms)
     back = [k for k, i in enumerate(step.inputs) if i in recorded]
-    tasks = [task, *(gradient_task(task, k)[0] if whole else task for k in back)]
-    return sum([_task_seconds(t, device, kernels) for t in tasks])
+    return sum([_task_seconds(t, device, kernels) for t in with_gradients(task, back)])
 
 
 def _task_seconds(task: Task, device: Gpu, kernels: bool) -> float:
     if kernels:
-        found = choice(task, device)
-        return found.library if found.kernel is None else min(found.library, found.kernel)
+        return seconds_of(task, device)
     problem, _ = task.problem(task.in_order())
     return aten_seconds(task, problem, device)

@@ -88,8 +88,8 @@ def emitted_with(
 
 def step_of(task: Task, how: str, device: Gpu) -> Step:
     """Return the step that runs `task` as kernels."""
-    compute = partial(_computed, device)
-    return Step(task, how, plain_of(task), partial(recorded, compute), device)
+    kept = partial(recorded, partial(_computed, device), partial(_apart, device))
+    return Step(task, how, plain_of(task), kept, device)
 
 
 def aten(program: Program, constants: Sequence[Any]) -> Compiled:
@@ -156,3 +156,14 @@ def _function(device: Gpu, task: Task) -> Callable[..., Any]:
     """Return the function that computes `task` the way that is predicted to be fastest."""
     program = prepared(program_of(task), device, checked=not toolchain.interpreted())
     return emitted(program, device, ()).run
+
+
+@lru_cache(maxsize=1024)
+def _apart(device: Gpu, task: Task, needs: tuple[bool, ...]) -> Callable[..., Any] | None:
+    """Return the function of a fused task as steps that are faster with the gradients that are needed, if any are."""
+    if len(task.terms) <= 3:
+        return None
+    wanted = [k for k, needed in enumerate(needs) if needed]
+    whole = expanded(program_of(task))
+    program = prepared(whole, device, checked=not toolchain.interpreted(), wanted=wanted)
+    return emitted(program, device, ()).run if len(program.steps) > 1 else None

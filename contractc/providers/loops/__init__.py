@@ -64,7 +64,7 @@ def together_seconds(step: Fused) -> float:
     from contractc.providers.loops.arrays import layout
     from contractc.providers.loops.nests import seconds
 
-    return seconds(numbered_anew(step)[0], _vector_bytes()) if layout() is not None else float("inf")
+    return seconds(numbered_anew(step)[0], vector_bytes()) if layout() is not None else float("inf")
 
 
 def together_workspace(step: Fused) -> int:
@@ -72,7 +72,7 @@ def together_workspace(step: Fused) -> int:
     from contractc.providers.loops.kernel import ON_STACK
     from contractc.providers.loops.nests import nests_of
 
-    nests = nests_of(numbered_anew(step)[0], _vector_bytes())
+    nests = nests_of(numbered_anew(step)[0], vector_bytes())
     if nests is None:
         return 0
     packed = max([nest.schedule.scratch for nest in (*nests.whole, *nests.rest)])
@@ -117,17 +117,17 @@ def at_least(program: Program, step: Contract) -> float:
 
     if refused(program, step):
         return float("inf")
-    return least_seconds(problem_of(program, step, [ORDERED] * len(step.inputs)), _vector_bytes())
+    return least_seconds(problem_of(program, step, [ORDERED] * len(step.inputs)), vector_bytes())
 
 
 def _schedule(program: Program, step: Contract) -> Schedule | None:
     from contractc.providers.loops.problem import problem_of
     from contractc.providers.loops.schedule import best_schedule
 
-    return best_schedule(problem_of(program, step, [ORDERED] * len(step.inputs)), _vector_bytes())
+    return best_schedule(problem_of(program, step, [ORDERED] * len(step.inputs)), vector_bytes())
 
 
-def _vector_bytes() -> int:
+def vector_bytes() -> int:
     """Return the bytes of a vector; llvmlite, which knows them anywhere, is loaded to compile, not to price."""
     if native.loaded():
         return native.vector_bytes()

@@ -74,7 +74,7 @@ class Nests:
     seconds: float
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def nests_of(step: Fused, vector_bytes: int) -> Nests | None:
     """Return `step` as loop nests, or None if they cannot do it."""
     body = step.body

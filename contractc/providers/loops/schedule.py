@@ -9,7 +9,7 @@ registers while the summed modes run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 
@@ -78,9 +78,13 @@ class Schedule:
     busy: float
 
 
-@lru_cache(maxsize=1024)
 def best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     """Return the schedule with the least predicted seconds, or None if there is none that fits in cache."""
+    return _best_schedule(replace(problem, members=()), vector_bytes)  # whose modes they are costs no time
+
+
+@lru_cache(maxsize=4096)
+def _best_schedule(problem: Problem, vector_bytes: int) -> Schedule | None:
     best: Schedule | None = None
     for floor, cut in _floors(problem, vector_bytes):
         if best is not None and floor > best.seconds:
