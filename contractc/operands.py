@@ -223,8 +223,11 @@ def with_dtype(x: Any, dtype: str) -> Any:
 
 
 def shares_storage(x: Any, y: Any) -> bool:
-    """Return whether two torch tensors have their elements in the same block of memory."""
-    return bool(x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr())
+    """Return whether two torch tensors have their elements in the same block of memory, or do not tell."""
+    try:
+        return bool(x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr())
+    except RuntimeError:  # a wrapper of torch.func, or a tensor without memory, does not tell
+        return True
 
 
 def device_of(x: Any) -> str:

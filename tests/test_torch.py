@@ -238,6 +238,18 @@ def test_an_executable_says_what_does_not_fit() -> None:
         compiled(x)
 
 
+def test_transforms_of_torch_write_into_out() -> None:
+    x, y = torch.rand(4, 4), torch.rand(4, 4)
+
+    def written(x: Any) -> Any:
+        return contractc.contract("ij,jk->ik", x, y, out=x.clone())
+
+    torch.testing.assert_close(torch.func.functionalize(written)(x), x @ y)
+    torch.testing.assert_close(torch.func.vmap(written)(torch.stack([x, y])), torch.stack([x @ y, y @ y]))
+    found = torch.func.grad(lambda x: written(x).sum())(x)
+    torch.testing.assert_close(found, y.sum(1).expand(4, 4))
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_sparse_and_nested_tensors_are_refused() -> None:
     with pytest.raises(OperandError) as caught:
