@@ -5,6 +5,7 @@ Torch allocates nothing here: fresh memory costs it several times what it costs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch.utils import _python_dispatch
 
 from contractc.providers.reductions import wide_einsum
+
+_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+"""Whether torch.func transforms the running code, where torch tells."""
 
 
 @cache
@@ -32,9 +36,9 @@ def _tensor(x: np.ndarray) -> Any:
     """Return `x` as a tensor on the same memory; torch cannot say that it is read-only, and reads only.
 
     Raises:
-        ValueError: torch has no negative strides; or a mode of torch sees its calls, and may not do them.
+        ValueError: torch has no negative strides; or a mode or transform of torch sees its calls, and may not do them.
     """
-    if _python_dispatch.is_in_torch_dispatch_mode():
+    if _python_dispatch.is_in_torch_dispatch_mode() or _transforms_active():
         raise ValueError("torch does something else here")
     if not x.flags.writeable:
         interface = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
