@@ -322,6 +322,39 @@ def test_executables_give_the_same_results_in_several_threads() -> None:
             np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("equation", ["ab,bc->ac", "nab,nbc->nac"])
+@pytest.mark.parametrize("mode", ["autocast", "fake tensors", "functionalize", "reversed"])
+def test_what_torch_computes_for_numpy_does_not_depend_on_its_modes(equation: str, mode: str) -> None:
+    """Reversed is an axis of extent 1: NumPy calls such an array contiguous, torch does not take it."""
+    torch = pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from contractc.providers import torch_products
+
+    rng = np.random.default_rng(3)
+    shapes = [(1, 40), (40, 30)] if equation.startswith("ab") else [(2, 1, 40), (2, 40, 30)]
+    x, y = (rng.integers(-4, 4, shape).astype(np.float16) for shape in shapes)
+    x = np.flip(x, -2) if mode == "reversed" else x
+    expected = np.matmul(x.astype(np.float32), y.astype(np.float32))
+    wide = x.astype(np.float32)
+
+    def check(given: object) -> object:
+        np.testing.assert_array_equal(torch_products.torch_einsum(equation, x, y), expected)
+        out, converted = np.zeros(expected.shape, np.float32), np.zeros(x.shape, np.float32)
+        torch_products.torch_matmul(wide, y.astype(np.float32), out)
+        np.testing.assert_array_equal(out, expected)
+        torch_products.torch_convert(x, converted)
+        np.testing.assert_array_equal(converted, wide)
+        return given
+
+    if mode == "functionalize":
+        torch.func.functionalize(check)(torch.ones(()))
+        return
+    context = {"autocast": torch.autocast("cpu", dtype=torch.bfloat16), "fake tensors": FakeTensorMode()}
+    with context.get(mode, torch.no_grad()):
+        check(None)
+
+
 @pytest.mark.parametrize(
     "equation", ["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ca", "ab,bc->ca", "abc,acd->abd"]
 )

@@ -22,7 +22,7 @@ from contractc.operations import OPERATIONS
 from contractc.programs import PIECES, Contract, Fused, Loop, Program, Value
 from contractc.providers import loops
 from contractc.providers.copies import converted
-from contractc.providers.reductions import exact_matmul, total
+from contractc.providers.reductions import exact_matmul, total, wide_einsum
 from contractc.semirings import SEMIRINGS
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -313,13 +313,6 @@ def _object_einsum(terms: Sequence[Term], out: Term, *arrays: Any) -> Any:
     names = {m: k for k, m in enumerate(dict.fromkeys(m for t in terms for m in t))}
     pairs: list[Any] = [x for a, t in zip(arrays, terms, strict=True) for x in (a, [names[m] for m in t])]
     return np.einsum(*pairs, [names[m] for m in out], dtype=object)
-
-
-def wide_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return np.einsum of two arrays of float16 or bfloat16, computed in float32."""
-    return np.asarray(
-        np.einsum(equation, x.astype(np.float32), y.astype(np.float32), optimize=True).astype(x.dtype)
-    )
 
 
 def _spread(x: np.ndarray, axes: tuple[int, ...], ring: Any) -> np.ndarray:

@@ -126,3 +126,10 @@ def exact_matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _largest(x: np.ndarray) -> int:
     return max(int(x.max()), -int(x.min()))
+
+
+def wide_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return np.einsum of two arrays of float16 or bfloat16, computed in float32."""
+    return np.asarray(
+        np.einsum(equation, x.astype(np.float32), y.astype(np.float32), optimize=True).astype(x.dtype)
+    )

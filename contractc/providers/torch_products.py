@@ -5,12 +5,19 @@ Torch allocates nothing here: fresh memory costs it several times what it costs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _python_dispatch
+
+from contractc.providers.reductions import wide_einsum
+
+_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+"""Whether torch.func transforms the running code, where torch tells."""
 
 
 @cache
@@ -26,7 +33,13 @@ def works() -> bool:
 
 
 def _tensor(x: np.ndarray) -> Any:
-    """Return `x` as a tensor on the same memory; torch cannot say that it is read-only, and reads only."""
+    """Return `x` as a tensor on the same memory; torch cannot say that it is read-only, and reads only.
+
+    Raises:
+        ValueError: torch has no negative strides; or a mode or transform of torch sees its calls, and may not do them.
+    """
+    if _python_dispatch.is_in_torch_dispatch_mode() or _transforms_active():
+        raise ValueError("torch does something else here")
     if not x.flags.writeable:
         interface = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
         owner = type("Writeable", (), {"__array_interface__": interface, "owner": x})()
@@ -38,7 +51,7 @@ def torch_matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     """Write the matrix products of the last two axes of `x` and `y` to `out`; leading axes broadcast."""
     try:
         tensors = _tensor(x), _tensor(y), _tensor(out)
-    except ValueError:  # torch has no negative strides
+    except ValueError:
         np.matmul(x, y, out=out)
         return
     _matmul(tensors[0], tensors[1], tensors[2])
@@ -87,8 +100,13 @@ def torch_multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
 
 def torch_einsum(equation: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return torch.einsum of two arrays of float16 or bfloat16, multiplied as they are, summed in float32."""
+    if torch.is_autocast_enabled("cpu"):  # it would give another dtype
+        return wide_einsum(equation, x, y)
+    try:
+        left, right = _narrow(x), _narrow(y)
+    except ValueError:
+        return wide_einsum(equation, x, y)
     turned = _as_product(equation)
-    left, right = _narrow(x), _narrow(y)
     if turned is None:
         result = torch.einsum(equation, left, right).contiguous()
     else:  # torch.einsum takes some 20 us more
@@ -112,11 +130,15 @@ def _as_product(equation: str) -> tuple[bool, bool, bool] | None:
 def _narrow(x: np.ndarray) -> Any:
     """Return `x`, whose elements have two bytes, as a tensor on the same memory, copied if a stride is negative."""
     if min(x.strides, default=0) < 0:
-        x = np.ascontiguousarray(x)
+        x = x.copy()  # np.ascontiguousarray leaves the strides of axes of extent 1 as they are
     return _tensor(x.view(np.int16)).view(torch.float16 if x.dtype.kind == "f" else torch.bfloat16)
 
 
 def torch_convert(x: np.ndarray, out: np.ndarray) -> None:
-    """Write `x`, which has no negative strides, to `out` in the dtype of `out`."""
-    tensors = (_narrow(a) if a.dtype.itemsize == 2 else _tensor(a) for a in (out, x))
-    next(tensors).copy_(next(tensors))
+    """Write `x` to `out`, which is in C order, in the dtype of `out`."""
+    try:
+        target, source = (_narrow(a) if a.dtype.itemsize == 2 else _tensor(a) for a in (out, x))
+    except ValueError:
+        out[...] = x
+        return
+    target.copy_(source)
